@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+bench_SRCS := $(wildcard bench/*.c bench/*.cc)

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+demos_SRCS := $(wildcard demos/*.c demos/*.cc)

@@ -1,0 +1,231 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * checkpoint_restore.h - the public C API of libcheckpoint_restore.
+ *
+ * A program that links the library (or is started by crrun, which preloads it) can have its whole
+ * process saved to an image directory and brought back after a crash. This is the only header that
+ * is installed. Everything here is plain C and usable from C89 with C99 integer types, and C++.
+ *
+ * Conventions: int functions return 0 or -1 with errno, pointer functions NULL with errno, except
+ * the crmutex/crcond/crsem/crbarrier/crthread families, which return 0 or an error number as their
+ * POSIX counterparts do (crsem_* use -1/errno, as sem_* do). crerror() gives the text of the last
+ * failure of the calling thread. The "Context" line of each comment says thread-safe,
+ * async-signal-safe, may block, callable from a hook.
+ */
+#ifndef CHECKPOINT_RESTORE_H
+#define CHECKPOINT_RESTORE_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+#include <time.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define CR_VERSION_MAJOR 0
+#define CR_VERSION_MINOR 1
+#define CR_VERSION_PATCH 0
+
+#if defined(__GNUC__)
+#define CR_API __attribute__((visibility("default")))
+#define CR_WARN_UNUSED __attribute__((warn_unused_result))
+#define CR_RETURNS_TWICE __attribute__((returns_twice))
+#else
+#define CR_API
+#define CR_WARN_UNUSED
+#define CR_RETURNS_TWICE
+#endif
+
+/* ------------------------------------------------------------------------- session ---------- */
+
+/* crattr.flags */
+#define CR_RESUME 0x1u       /* if the image directory holds a whole image, become the restored process */
+#define CR_RESUME_LENIENT 0x2u /* with CR_RESUME: an unusable image is reported, and a fresh start is made */
+
+/* crattr.durable and crrun --durable: what a committed checkpoint survives. */
+#define CR_DURABLE_POWER 0u /* barriers are fdatasync: survives power loss (default) */
+#define CR_DURABLE_CRASH 1u /* no fdatasync: survives the death of any program, not of the machine */
+
+/* Set size to sizeof(struct crattr) and the rest to zero (CRATTR_INIT does); zero means default.
+ * Later versions append fields; a smaller size from an older program is accepted. */
+struct crattr {
+  uint32_t size;             /* sizeof(struct crattr) as the caller was compiled */
+  uint32_t flags;            /* CR_RESUME ... */
+  const char *image_dir;     /* default: $CR_IMAGE_DIR, else "./<program>.image"; copied */
+  double interval_seconds;   /* seconds between automatic checkpoints; 0: none (default); at least 0.001 */
+  uint64_t heap_reserve_bytes; /* address space reserved for the nvheap; default 1 TiB, halved until it fits */
+  uint64_t stack_bytes;      /* default stack of a CR-thread; default: RLIMIT_STACK soft limit or 8 MiB */
+  uint64_t staging_bytes;    /* bound of the staging memory; default 0: as much as a checkpoint needs */
+  uint32_t durable;          /* CR_DURABLE_POWER or CR_DURABLE_CRASH */
+  uint32_t reserved;         /* must be 0 */
+};
+#define CRATTR_INIT {sizeof(struct crattr), 0, NULL, 0.0, 0, 0, 0, 0, 0}
+
+/* Start the session: make the control thread and the agent process, reserve the nvheap.
+ * attr: NULL for defaults; not kept. Under crrun the session exists already: crinit() then only
+ *   applies interval_seconds if it is not 0, and image_dir is ignored.
+ * Returns 0; -1 on failure. Calling it again is an error (EALREADY) that changes nothing.
+ * With CR_RESUME and a whole image the call does not return: the calling process is replaced by
+ *   the restored program, which continues where its checkpoint was taken.
+ * Errors: EINVAL attr is malformed; EALREADY; EACCES/ENOTDIR/ENOSPC the image directory cannot be
+ *   made or written; EBUSY another live session uses the directory; ENOENT the agent program is not
+ *   found (set CR_AGENT); ENOMEM; EBADMSG with CR_RESUME: the image is damaged. On failure no
+ *   session exists and nothing was written to an existing image.
+ * Durability: none. Context: thread-safe: yes; async-signal-safe: no; may block: yes; hook: no. */
+CR_API int crinit(struct crattr *attr);
+
+#define CR_RESTORED 1
+
+/* Take a checkpoint of the whole process. RETURNS TWICE, as fork(2) does:
+ *   0 in the running process once the checkpoint is whole in the image directory,
+ *   CR_RESTORED (1) in the process brought back from it (crrestore, restore(), CR_RESUME),
+ *   -1 with errno if it could not be taken; the program and older checkpoints are untouched.
+ * Errors: EPERM not initialised or stopping threads is not allowed; ENOTSUP something that cannot
+ *   be saved is open (crerror() names it); ENOSPC/EFBIG/EIO writing failed; ETIMEDOUT a thread could
+ *   not be stopped; EPIPE the agent is gone; ENOMEM staging memory.
+ * Durability: see crattr.durable. Context: thread-safe: yes (concurrent calls share one
+ * checkpoint); async-signal-safe: no; may block: yes; hook: no (EDEADLK). */
+CR_API int checkpoint(void) __asm__("crcheckpoint") CR_RETURNS_TWICE;
+
+/* Roll the running process back to its newest whole checkpoint. On success it does not return
+ * here: the thread that called checkpoint() sees CR_RESTORED; all other threads are where they
+ * were. Threads made since are gone, ended ones are back.
+ * Returns only on failure: -1. Errors: EPERM not initialised; ENOENT no whole checkpoint yet;
+ *   EBADMSG it is damaged; others as for checkpoint(). The process then runs on unchanged.
+ * Context: thread-safe: yes; async-signal-safe: no; may block: yes; hook: no. */
+CR_API int restore(void) __asm__("crrestore_self");
+
+/* A program that cannot use the short names may use these. */
+CR_API int crcheckpoint(void) CR_RETURNS_TWICE;
+CR_API int crrestore_self(void);
+
+enum crhook_when {
+  CR_HOOK_BEFORE_CHECKPOINT = 0, /* in the thread calling checkpoint(); for other triggers: not run before the stop */
+  CR_HOOK_AFTER_CHECKPOINT = 1,  /* in the thread calling checkpoint(), when it returns 0 or -1 */
+  CR_HOOK_AFTER_RESTORE = 2      /* on a thread of the restored process before any thread runs on */
+};
+typedef void (*crhook_fn)(void *arg);
+/* Register fn(arg). At most 64. Before-hooks run in reverse order of registration, after-hooks in
+ * order. Hooks must not call checkpoint()/restore()/crinit().
+ * Returns 0, or -1: EINVAL, ENOSPC. Context: thread-safe: yes; signal-safe: no; blocks: no; hook: no. */
+CR_API int crhook(enum crhook_when when, crhook_fn fn, void *arg);
+
+/* Leave [ptr, ptr+len) out of checkpoints; after a restore it reads as zeros. Only the whole pages
+ * inside the range are left out. len 0 removes an earlier exclusion that begins at ptr. At most 256.
+ * Returns 0 or -1: EINVAL, ENOSPC, ENOENT (nothing to remove).
+ * Context: thread-safe: yes; signal-safe: no; blocks: no; hook: yes. */
+CR_API int crexclude(void *ptr, size_t len);
+
+struct crstatus {
+  uint32_t size;            /* in: sizeof(struct crstatus) */
+  uint32_t attached;        /* 1: the agent is there and checkpoints can be taken */
+  uint64_t epoch;           /* rises at every restore */
+  uint64_t sequence;        /* newest whole checkpoint; 0: none */
+  uint64_t attempts;        /* checkpoints tried in this epoch */
+  uint64_t failures;        /* of these, failed */
+  uint64_t image_bytes;     /* bytes written for the newest */
+  uint64_t pause_ns;        /* how long the program stood still for it */
+  uint64_t commit_ns;       /* from its trigger until it was whole */
+  uint64_t realtime_ns;     /* CLOCK_REALTIME of its commit */
+  double interval_seconds;  /* 0: no automatic checkpoints */
+  uint64_t heap_bytes_in_use;
+  uint64_t heap_reserve_bytes;
+  char image_dir[4096];
+  char last_error[512];     /* why the newest attempt failed; "" if it did not */
+};
+/* Fill *st (st->size set by the caller). Returns 0, or -1: EINVAL, EPERM (no session).
+ * Context: thread-safe: yes; async-signal-safe: yes; blocks: no; hook: yes. */
+CR_API int crstatus(struct crstatus *st);
+
+/* Text of the calling thread's last failed cr* call; "" if none. Owned by the thread, valid until
+ * its next cr* call. Context: thread-safe: yes; signal-safe: no; blocks: no; hook: yes. */
+CR_API const char *crerror(void);
+
+/* ------------------------------------------------------------------------- nvheap ----------- */
+
+/* As malloc/calloc/realloc/free, from the nvheap: memory aligned to 16 bytes at an address that is
+ * the same in every restored process. Usable before crinit() (the reserve is then the default).
+ * Errors: ENOMEM (also for a size that overflows or exceeds the reserve). crfree(NULL) does
+ * nothing; crfree of anything that crmalloc did not return, or twice, ends the program with a line
+ * that names the address. errno is kept by crfree.
+ * Context: thread-safe: yes; async-signal-safe: no; may block: yes (briefly); hook: yes. */
+CR_API void *crmalloc(size_t size) CR_WARN_UNUSED;
+CR_API void *crcalloc(size_t count, size_t size) CR_WARN_UNUSED;
+CR_API void *crrealloc(void *ptr, size_t size) CR_WARN_UNUSED;
+CR_API void crfree(void *ptr);
+/* Bytes usable at ptr (>= the size asked for); 0 for NULL. Context: as crmalloc. */
+CR_API size_t crmalloc_usable_size(void *ptr);
+
+/* ------------------------------------------------------------------------- CR-threads -------- */
+
+/* Threads that behave as POSIX threads do, on stacks from the nvheap. Types are opaque; objects of
+ * the sync types must not be copied. All are saved and restored with the process. */
+typedef struct crthread *crthread_t;
+
+typedef struct crthread_attr {
+  uint32_t size;        /* sizeof(crthread_attr_t) */
+  uint32_t detached;    /* 1: made detached */
+  uint64_t stack_bytes; /* 0: default; rounded up to pages, at least 64 KiB */
+  uint64_t guard_bytes; /* 0: one page; rounded up */
+  const char *name;     /* up to 15 characters; NULL: inherited; copied */
+} crthread_attr_t;
+
+/* Returns 0 or EAGAIN (resources), EINVAL, ENOMEM. Context: thread-safe: yes; signal-safe: no. */
+CR_API int crthread_create(crthread_t *ret_thread, const crthread_attr_t *attr,
+                           void *(*start)(void *), void *arg);
+/* Wait for the end of a joinable thread; *ret_value (if not NULL) gets its result or
+ * CRTHREAD_CANCELED. Returns 0 or ESRCH, EINVAL (detached or already being joined), EDEADLK. */
+CR_API int crthread_join(crthread_t thread, void **ret_value);
+CR_API int crthread_detach(crthread_t thread);
+CR_API void crthread_exit(void *value) __attribute__((noreturn));
+/* The calling thread; works in any thread, also main and plain pthreads (NULL with errno ENOMEM). */
+CR_API crthread_t crthread_self(void);
+CR_API int crthread_equal(crthread_t a, crthread_t b);
+/* Deferred cancellation at POSIX cancellation points and crthread_testcancel(). */
+CR_API int crthread_cancel(crthread_t thread);
+CR_API void crthread_testcancel(void);
+#define CRTHREAD_CANCELED ((void *)-1)
+
+/* Sync objects: zero-initialised storage plus *_init, or the static initialisers. */
+typedef struct crmutex { uint64_t opaque_[8]; } crmutex_t;
+typedef struct crcond { uint64_t opaque_[8]; } crcond_t;
+typedef struct crsem { uint64_t opaque_[6]; } crsem_t;
+typedef struct crbarrier { uint64_t opaque_[6]; } crbarrier_t;
+#define CRMUTEX_INITIALIZER {{0}}
+#define CRCOND_INITIALIZER {{0}}
+
+enum crmutex_type { CRMUTEX_NORMAL = 0, CRMUTEX_RECURSIVE = 1, CRMUTEX_ERRORCHECK = 2 };
+CR_API int crmutex_init(crmutex_t *m, enum crmutex_type type); /* 0, EINVAL */
+CR_API int crmutex_lock(crmutex_t *m);                         /* 0, EDEADLK (errorcheck), EAGAIN (recursion depth) */
+CR_API int crmutex_trylock(crmutex_t *m);                      /* 0, EBUSY, EAGAIN */
+CR_API int crmutex_timedlock(crmutex_t *m, const struct timespec *abs_realtime); /* + ETIMEDOUT, EINVAL */
+CR_API int crmutex_unlock(crmutex_t *m);                       /* 0, EPERM (errorcheck, recursive) */
+CR_API int crmutex_destroy(crmutex_t *m);                      /* 0, EBUSY */
+
+CR_API int crcond_init(crcond_t *c);
+/* Wait/timedwait are cancellation points; the mutex is held again when they return or unwind. */
+CR_API int crcond_wait(crcond_t *c, crmutex_t *m);             /* 0, EPERM */
+CR_API int crcond_timedwait(crcond_t *c, crmutex_t *m, const struct timespec *abs_realtime); /* + ETIMEDOUT, EINVAL */
+CR_API int crcond_signal(crcond_t *c);
+CR_API int crcond_broadcast(crcond_t *c);
+CR_API int crcond_destroy(crcond_t *c);
+
+CR_API int crsem_init(crsem_t *s, unsigned value);             /* -1: EINVAL */
+CR_API int crsem_wait(crsem_t *s);                             /* -1: EINTR */
+CR_API int crsem_trywait(crsem_t *s);                          /* -1: EAGAIN */
+CR_API int crsem_timedwait(crsem_t *s, const struct timespec *abs_realtime); /* -1: ETIMEDOUT, EINTR, EINVAL */
+CR_API int crsem_post(crsem_t *s);                             /* -1: EOVERFLOW; async-signal-safe */
+CR_API int crsem_getvalue(crsem_t *s, int *ret_value);
+CR_API int crsem_destroy(crsem_t *s);
+
+#define CRBARRIER_SERIAL_THREAD (-1)
+CR_API int crbarrier_init(crbarrier_t *b, unsigned count);     /* 0, EINVAL (count 0) */
+CR_API int crbarrier_wait(crbarrier_t *b);                     /* 0, or CRBARRIER_SERIAL_THREAD in one thread */
+CR_API int crbarrier_destroy(crbarrier_t *b);                  /* 0, EBUSY */
+
+#ifdef __cplusplus
+}
+#endif
+#endif /* CHECKPOINT_RESTORE_H */

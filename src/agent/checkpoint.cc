@@ -1,0 +1,480 @@
+// SPDX-License-Identifier: MIT
+// checkpoint.cc - one checkpoint from trigger to commit.
+// Invariant: whatever fails, the program runs on unchanged and the older whole buffer is untouched.
+// Context: N (agent). Doc: docs/ARCHITECTURE.md, "One checkpoint".
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "agent/describe_files.h"
+#include "agent/frame.h"
+#include "agent/session.h"
+#include "os/fault.h"
+#include "os/proc.h"
+#include "rawsys/rawsys.h"
+
+namespace cr::agent {
+namespace {
+
+using os::fault_point;
+using os::FaultPoint;
+
+constexpr uint64_t kCommandTimeoutNs = 600ull * 1000000000;
+constexpr uint64_t kKeepStagingBytes = 32ull << 20;
+
+uint64_t now_ns() { return rawsys::clock_ns(CLOCK_MONOTONIC); }
+
+std::string proc_path(pid_t pid, const char* what) {
+  return "/proc/" + std::to_string(pid) + "/" + what;
+}
+
+uint64_t kilobytes(const std::string& text, const char* field) {
+  return strtoull(os::status_field(text, field).c_str(), nullptr, 10) << 10;
+}
+
+// Last of the numbers in a field such as NSpid: the one the program itself sees.
+int32_t innermost(const std::string& status, const char* field) {
+  const std::string v = os::status_field(status, field);
+  const size_t at = v.find_last_of(" \t");
+  return static_cast<int32_t>(strtol((at == std::string::npos ? v : v.substr(at + 1)).c_str(), nullptr, 10));
+}
+
+std::string read_or_empty(const std::string& path) {
+  auto r = os::read_file(path);
+  return r ? *r : "";
+}
+
+// A program that has children cannot be saved alone: they would be lost, or wait for ever.
+Trouble check_children(pid_t pid) {
+  auto tasks = os::list_tasks(pid);
+  if (!tasks) return {};
+  for (const pid_t tid : *tasks) {
+    const std::string kids =
+        read_or_empty("/proc/" + std::to_string(pid) + "/task/" + std::to_string(tid) + "/children");
+    if (kids.empty()) continue;
+    const std::string first = kids.substr(0, kids.find(' '));
+    std::string name = read_or_empty("/proc/" + first + "/comm");
+    if (!name.empty()) name.pop_back();
+    return trouble(Errc::kUnsupported, 0,
+                   "child process " + first + " (" + name +
+                       "): process trees cannot be saved yet; checkpoint when it has ended and been "
+                       "waited for");
+  }
+  return {};
+}
+
+uint64_t available_memory() {
+  return kilobytes(read_or_empty("/proc/meminfo"), "MemAvailable");
+}
+
+}  // namespace
+
+Trouble Session::check_process(const World&) const {
+  Trouble bad = check_children(pid_);
+  if (bad.bad()) return bad;
+  if (!read_or_empty(proc_path(pid_, "timers")).empty()) {
+    return trouble(Errc::kUnsupported, 0,
+                   "POSIX timer (timer_create): cannot be saved yet; delete it before the checkpoint, or use setitimer");
+  }
+  const std::string theirs = read_or_empty(proc_path(pid_, "status"));
+  const std::string ours = read_or_empty("/proc/self/status");
+  for (const char* f : {"Uid", "Gid", "CapEff"}) {
+    // In a namespace of its own, or under a crrestore with a file capability, these differ anyway.
+    if (strcmp(f, "CapEff") == 0 &&
+        (geteuid() != 0 || os::status_field(theirs, "NSpid").find_first_of(" \t") != std::string::npos)) {
+      continue;
+    }
+    if (os::status_field(theirs, f) != os::status_field(ours, f)) {
+      return trouble(Errc::kUnsupported, 0,
+                     std::string("the program changed its credentials (") + f +
+                         "): that cannot be saved yet; checkpoint before it does");
+    }
+  }
+  if (os::status_field(theirs, "Seccomp_filters") != os::status_field(ours, "Seccomp_filters")) {
+    return trouble(Errc::kUnsupported, 0, "the program installed a seccomp filter: that cannot be saved yet");
+  }
+  auto root = os::read_link(proc_path(pid_, "root"));
+  auto our_root = os::read_link("/proc/self/root");
+  if (root && our_root && *root != *our_root) {
+    return trouble(Errc::kUnsupported, 0, "the program called chroot: that cannot be saved");
+  }
+  return {};
+}
+
+// Room for everything the stop may produce, reserved before it; less than that if memory is short,
+// then the pause includes writing.
+Trouble Session::prepare_staging(uint64_t* ret_pages) {
+  const std::string status = read_or_empty(proc_path(pid_, "status"));
+  uint64_t need = kilobytes(status, "RssAnon") + kilobytes(status, "RssShmem") + kilobytes(status, "VmSwap");
+  // Program text and small files are captured whole.
+  auto maps = os::parse_maps(read_or_empty(proc_path(pid_, "maps")));
+  if (maps) {
+    for (const os::MapEntry& m : *maps) {
+      if (m.ino != 0 && !m.shared) need += std::min(m.end - m.start, 4 * kEmbedFileBytes);
+    }
+  }
+  need += need / 16 + (8ull << 20);
+  uint64_t bound = options_.staging_bytes != 0 ? options_.staging_bytes : available_memory() / 2;
+  bound = std::max<uint64_t>(bound, 4ull << 20);
+  need = page_ceil(std::min(need, bound));
+  struct stat st;
+  if (fstat(staging_fd_.get(), &st) != 0) return trouble(Errc::kSystem, errno, "staging memory");
+  if (static_cast<uint64_t>(st.st_size) < need) {
+    staging_map_.reset();
+    if (ftruncate(staging_fd_.get(), static_cast<off_t>(need)) != 0) {
+      return trouble(Errc::kNoMemory, errno, "staging memory cannot grow");
+    }
+  }
+  if (fallocate(staging_fd_.get(), 0, 0, static_cast<off_t>(need)) != 0) {
+    return trouble(Errc::kNoMemory, errno,
+                   "no memory for staging " + std::to_string(need >> 20) + " MiB; use --staging to bound it");
+  }
+  if (!staging_map_ || staging_map_.size() < need) {
+    auto m = os::Mapping::map(staging_fd_.get(), need, PROT_READ, MAP_SHARED);
+    if (!m) return trouble(Errc::kNoMemory, m.error().sys_errno, "mapping staging memory");
+    staging_map_ = std::move(*m);
+  }
+  *ret_pages = need / kPageSize;
+  return {};
+}
+
+
+namespace {
+
+// Inside a restartable sequence: the kernel would have aborted it when the thread was preempted.
+void abort_rseq(const World& world, Thread& t, store::Model& model) {
+  if (t.rseq_addr == 0) return;
+  uint64_t cs_addr = 0;
+  struct {
+    uint32_t version, flags;
+    uint64_t start_ip, post_commit_offset, abort_ip;
+  } cs{};
+  if (!world.read_memory(t.rseq_addr + 8, &cs_addr, 8) || cs_addr == 0 ||
+      !world.read_memory(cs_addr, &cs, sizeof(cs)) ||
+      t.saved.rip - cs.start_ip >= cs.post_commit_offset) {
+    return;
+  }
+  t.saved.rip = cs.abort_ip;
+  const uint64_t none = 0;
+  model.overlays.push_back({t.rseq_addr + 8, model.add_blob(&none, sizeof(none))});
+}
+
+Trouble describe_thread(const World& world, Thread& t, store::Model& model) {
+  abort_rseq(world, t, model);
+  auto frame = make_frame(t.saved, t.xstate, t.sigmask, t.report);
+  if (!frame) {
+    return trouble(frame.error().code, 0,
+                   "thread " + std::to_string(t.inner_tid) + ": " + frame.error().what + " cannot be saved");
+  }
+  format::ThreadRecord r{};
+  r.tid = t.inner_tid;
+  r.flags = t.leader ? format::kThreadLeader : 0;
+  r.fs_base = t.regs.fs_base;
+  r.gs_base = t.regs.gs_base;
+  r.clear_child_tid = t.report.clear_child_tid;
+  r.robust_list = t.report.robust_list;
+  r.robust_list_bytes = t.report.robust_list_bytes;
+  r.rseq_addr = t.rseq_addr;
+  r.rseq_bytes = t.rseq_bytes;
+  r.rseq_signature = t.rseq_signature;
+  r.timer_slack_ns = t.report.timer_slack_ns;
+  r.frame = model.add_blob(frame->data(), frame->size());
+  r.syscall_nr = t.syscall_nr;
+  memcpy(r.name, t.report.name, sizeof(r.name));
+  r.name[15] = 0;
+  r.sched_policy = std::max(0, sched_getscheduler(t.tid)) & 0xff;
+  sched_param sp{};
+  if (sched_getparam(t.tid, &sp) == 0) r.sched_priority = sp.sched_priority;
+  errno = 0;
+  r.nice = getpriority(PRIO_PROCESS, static_cast<id_t>(t.tid));
+  model.threads.push_back(r);
+  for (const siginfo_t& s : t.pending) {
+    format::SiginfoRecord i{};
+    i.tid = t.inner_tid;
+    memcpy(i.info, &s, sizeof(i.info));
+    model.siginfos.push_back(i);
+  }
+  for (const Poke& p : t.saved_pokes) {
+    model.overlays.push_back({p.addr, model.add_blob(p.bytes.data(), p.bytes.size())});
+  }
+  return {};
+}
+
+void describe_mm(const os::Stat& stat, uint64_t brk, format::MmRecord& mm) {
+  mm.start_code = stat.start_code;
+  mm.end_code = stat.end_code;
+  mm.start_data = stat.start_data;
+  mm.end_data = stat.end_data;
+  mm.start_brk = stat.start_brk;
+  mm.brk = brk;
+  mm.start_stack = stat.start_stack;
+  mm.arg_start = stat.arg_start;
+  mm.arg_end = stat.arg_end;
+  mm.env_start = stat.env_start;
+  mm.env_end = stat.env_end;
+}
+
+}  // namespace
+
+Trouble Session::describe_process(World& world, const MemoryPlan& plan, store::Model& model) {
+  const format::Process& asked = channel()->process;
+  format::ProcessRecord& p = model.process;
+  const std::string status = read_or_empty(proc_path(pid_, "status"));
+  auto stat = os::read_stat(pid_, pid_);
+  auto exe = os::read_link(proc_path(pid_, "exe"));
+  auto cwd = os::read_link("/proc/" + std::to_string(pid_) + "/task/" + std::to_string(world.threads()[0].tid) + "/cwd");
+  if (status.empty() || !stat || !exe || !cwd) {
+    return trouble(Errc::kUnsupported, errno, "/proc/" + std::to_string(pid_) + " cannot be read");
+  }
+  if (cwd->ends_with(" (deleted)")) {
+    return trouble(Errc::kUnsupported, 0, "the working directory was removed: that cannot be saved");
+  }
+  p.pid = innermost(status, "NSpid");
+  p.ppid = stat->ppid;
+  p.pgid = innermost(status, "NSpgid");
+  p.sid = innermost(status, "NSsid");
+  p.uid = static_cast<uint32_t>(strtoul(os::status_field(status, "Uid").c_str(), nullptr, 10));
+  p.gid = static_cast<uint32_t>(strtoul(os::status_field(status, "Gid").c_str(), nullptr, 10));
+  p.umask = static_cast<uint32_t>(strtoul(os::status_field(status, "Umask").c_str(), nullptr, 8));
+  p.personality = static_cast<uint32_t>(strtoul(read_or_empty(proc_path(pid_, "personality")).c_str(), nullptr, 16));
+  p.flags = (world.leader_gone() ? format::kProcessLeaderGone : 0) |
+            (asked.no_new_privs != 0 ? format::kProcessNoNewPrivs : 0) |
+            (asked.thp_disabled != 0 ? format::kProcessThpDisabled : 0) |
+            (asked.child_subreaper != 0 ? format::kProcessChildSubreaper : 0);
+  p.dumpable = asked.dumpable;
+  p.pdeathsig = asked.pdeathsig;
+  p.control_tid = static_cast<uint32_t>(hello_.tid);
+  p.program = model.add_string(*exe);
+  p.exe_name = model.add_string(exe->substr(exe->find_last_of('/') + 1));
+  p.cwd = model.add_string(*cwd);
+  char host[256] = "";
+  gethostname(host, sizeof(host) - 1);
+  p.hostname = model.add_string(host);
+  utsname u{};
+  uname(&u);
+  p.kernel_release = model.add_string(u.release);
+  const std::string cmdline = read_or_empty(proc_path(pid_, "cmdline"));
+  const std::string environ = read_or_empty(proc_path(pid_, "environ"));
+  const std::string auxv = read_or_empty(proc_path(pid_, "auxv"));
+  p.cmdline = model.add_blob(cmdline.data(), cmdline.size());
+  p.environ = model.add_blob(environ.data(), environ.size());
+  p.auxv = model.add_blob(auxv.data(), auxv.size());
+  describe_mm(*stat, asked.brk, p.mm);
+  p.cpu = this_cpu();
+  memcpy(p.itimers, asked.itimers, sizeof(p.itimers));
+  for (int i = 0; i < 16; i++) {
+    rlimit rl{};
+    prlimit(pid_, static_cast<__rlimit_resource>(i), nullptr, &rl);
+    p.rlimits[i] = {rl.rlim_cur, rl.rlim_max};
+  }
+  p.control_entry = hello_.control_entry;
+  p.control_stack_top = hello_.control_stack_top;
+  p.control_state = hello_.state;
+  p.control_state_bytes = hello_.state_bytes;
+  p.vdso_start = plan.vdso_start;
+  p.vdso_bytes = plan.vdso_bytes;
+  p.vvar_start = plan.vvar_start;
+  p.vvar_bytes = plan.vvar_bytes;
+  model.sigactions.assign(asked.sigactions, asked.sigactions + 64);
+  for (Thread& t : world.threads()) {
+    Trouble bad = describe_thread(world, t, model);
+    if (bad.bad()) return bad;
+  }
+  for (const siginfo_t& s : world.shared_pending()) {
+    format::SiginfoRecord i{};
+    memcpy(i.info, &s, sizeof(i.info));
+    model.siginfos.push_back(i);
+  }
+  return {};
+}
+
+Trouble Session::open_writer(const format::SuperBlock& super) {
+  if (writer_ != nullptr) return {};
+  const int index = newest_ == 0 ? 1 : 0;
+  auto w = store::BufferWriter::open(options_.dir, index, options_.durable);
+  if (!w) {
+    return trouble(w.error().code, w.error().sys_errno,
+                   store::describe_error(store::buffer_path(options_.dir, index), w.error()));
+  }
+  writer_ = std::move(*w);
+  auto r = writer_->begin(super);
+  if (!r) {
+    return trouble(r.error().code, r.error().sys_errno,
+                   store::describe_error(store::buffer_path(options_.dir, index), r.error()));
+  }
+  return {};
+}
+
+Trouble Session::append(store::Model& model, uint64_t run_count, std::vector<format::Run>* runs) {
+  const format::ChannelHeader* c = channel();
+  const auto* table = reinterpret_cast<const format::Run*>(channel_map_.data() + format::kChannelRunsOff);
+  const uint64_t room = staging_map_.size() / kPageSize;
+  runs->clear();
+  for (uint64_t i = 0; i < std::min(run_count, c->runs_cap); i++) {
+    const format::Run r = table[i];
+    if (r.staging_page > room || r.pages > room - r.staging_page) {
+      return trouble(Errc::kDamaged, 0, "the control thread answered nonsense");
+    }
+    runs->push_back(r);
+  }
+  auto keep_zero = [](void* context, uint64_t addr) {
+    const auto& segments = static_cast<store::Model*>(context)->segments;
+    auto it = std::upper_bound(segments.begin(), segments.end(), addr,
+                               [](uint64_t a, const format::SegmentRecord& s) { return a < s.end; });
+    return it != segments.end() && it->kind == format::kSegmentFile;
+  };
+  auto r = writer_->append(model, staging_map_.data(), *runs, keep_zero, &model);
+  if (!r) {
+    return trouble(r.error().code, r.error().sys_errno,
+                   store::describe_error(options_.dir, r.error()));
+  }
+  return {};
+}
+
+// Everything between stop and go. Leaves the last chunk of pages in staging.
+Trouble Session::capture(World& world, store::Model& model,
+                         format::SuperBlock* super, std::vector<format::Run>* last_runs) {
+  Trouble bad = check_process(world);
+  if (bad.bad()) return bad;
+  const pid_t tid = world.threads()[0].tid;
+  auto maps = os::parse_maps(read_or_empty("/proc/" + std::to_string(pid_) + "/task/" + std::to_string(tid) + "/maps"));
+  if (!maps) return trouble(Errc::kSystem, EIO, "the memory map cannot be read");
+  for (const os::MapEntry& m : *maps) {
+    if (m.name == "[vdso]") world.set_vdso(m.start, m.end);
+  }
+  bad = command(format::kCommandDescribe, kCommandTimeoutNs);
+  if (bad.bad()) return bad;
+  bad = world.describe(channel()->process.sigactions);
+  if (bad.bad()) return bad;
+  fault_point(FaultPoint::kThreadsDescribed);
+  format::Exclusions exclusions{};
+  world.read_memory(hello_.exclusions, &exclusions, sizeof(exclusions));
+  MemoryPlan plan;
+  bad = describe_memory(world, *maps, exclusions, leftover_, model, &plan);
+  if (bad.bad()) return bad;
+  bad = describe_files(pid_, tid, pidfd_.get(), model);
+  if (bad.bad()) return bad;
+  bad = describe_process(world, plan, model);
+  if (bad.bad()) return bad;
+
+  format::ChannelHeader* c = channel();
+  memcpy(channel_map_.data() + format::kChannelRangesOff, plan.ranges.data(),
+         plan.ranges.size() * sizeof(format::Range));
+  c->range_count = plan.ranges.size();
+  c->cursor_range = c->cursor_addr = 0;
+  c->use_pagemap_scan = getenv("CR_NO_PAGEMAP_SCAN") == nullptr ? c->use_pagemap_scan : 0;
+  for (;;) {
+    bad = command(format::kCommandCapture, kCommandTimeoutNs);
+    if (bad.bad()) return bad;
+    if (c->more == 0) break;
+    // Staging is full: this much must be written before the rest can be taken.
+    bad = open_writer(*super);
+    if (!bad.bad()) bad = append(model, c->run_count, last_runs);
+    if (bad.bad()) return bad;
+  }
+  fault_point(FaultPoint::kCaptured);
+  return {};
+}
+
+Trouble Session::checkpoint(uint32_t then, format::Report* ret_report) {
+  *ret_report = {};
+  ret_report->kind = format::kMessageReport;
+  attempts_++;
+  const uint64_t begin = now_ns();
+  auto take = [&]() -> Trouble {
+    if (!attached()) {
+      return trouble(Errc::kNotInitialised, 0,
+                     "the program has not attached: it did not load libcrpreload.so (yet), or it has ended");
+    }
+    uint64_t staging_pages = 0;
+    Trouble bad = prepare_staging(&staging_pages);
+    if (bad.bad()) return bad;
+    channel()->staging_pages = staging_pages;
+    fault_point(FaultPoint::kBeforeStop);
+
+    store::Model model;
+    format::SuperBlock super{};
+    super.epoch = epoch_;
+    super.sequence = sequence_ + 1;
+    super.attempt = attempts_;
+    memcpy(super.session_id, session_id_, sizeof(session_id_));
+    std::vector<format::Run> runs;
+    World world(pid_, control_tid_, hello_, pidfd_.get(), mem_.get(), channel());
+    const uint64_t stop_begin = now_ns();
+    super.monotonic_ns = stop_begin;
+    super.realtime_ns = rawsys::clock_ns(CLOCK_REALTIME);
+    bad = world.stop();
+    if (!bad.bad()) {
+      fault_point(FaultPoint::kStopped);
+      bad = capture(world, model, &super, &runs);
+    }
+    died_ = died_ || world.died(&died_status_);
+    bool leftover_free = leftover_.bytes != 0;
+    for (const Thread& t : world.threads()) {
+      leftover_free = leftover_free && t.regs.rip - leftover_.start >= leftover_.bytes;
+    }
+    // `stop`: the stop signal is pending when the threads are let go. `kill`: nothing runs on before
+    // the image is whole.
+    if (!bad.bad() && then == 1) kill(pid_, SIGSTOP);
+    if (bad.bad() || then != 2) world.resume();
+    super.pause_ns = now_ns() - stop_begin;
+    if (bad.bad()) return bad;
+    fault_point(FaultPoint::kResumed);
+    const uint64_t last_runs = channel()->run_count;
+    if (leftover_free && then != 2) {
+      channel()->arg0 = leftover_.start;
+      channel()->arg1 = leftover_.bytes;
+      if (!command(format::kCommandUnmap, 1000000000).bad()) leftover_ = {};
+    }
+    auto smaps = os::parse_maps(read_or_empty(proc_path(pid_, "smaps")));
+    if (smaps) add_vm_flags(*smaps, model);
+    bad = open_writer(super);
+    if (!bad.bad()) bad = append(model, last_runs, &runs);
+    if (bad.bad()) return bad;
+    for (const format::SegmentRecord& s : model.segments) super.memory_bytes += s.end - s.start;
+    auto r = writer_->commit(model, &super);
+    if (!r) return trouble(r.error().code, r.error().sys_errno, store::describe_error(options_.dir, r.error()));
+    newest_ = newest_ == 0 ? 1 : 0;
+    sequence_++;
+    image_bytes_ = writer_->bytes_written();
+    pause_ns_ = super.pause_ns;
+    commit_ns_ = now_ns() - begin;
+    realtime_ns_ = super.realtime_ns;
+    if (then == 1) frozen_ = true;
+    if (then == 2) {
+      kill(pid_, SIGKILL);
+      world.resume();
+      died_ = died_ || world.died(&died_status_);
+    }
+    return {};
+  };
+  Trouble bad = take();
+  writer_.reset();
+  if (staging_map_ && staging_map_.size() > kKeepStagingBytes) {
+    fallocate(staging_fd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+              static_cast<off_t>(kKeepStagingBytes),
+              static_cast<off_t>(staging_map_.size() - kKeepStagingBytes));
+  }
+  if (bad.bad()) failures_++;
+  publish(bad.text);
+  ret_report->code = static_cast<int32_t>(bad.error.code);
+  ret_report->sys_errno = bad.error.sys_errno;
+  ret_report->epoch = epoch_;
+  ret_report->sequence = sequence_;
+  ret_report->image_bytes = image_bytes_;
+  ret_report->pause_ns = pause_ns_;
+  ret_report->commit_ns = commit_ns_;
+  rawsys::str_copy(ret_report->text, bad.text.c_str(), sizeof(ret_report->text));
+  return bad;
+}
+
+}  // namespace cr::agent

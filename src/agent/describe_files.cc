@@ -1,0 +1,330 @@
+// SPDX-License-Identifier: MIT
+// describe_files.cc - see describe_files.h. Invariant: as there. Context: N (agent).
+#include "agent/describe_files.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/kcmp.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "os/fd.h"
+#include "os/proc.h"
+
+namespace cr::agent {
+namespace {
+
+struct Descriptor {
+  int fd = -1;
+  std::string link;  // what /proc/PID/fd/N leads to
+  bool deleted = false;
+  struct stat st {};
+  os::FdInfo info;
+};
+
+class FileDescriber {
+ public:
+  FileDescriber(pid_t pid, pid_t tid, int pidfd, store::Model& model)
+      : pid_(pid), tid_(tid), pidfd_(pidfd), model_(model) {}
+  Trouble run();
+
+ private:
+  Trouble look(int fd, Descriptor* ret);
+  Trouble describe(const Descriptor& d, format::FileRecord* ret);
+  Trouble describe_regular(const Descriptor& d, format::FileRecord& f);
+  Trouble describe_device(const Descriptor& d, format::FileRecord& f);
+  Trouble describe_pipe(const Descriptor& d, format::FileRecord& f);
+  Trouble read_deleted(const Descriptor& d, format::FileRecord& f);
+  Trouble read_pipe(const Descriptor& d, format::FileRecord& f);
+  int same_as_standard(const Descriptor& d) const;
+  bool same_description(const Descriptor& a, const Descriptor& b) const;
+  std::string fd_path(int fd) const {
+    return "/proc/" + std::to_string(pid_) + "/task/" + std::to_string(tid_) + "/fd/" + std::to_string(fd);
+  }
+  os::Fd copy_of(int fd) const { return os::Fd(static_cast<int>(syscall(__NR_pidfd_getfd, pidfd_, fd, 0))); }
+
+  pid_t pid_, tid_;
+  int pidfd_;
+  store::Model& model_;
+  std::vector<Descriptor> all_;
+};
+
+std::string name(const Descriptor& d) {
+  return "fd " + std::to_string(d.fd) + " (" + d.link + (d.deleted ? " (deleted)" : "") + ")";
+}
+
+Trouble refuse(const Descriptor& d, const std::string& kind, const std::string& next) {
+  return trouble(Errc::kUnsupported, 0, name(d) + ": " + kind + " cannot be saved yet; " + next);
+}
+
+Trouble FileDescriber::look(int fd, Descriptor* ret) {
+  Descriptor d;
+  d.fd = fd;
+  auto link = os::read_link(fd_path(fd));
+  auto info = os::read_fdinfo(pid_, tid_, fd);
+  if (!link || !info || stat(fd_path(fd).c_str(), &d.st) != 0) {
+    return trouble(Errc::kSystem, errno, "fd " + std::to_string(fd) + " could not be looked at");
+  }
+  d.link = *link;
+  d.info = std::move(*info);
+  static const std::string kDeleted = " (deleted)";
+  if (d.link.ends_with(kDeleted)) {
+    d.deleted = true;
+    d.link.resize(d.link.size() - kDeleted.size());
+  }
+  *ret = std::move(d);
+  return {};
+}
+
+bool FileDescriber::same_description(const Descriptor& a, const Descriptor& b) const {
+  if (a.st.st_dev != b.st.st_dev || a.st.st_ino != b.st.st_ino) return false;
+  if ((a.info.flags & ~static_cast<uint64_t>(O_CLOEXEC)) !=
+          (b.info.flags & ~static_cast<uint64_t>(O_CLOEXEC)) ||
+      a.info.position != b.info.position) {
+    return false;
+  }
+  const long r = syscall(__NR_kcmp, pid_, pid_, KCMP_FILE, a.fd, b.fd);
+  return r == 0;
+}
+
+// The lowest of 0, 1, 2 that is the same terminal, pipe or socket; -1 if none.
+int FileDescriber::same_as_standard(const Descriptor& d) const {
+  if (d.fd <= 2) return d.fd;
+  for (const Descriptor& s : all_) {
+    if (s.fd > 2) break;
+    const bool same_object = s.st.st_dev == d.st.st_dev && s.st.st_ino == d.st.st_ino;
+    const bool same_mode = (s.info.flags & O_ACCMODE) == (d.info.flags & O_ACCMODE);
+    if (same_object && same_mode) return s.fd;
+  }
+  return -1;
+}
+
+Trouble FileDescriber::read_deleted(const Descriptor& d, format::FileRecord& f) {
+  f.kind = format::kFileDeleted;
+  const auto bytes = static_cast<uint64_t>(d.st.st_size);
+  if (bytes > kDeletedFileBytes) {
+    return refuse(d, "an unnamed file of more than 256 MiB", "give it a name, or close it");
+  }
+  os::Fd in(open(fd_path(d.fd).c_str(), O_RDONLY | O_CLOEXEC));
+  if (!in) in = copy_of(d.fd);
+  std::string content(bytes, '\0');
+  uint64_t done = 0;
+  while (in && done < bytes) {
+    const ssize_t r = pread(in.get(), content.data() + done, bytes - done, static_cast<off_t>(done));
+    if (r < 0 && errno == EINTR) continue;
+    if (r <= 0) break;
+    done += static_cast<uint64_t>(r);
+  }
+  if (done != bytes) {
+    return trouble(Errc::kUnsupported, errno, name(d) + ": the content of the unnamed file cannot be read");
+  }
+  f.content = model_.add_blob(content.data(), content.size());
+  return {};
+}
+
+Trouble FileDescriber::describe_regular(const Descriptor& d, format::FileRecord& f) {
+  if (d.info.extra.find("\nlock:") != std::string::npos) {
+    return refuse(d, "a file lock", "release it before the checkpoint");
+  }
+  if (d.link.starts_with("/memfd:")) return refuse(d, "a memfd", "close it before the checkpoint");
+  const std::string self = "/proc/" + std::to_string(pid_) + "/";
+  if (d.link.starts_with("/proc/")) {
+    f.kind = format::kFileProc;
+    f.path = model_.add_string(d.link.starts_with(self) ? "/proc/self/" + d.link.substr(self.size())
+                                                        : d.link);
+    return {};
+  }
+  if (d.deleted || d.st.st_nlink == 0) return read_deleted(d, f);
+  f.kind = format::kFileRegular;
+  return {};
+}
+
+Trouble FileDescriber::describe_device(const Descriptor& d, format::FileRecord& f) {
+  const unsigned ma = major(d.st.st_rdev), mi = minor(d.st.st_rdev);
+  if (ma == 1 && (mi == 3 || mi == 5 || mi == 7 || mi == 8 || mi == 9)) {
+    f.kind = format::kFileDevice;  // null zero full random urandom
+    return {};
+  }
+  const bool terminal = (ma >= 136 && ma <= 143) || ma == 4 || (ma == 5 && mi <= 1);
+  if (!terminal) return refuse(d, "a character device", "close it before the checkpoint");
+  if (ma == 5 && mi == 2) return refuse(d, "a pseudoterminal master", "close it before the checkpoint");
+  f.kind = format::kFileTerminal;
+  f.std_fd = same_as_standard(d);  // -1: /dev/tty
+  return {};
+}
+
+// tee() leaves the bytes in the pipe.
+Trouble FileDescriber::read_pipe(const Descriptor& d, format::FileRecord& f) {
+  os::Fd in = copy_of(d.fd);
+  int waiting = 0;
+  if (!in || ioctl(in.get(), FIONREAD, &waiting) != 0) {
+    return trouble(Errc::kUnsupported, errno, name(d) + ": the pipe cannot be read");
+  }
+  f.pipe_bytes = static_cast<uint64_t>(std::max(0, fcntl(in.get(), F_GETPIPE_SZ)));
+  if (waiting == 0) return {};
+  int ends[2];
+  if (pipe2(ends, O_CLOEXEC | O_NONBLOCK) != 0) return trouble(Errc::kSystem, errno, "making a pipe");
+  os::Fd r(ends[0]), w(ends[1]);
+  // As many buffers as the original: partly filled ones must fit too.
+  fcntl(w.get(), F_SETPIPE_SZ, static_cast<int>(f.pipe_bytes));
+  const ssize_t n = tee(in.get(), w.get(), f.pipe_bytes, SPLICE_F_NONBLOCK);
+  std::string content(static_cast<size_t>(waiting), '\0');
+  size_t done = 0;
+  while (done < content.size()) {
+    const ssize_t k = read(r.get(), content.data() + done, content.size() - done);
+    if (k <= 0) break;
+    done += static_cast<size_t>(k);
+  }
+  if (n < waiting || done != content.size()) {
+    return trouble(Errc::kUnsupported, errno, name(d) + ": the pipe's content cannot be copied");
+  }
+  f.content = model_.add_blob(content.data(), content.size());
+  return {};
+}
+
+Trouble FileDescriber::describe_pipe(const Descriptor& d, format::FileRecord& f) {
+  if (!d.link.starts_with("pipe:")) return refuse(d, "a named FIFO", "close it before the checkpoint");
+  const auto accmode = d.info.flags & O_ACCMODE;
+  bool other_end = false;
+  for (const Descriptor& o : all_) {
+    const bool same = o.st.st_ino == d.st.st_ino && o.st.st_dev == d.st.st_dev;
+    other_end = other_end || (same && (o.info.flags & O_ACCMODE) != accmode);
+  }
+  if (!other_end && same_as_standard(d) >= 0) {
+    f.kind = format::kFileStdPipe;
+    f.std_fd = same_as_standard(d);
+    return {};
+  }
+  if (!other_end) {
+    // Nobody at the other end: EOF or EPIPE, as it will be in a pipe whose other end is closed.
+    os::Fd copy = copy_of(d.fd);
+    pollfd p{copy.get(), static_cast<short>(accmode == O_RDONLY ? POLLIN : POLLOUT), 0};
+    const bool alone = copy && poll(&p, 1, 0) > 0 &&
+                       (p.revents & (accmode == O_RDONLY ? POLLHUP : POLLERR)) != 0;
+    if (!alone) {
+      return refuse(d, "a pipe to another process", "only descriptors 0, 1 and 2 may lead outside");
+    }
+  }
+  f.kind = format::kFilePipe;
+  f.pair = static_cast<uint32_t>(d.st.st_ino);
+  if (accmode == O_RDONLY) return read_pipe(d, f);
+  os::Fd copy = copy_of(d.fd);
+  f.pipe_bytes = static_cast<uint64_t>(std::max(0, fcntl(copy.get(), F_GETPIPE_SZ)));
+  return {};
+}
+
+const char* kind_of(const std::string& link) {
+  struct Row {
+    const char* begin;
+    const char* kind;
+  };
+  static constexpr Row kRows[] = {
+      {"anon_inode:[eventfd]", "an eventfd"},     {"anon_inode:[eventpoll]", "an epoll instance"},
+      {"anon_inode:[timerfd]", "a timerfd"},      {"anon_inode:[signalfd]", "a signalfd"},
+      {"anon_inode:inotify", "an inotify instance"}, {"anon_inode:[fanotify]", "a fanotify group"},
+      {"anon_inode:[io_uring]", "an io_uring"},   {"anon_inode:[userfaultfd]", "a userfaultfd"},
+      {"anon_inode:[perf_event]", "a perf event"}, {"anon_inode:bpf", "a bpf object"},
+      {"anon_inode:[pidfd]", "a pidfd"},          {"pidfd:", "a pidfd"},
+      {"socket:", "a socket"},                    {"net:[", "a network namespace"}};
+  for (const Row& r : kRows) {
+    if (link.starts_with(r.begin)) return r.kind;
+  }
+  return "a descriptor of an unknown kind";
+}
+
+Trouble FileDescriber::describe(const Descriptor& d, format::FileRecord* ret) {
+  format::FileRecord& f = *ret;
+  f.open_flags = static_cast<uint32_t>(d.info.flags & ~static_cast<uint64_t>(O_CLOEXEC));
+  f.position = d.info.position;
+  f.dev = d.st.st_dev;
+  f.ino = d.st.st_ino;
+  f.mode = d.st.st_mode;
+  f.std_fd = -1;
+  f.file_bytes = static_cast<uint64_t>(d.st.st_size);
+  if ((d.info.flags & O_PATH) != 0) {
+    if (d.deleted) return refuse(d, "an O_PATH descriptor of a removed file", "close it");
+    f.kind = format::kFileOpath;
+    f.path = model_.add_string(d.link);
+    return {};
+  }
+  Trouble bad;
+  if (S_ISREG(d.st.st_mode)) {
+    bad = describe_regular(d, f);
+  } else if (S_ISDIR(d.st.st_mode)) {
+    if (d.deleted) return refuse(d, "a removed directory", "close it");
+    f.kind = format::kFileDirectory;
+  } else if (S_ISCHR(d.st.st_mode)) {
+    bad = describe_device(d, f);
+  } else if (S_ISFIFO(d.st.st_mode)) {
+    bad = describe_pipe(d, f);
+  } else if (S_ISSOCK(d.st.st_mode) && same_as_standard(d) >= 0) {
+    f.kind = format::kFileStdPipe;
+    f.std_fd = same_as_standard(d);
+  } else if (S_ISBLK(d.st.st_mode)) {
+    return refuse(d, "a block device", "close it before the checkpoint");
+  } else {
+    return refuse(d, kind_of(d.link), "close it before the checkpoint");
+  }
+  if (!bad.bad() && f.path == 0) f.path = model_.add_string(d.link);
+  return bad;
+}
+
+Trouble FileDescriber::run() {
+  auto fds = os::list_fds(pid_, tid_);
+  if (!fds) return trouble(Errc::kSystem, fds.error().sys_errno, "listing descriptors");
+  std::sort(fds->begin(), fds->end());
+  for (const int fd : *fds) {
+    Descriptor d;
+    Trouble bad = look(fd, &d);
+    if (bad.bad()) return bad;
+    all_.push_back(std::move(d));
+  }
+  std::vector<size_t> owner(all_.size());  // index of the description's first descriptor
+  std::vector<uint32_t> record(all_.size());
+  for (size_t i = 0; i < all_.size(); i++) {
+    owner[i] = i;
+    for (size_t k = 0; k < i; k++) {
+      if (owner[k] == k && same_description(all_[k], all_[i])) {
+        owner[i] = k;
+        break;
+      }
+    }
+    if (owner[i] == i) {
+      format::FileRecord f{};
+      Trouble bad = describe(all_[i], &f);
+      if (bad.bad()) return bad;
+      // Both ends of a pipe see the same bytes; only one read end may carry them.
+      for (const format::FileRecord& o : model_.files) {
+        if (f.kind == format::kFilePipe && o.kind == format::kFilePipe && o.pair == f.pair &&
+            o.content.bytes > 0) {
+          f.content = {};
+        }
+      }
+      record[i] = static_cast<uint32_t>(model_.files.size());
+      model_.files.push_back(f);
+    } else {
+      record[i] = record[owner[i]];
+    }
+    format::FdRecord r{};
+    r.fd = all_[i].fd;
+    r.file = record[i];
+    r.cloexec = (all_[i].info.flags & O_CLOEXEC) != 0 ? 1 : 0;
+    model_.fds.push_back(r);
+  }
+  return {};
+}
+
+}  // namespace
+
+Trouble describe_files(pid_t pid, pid_t tid, int pidfd, store::Model& model) {
+  return FileDescriber(pid, tid, pidfd, model).run();
+}
+
+}  // namespace cr::agent

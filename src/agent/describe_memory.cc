@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: MIT
+// describe_memory.cc - see describe_memory.h. Invariant: as there. Context: N (agent).
+#include "agent/describe_memory.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#include <map>
+#include <set>
+
+namespace cr::agent {
+namespace {
+
+std::string place(const os::MapEntry& m) {
+  char t[64];
+  snprintf(t, sizeof(t), "%lx-%lx", static_cast<unsigned long>(m.start),
+           static_cast<unsigned long>(m.end));
+  return std::string("mapping ") + t + (m.name.empty() ? "" : " of " + m.name) +
+         (m.deleted ? " (deleted)" : "");
+}
+
+Trouble refuse(const os::MapEntry& m, const char* why) {
+  return trouble(Errc::kUnsupported, 0, place(m) + ": " + why);
+}
+
+struct FileFacts {
+  bool same = false;  // the name still leads to the mapped file
+  bool device = false;
+  uint64_t bytes = 0;
+  int64_t mtime_ns = 0;
+  bool executable = false;  // some mapping of it is
+};
+
+class Describer {
+ public:
+  Describer(const World& world, const std::vector<os::MapEntry>& maps, store::Model& model,
+            MemoryPlan& plan)
+      : world_(world), maps_(maps), model_(model), plan_(plan) {}
+
+  Trouble run(const format::Exclusions& exclusions, const Leftover& leftover);
+
+ private:
+  Trouble add(const os::MapEntry& m);
+  Trouble add_shared(const os::MapEntry& m, format::SegmentRecord s);
+  Trouble add_file(const os::MapEntry& m, format::SegmentRecord s);
+  void push(format::SegmentRecord s, uint32_t mode, uint64_t limit);
+  FileFacts facts(const os::MapEntry& m);
+  uint64_t end_of_readable(const os::MapEntry& m) const;
+  void cut(const format::Exclusions& exclusions);
+
+  const World& world_;
+  const std::vector<os::MapEntry>& maps_;
+  store::Model& model_;
+  MemoryPlan& plan_;
+  std::map<std::string, FileFacts> known_;
+  std::map<std::string, format::StringRef> names_;
+};
+
+FileFacts Describer::facts(const os::MapEntry& m) {
+  const std::string key = m.name + (m.deleted ? "\001" : "") + std::to_string(m.ino);
+  auto it = known_.find(key);
+  if (it != known_.end()) return it->second;
+  FileFacts f;
+  struct stat st;
+  // Overlay file systems show another device in maps than in stat; the inode number decides.
+  if (!m.deleted && stat(m.name.c_str(), &st) == 0 && st.st_ino == m.ino) {
+    f.same = S_ISREG(st.st_mode);
+    f.device = S_ISCHR(st.st_mode) || S_ISBLK(st.st_mode);
+    f.bytes = static_cast<uint64_t>(st.st_size);
+    f.mtime_ns = st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec;
+  }
+  for (const os::MapEntry& o : maps_) {
+    f.executable = f.executable || (o.name == m.name && o.ino == m.ino && (o.prot & PROT_EXEC) != 0);
+  }
+  known_[key] = f;
+  return f;
+}
+
+// First address behind the mapped file's last page, found by trying: the file has no name to ask.
+uint64_t Describer::end_of_readable(const os::MapEntry& m) const {
+  uint64_t low = m.start, high = m.end;  // low: readable up to here
+  char c;
+  while (low < high) {
+    const uint64_t mid = low + (high - low) / kPageSize / 2 * kPageSize;
+    if (world_.read_memory(mid, &c, 1)) {
+      low = mid + kPageSize;
+    } else {
+      high = mid;
+    }
+  }
+  return low;
+}
+
+void Describer::push(format::SegmentRecord s, uint32_t mode, uint64_t limit) {
+  if (s.kind != format::kSegmentVvar && s.kind != format::kSegmentFileShared) {
+    plan_.ranges.push_back({s.start, s.end, mode, (s.prot & PROT_READ) != 0 ? 1u : 0u, limit});
+  }
+  model_.segments.push_back(s);
+}
+
+Trouble Describer::add_shared(const os::MapEntry& m, format::SegmentRecord s) {
+  if (m.name.starts_with("/dev/zero") && m.deleted) {  // MAP_SHARED | MAP_ANONYMOUS
+    for (const os::MapEntry& o : maps_) {
+      if (o.ino == m.ino && o.dev == m.dev && o.shared && o.start != m.start && o.offset == m.offset) {
+        return refuse(m, "shared anonymous memory that is mapped twice cannot be saved yet");
+      }
+    }
+    s.kind = format::kSegmentAnonShared;
+    s.file = 0;
+    s.file_off = 0;
+    push(s, format::kRangeAll, 0);
+    return {};
+  }
+  if (m.name.starts_with("/SYSV")) return refuse(m, "System V shared memory cannot be saved yet; detach it (shmdt)");
+  if (m.name.starts_with("/memfd:")) return refuse(m, "a shared memfd mapping cannot be saved yet; unmap it");
+  const FileFacts f = facts(m);
+  if (f.device || m.name.starts_with("anon_inode:") || m.name.starts_with("/dev/") ) {
+    if (m.name.starts_with("/dev/shm/")) {
+      return refuse(m, "POSIX shared memory cannot be saved yet; unmap it");
+    }
+    return refuse(m, "device memory cannot be saved; unmap it before the checkpoint");
+  }
+  if ((m.prot & PROT_WRITE) != 0) {
+    return refuse(m, "a writable shared file mapping cannot be saved yet; use MAP_PRIVATE or unmap it");
+  }
+  if (!f.same) return refuse(m, "a shared mapping of a file that was removed or replaced cannot be saved");
+  s.kind = format::kSegmentFileShared;
+  s.file_bytes = f.bytes;
+  s.file_mtime_ns = f.mtime_ns;
+  push(s, 0, 0);
+  return {};
+}
+
+Trouble Describer::add_file(const os::MapEntry& m, format::SegmentRecord s) {
+  const FileFacts f = facts(m);
+  if (f.device) {
+    if (m.name == "/dev/zero") {
+      s.kind = format::kSegmentAnon;
+      s.file = 0;
+      push(s, format::kRangeAnon, 0);
+      return {};
+    }
+    return refuse(m, "device memory cannot be saved; unmap it before the checkpoint");
+  }
+  s.kind = format::kSegmentFile;
+  s.file_bytes = f.bytes;
+  s.file_mtime_ns = f.mtime_ns;
+  if (!f.same) s.flags |= format::kSegmentDeleted;
+  const bool embed = !f.same || f.executable || f.bytes <= kEmbedFileBytes;
+  if (!embed) {
+    push(s, format::kRangeAnon, 0);
+    return {};
+  }
+  s.flags |= format::kSegmentEmbedded;
+  uint64_t limit = m.start;
+  if (!f.same) {
+    limit = end_of_readable(m);
+  } else if (f.bytes > m.offset) {
+    limit = std::min(m.end, m.start + page_ceil(f.bytes - m.offset));
+  }
+  push(s, format::kRangeEmbed, limit);
+  return {};
+}
+
+Trouble Describer::add(const os::MapEntry& m) {
+  format::SegmentRecord s{};
+  s.start = m.start;
+  s.end = m.end;
+  s.prot = static_cast<uint32_t>(m.prot);
+  if (m.name == "[vsyscall]") return {};
+  if (m.name == "[vdso]") {
+    plan_.vdso_start = m.start;
+    plan_.vdso_bytes = m.end - m.start;
+    s.kind = format::kSegmentVdso;
+    push(s, format::kRangeEmbed, m.end);
+    return {};
+  }
+  if (m.name.starts_with("[vvar")) {
+    if (plan_.vvar_bytes == 0) plan_.vvar_start = m.start;
+    plan_.vvar_bytes = m.end - plan_.vvar_start;
+    s.kind = format::kSegmentVvar;
+    push(s, 0, 0);
+    return {};
+  }
+  if (m.ino != 0 || m.name.starts_with("/") || m.name.starts_with("anon_inode:")) {
+    auto it = names_.find(m.name);
+    if (it == names_.end()) it = names_.emplace(m.name, model_.add_string(m.name)).first;
+    s.file = it->second;
+    s.file_off = m.offset;
+    s.dev = m.dev;
+    s.ino = m.ino;
+    return m.shared ? add_shared(m, s) : add_file(m, s);
+  }
+  if (m.shared) return refuse(m, "this kind of shared memory cannot be saved");
+  s.kind = m.name == "[stack]" ? format::kSegmentStack : format::kSegmentAnon;
+  push(s, format::kRangeAnon, 0);
+  return {};
+}
+
+// Takes the excluded ranges out of the work; the segments stay, and read as zeros there.
+void Describer::cut(const format::Exclusions& x) {
+  for (uint64_t i = 0; i < std::min<uint64_t>(x.count, 256); i++) {
+    const uint64_t from = x.ranges[i].start, to = x.ranges[i].end;
+    std::vector<format::Range> out;
+    for (const format::Range& r : plan_.ranges) {
+      if (to <= r.start || from >= r.end || r.mode == format::kRangeEmbed) {
+        out.push_back(r);
+        continue;
+      }
+      if (from > r.start) out.push_back({r.start, from, r.mode, r.readable, r.limit});
+      if (to < r.end) out.push_back({to, r.end, r.mode, r.readable, r.limit});
+    }
+    plan_.ranges = std::move(out);
+  }
+}
+
+Trouble Describer::run(const format::Exclusions& exclusions, const Leftover& leftover) {
+  for (const os::MapEntry& m : maps_) {
+    if (m.shared && m.name == std::string("/memfd:") + kChannelMemfdName) continue;
+    if (m.start >= leftover.start && m.end <= leftover.start + leftover.bytes) continue;
+    Trouble bad = add(m);
+    if (bad.bad()) return bad;
+  }
+  cut(exclusions);
+  if (plan_.ranges.size() > format::kChannelRangesCap) {
+    return trouble(Errc::kUnsupported, 0, "the program has too many mappings");
+  }
+  return {};
+}
+
+}  // namespace
+
+Trouble describe_memory(const World& world, const std::vector<os::MapEntry>& maps,
+                        const format::Exclusions& exclusions, const Leftover& leftover,
+                        store::Model& model, MemoryPlan* ret_plan) {
+  return Describer(world, maps, model, *ret_plan).run(exclusions, leftover);
+}
+
+void add_vm_flags(const std::vector<os::MapEntry>& smaps, store::Model& model) {
+  struct Row {
+    const char* name;
+    uint32_t flag;
+  };
+  static constexpr Row kRows[] = {
+      {" dc ", format::kSegmentDontFork}, {" wf ", format::kSegmentWipeOnFork},
+      {" dd ", format::kSegmentDontDump}, {" hg ", format::kSegmentHuge},
+      {" nh ", format::kSegmentNoHuge},   {" lo ", format::kSegmentLocked},
+      {" nr ", format::kSegmentNoReserve}, {" sr ", format::kSegmentSequential},
+      {" rr ", format::kSegmentRandom},   {" mg ", format::kSegmentMergeable}};
+  size_t i = 0;
+  for (format::SegmentRecord& s : model.segments) {
+    while (i < smaps.size() && smaps[i].start < s.start) i++;
+    if (i == smaps.size()) return;
+    // The program runs again: only what is still the same mapping counts.
+    if (smaps[i].start != s.start || smaps[i].end != s.end) continue;
+    for (const Row& r : kRows) {
+      if (smaps[i].vm_flags.find(r.name) != std::string::npos) s.flags |= r.flag;
+    }
+    if (smaps[i].vm_flags.find(" gd ") != std::string::npos && s.kind == format::kSegmentAnon) {
+      s.kind = format::kSegmentStack;
+    }
+  }
+}
+
+}  // namespace cr::agent

@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: MIT
+// describe_memory.h - the memory map of the stopped program as segments and as work for the
+// control thread.
+// Invariant: every mapping becomes a segment, is one of our own, or the checkpoint is refused with
+// the mapping named.
+// Context: N (agent).
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "agent/world.h"
+#include "format/channel.h"
+#include "os/proc.h"
+#include "store/model.h"
+
+namespace cr::agent {
+
+// Clean pages of mapped files up to this size are kept in the image; of larger ones that are no
+// program text only the name, size and time of last change.
+inline constexpr uint64_t kEmbedFileBytes = 16ull << 20;
+inline constexpr char kChannelMemfdName[] = "cr-channel";
+
+struct MemoryPlan {
+  std::vector<format::Range> ranges;
+  uint64_t bytes_at_most = 0;  // that capture may produce
+  uint64_t vdso_start = 0, vdso_bytes = 0, vvar_start = 0, vvar_bytes = 0;
+};
+
+struct Leftover {  // of a restore: the restorer's own region
+  uint64_t start = 0, bytes = 0;
+};
+
+Trouble describe_memory(const World& world, const std::vector<os::MapEntry>& maps,
+                        const format::Exclusions& exclusions, const Leftover& leftover,
+                        store::Model& model, MemoryPlan* ret_plan);
+
+// Adds what only smaps tells (madvise state); may run after the program went on.
+void add_vm_flags(const std::vector<os::MapEntry>& smaps, store::Model& model);
+
+}  // namespace cr::agent

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: MIT
+// frame.h - a thread's registers as the signal frame from which rt_sigreturn restores them.
+// Invariant: the frame is position independent; the restorer fills in its pointer to the FPU state.
+// Context: N (agent).
+#pragma once
+
+#include <stdint.h>
+#include <sys/user.h>
+
+#include <string>
+#include <vector>
+
+#include "base/base.h"
+#include "format/channel.h"
+#include "format/image.h"
+
+namespace cr::agent {
+
+// xstate: what PTRACE_GETREGSET(NT_X86_XSTATE) gave.
+Result<std::vector<uint8_t>> make_frame(const user_regs_struct& regs,
+                                        const std::vector<uint8_t>& xstate, uint64_t sigmask,
+                                        const format::ThreadReport& report);
+
+// Registers of a frame, for people.
+struct FrameRegisters {
+  uint64_t r8, r9, r10, r11, r12, r13, r14, r15, rdi, rsi, rbp, rbx, rdx, rax, rcx, rsp, rip, eflags;
+};
+FrameRegisters frame_registers(const uint8_t* frame);
+uint64_t frame_sigmask(const uint8_t* frame);
+
+// This machine's capabilities, and the names of those the image needs and this machine lacks.
+format::CpuRecord this_cpu();
+std::string missing_cpu_features(const format::CpuRecord& image, const format::CpuRecord& here);
+
+}  // namespace cr::agent

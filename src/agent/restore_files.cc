@@ -1,0 +1,277 @@
+// SPDX-License-Identifier: MIT
+// restore_files.cc - see restore_files.h. Invariant: as there. Context: N (agent).
+#include "agent/restore_files.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <map>
+
+namespace cr::agent {
+namespace {
+
+std::string errno_text() { return strerror(errno); }
+
+class FileOpener {
+ public:
+  FileOpener(const format::ImageView& image, const std::string& image_dir, RestorePlan& plan)
+      : image_(image), image_dir_(image_dir), plan_(plan) {}
+  Trouble run(std::vector<format::PlanFd>* ret_fds);
+
+ private:
+  Trouble open_one(const format::FileRecord& f, os::Fd* ret, PendingFile* pending);
+  Trouble open_regular(const format::FileRecord& f, os::Fd* ret, PendingFile* pending);
+  Trouble open_deleted(const format::FileRecord& f, os::Fd* ret);
+  Trouble open_pipe(const format::FileRecord& f, os::Fd* ret);
+  Trouble open_path(const format::FileRecord& f, uint32_t extra, os::Fd* ret);
+  bool rename_back(const format::FileRecord& f, const std::string& path);
+  std::string describe(const format::FileRecord& f) const;
+
+  struct Pipe {
+    os::Fd read_end, write_end;
+    bool filled = false;
+  };
+  const format::ImageView& image_;
+  const std::string& image_dir_;
+  RestorePlan& plan_;
+  std::map<uint32_t, Pipe> pipes_;
+  std::map<uint64_t, os::Fd> unnamed_;  // by inode number
+};
+
+std::string FileOpener::describe(const format::FileRecord& f) const {
+  for (const format::FdRecord& r : image_.fds) {
+    if (&image_.files[r.file] == &f) {
+      return "fd " + std::to_string(r.fd) + " (" + image_.string(f.path) + ")";
+    }
+  }
+  return image_.string(f.path);
+}
+
+uint32_t reopen_flags(const format::FileRecord& f) {
+  return f.open_flags & ~static_cast<uint32_t>(O_CREAT | O_EXCL | O_TRUNC | O_NOCTTY | O_CLOEXEC);
+}
+
+Trouble FileOpener::open_path(const format::FileRecord& f, uint32_t extra, os::Fd* ret) {
+  const int fd = open(image_.string(f.path),
+                      static_cast<int>(reopen_flags(f) | extra) | O_CLOEXEC | O_NOCTTY);
+  if (fd < 0) return trouble(Errc::kSystem, errno, describe(f) + " cannot be opened: " + errno_text());
+  *ret = os::Fd(fd);
+  return {};
+}
+
+// The file was renamed after the checkpoint: it is found by its inode in the same directory.
+bool FileOpener::rename_back(const format::FileRecord& f, const std::string& path) {
+  const size_t slash = path.find_last_of('/');
+  const std::string dir = slash == 0 ? "/" : path.substr(0, slash);
+  DIR* d = opendir(dir.c_str());
+  if (d == nullptr) return false;
+  std::string found;
+  while (const dirent* e = readdir(d)) {
+    if (e->d_ino == f.ino) found = dir + "/" + e->d_name;
+  }
+  closedir(d);
+  struct stat st;
+  if (found.empty() || lstat(found.c_str(), &st) != 0 || !S_ISREG(st.st_mode)) return false;
+  if (link(found.c_str(), path.c_str()) != 0) return false;  // never over an existing file
+  unlink(found.c_str());
+  plan_.warnings.push_back("renamed " + found + " back to " + path);
+  return true;
+}
+
+Trouble FileOpener::open_regular(const format::FileRecord& f, os::Fd* ret, PendingFile* pending) {
+  const std::string path = image_.string(f.path);
+  struct stat st;
+  if (lstat(path.c_str(), &st) != 0 && errno == ENOENT && !rename_back(f, path)) {
+    return trouble(Errc::kNotFound, ENOENT,
+                   describe(f) + " was removed since the checkpoint; put it back, then try again");
+  }
+  Trouble bad = open_path(f, 0, ret);
+  if (bad.bad()) return bad;
+  if (fstat(ret->get(), &st) != 0 || !S_ISREG(st.st_mode)) {
+    return trouble(Errc::kUnsupported, 0, describe(f) + " is no regular file any more");
+  }
+  const auto bytes = static_cast<uint64_t>(st.st_size);
+  const bool writable = (f.open_flags & O_ACCMODE) != O_RDONLY;
+  if (bytes < f.file_bytes) {
+    return trouble(Errc::kUnsupported, 0,
+                   describe(f) + " is shorter (" + std::to_string(bytes) + " bytes) than at the checkpoint (" +
+                       std::to_string(f.file_bytes) + "); its content cannot be put back");
+  }
+  if (writable && bytes > f.file_bytes) {
+    pending->truncate = true;
+    pending->bytes = f.file_bytes;
+  }
+  if (lseek(ret->get(), static_cast<off_t>(f.position), SEEK_SET) < 0) {
+    return trouble(Errc::kSystem, errno, describe(f) + ": lseek: " + errno_text());
+  }
+  return {};
+}
+
+Trouble FileOpener::open_deleted(const format::FileRecord& f, os::Fd* ret) {
+  auto it = unnamed_.find(f.ino);
+  if (it == unnamed_.end()) {
+    const std::string path = image_.string(f.path);
+    const std::string dir = path.substr(0, path.find_last_of('/'));
+    os::Fd fresh(open(dir.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, f.mode & 07777));
+    if (!fresh) fresh = os::Fd(open(image_dir_.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
+    if (!fresh) fresh = os::Fd(memfd_create("cr-unnamed", MFD_CLOEXEC));
+    const auto content = image_.blob(f.content);
+    size_t done = 0;
+    while (fresh && done < content.size()) {
+      const ssize_t n = pwrite(fresh.get(), content.data() + done, content.size() - done,
+                               static_cast<off_t>(done));
+      if (n < 0 && errno == EINTR) continue;
+      if (n <= 0) break;
+      done += static_cast<size_t>(n);
+    }
+    if (!fresh || done != content.size()) {
+      return trouble(Errc::kSystem, errno, describe(f) + ": the unnamed file cannot be made: " + errno_text());
+    }
+    it = unnamed_.emplace(f.ino, std::move(fresh)).first;
+  }
+  const std::string again = "/proc/self/fd/" + std::to_string(it->second.get());
+  const uint32_t flags = reopen_flags(f) & ~static_cast<uint32_t>(O_TMPFILE & ~O_DIRECTORY) &
+                         ~static_cast<uint32_t>(O_DIRECTORY | O_NOFOLLOW);
+  os::Fd fd(open(again.c_str(), static_cast<int>(flags) | O_CLOEXEC));
+  if (!fd || lseek(fd.get(), static_cast<off_t>(f.position), SEEK_SET) < 0) {
+    return trouble(Errc::kSystem, errno, describe(f) + ": " + errno_text());
+  }
+  *ret = std::move(fd);
+  return {};
+}
+
+Trouble FileOpener::open_pipe(const format::FileRecord& f, os::Fd* ret) {
+  const bool reading = (f.open_flags & O_ACCMODE) == O_RDONLY;
+  auto it = pipes_.find(f.pair);
+  if (it == pipes_.end()) {
+    int ends[2];
+    if (pipe2(ends, O_CLOEXEC | static_cast<int>(f.open_flags & O_DIRECT)) != 0) {
+      return trouble(Errc::kSystem, errno, "making a pipe: " + errno_text());
+    }
+    Pipe p;
+    p.read_end = os::Fd(ends[0]);
+    p.write_end = os::Fd(ends[1]);
+    if (f.pipe_bytes > 0 && fcntl(ends[1], F_SETPIPE_SZ, static_cast<int>(f.pipe_bytes)) < 0) {
+      plan_.warnings.push_back(describe(f) + ": the pipe's size could not be set: " + errno_text());
+    }
+    it = pipes_.emplace(f.pair, std::move(p)).first;
+  }
+  Pipe& p = it->second;
+  const auto content = image_.blob(f.content);
+  if (!content.empty() && !p.filled) {
+    p.filled = true;
+    const int old = fcntl(p.write_end.get(), F_GETFL);
+    fcntl(p.write_end.get(), F_SETFL, old | O_NONBLOCK);
+    const ssize_t n = write(p.write_end.get(), content.data(), content.size());
+    fcntl(p.write_end.get(), F_SETFL, old);
+    if (n != static_cast<ssize_t>(content.size())) {
+      return trouble(Errc::kSystem, errno, describe(f) + ": the pipe's content does not fit");
+    }
+  }
+  // A description of its own for each, as it was.
+  const int end = reading ? p.read_end.get() : p.write_end.get();
+  const std::string again = "/proc/self/fd/" + std::to_string(end);
+  os::Fd fd(open(again.c_str(), static_cast<int>(reopen_flags(f)) | O_CLOEXEC));
+  if (!fd) return trouble(Errc::kSystem, errno, describe(f) + ": " + errno_text());
+  *ret = std::move(fd);
+  return {};
+}
+
+Trouble FileOpener::open_one(const format::FileRecord& f, os::Fd* ret, PendingFile* pending) {
+  switch (f.kind) {
+    case format::kFileRegular:
+      return open_regular(f, ret, pending);
+    case format::kFileDeleted:
+      return open_deleted(f, ret);
+    case format::kFilePipe:
+      return open_pipe(f, ret);
+    case format::kFileDirectory: {
+      Trouble bad = open_path(f, O_DIRECTORY, ret);
+      if (!bad.bad()) lseek(ret->get(), static_cast<off_t>(f.position), SEEK_SET);
+      return bad;
+    }
+    case format::kFileDevice:
+    case format::kFileOpath:
+      return open_path(f, 0, ret);
+    case format::kFileProc: {
+      const std::string path = image_.string(f.path);
+      static const std::string kSelf = "/proc/self/";
+      if (!path.starts_with(kSelf)) return open_path(f, 0, ret);
+      pending->proc_path = path.substr(kSelf.size());
+      pending->proc_flags = reopen_flags(f);
+      pending->position = f.position;
+      return {};
+    }
+    case format::kFileTerminal:
+      if (f.std_fd < 0) {
+        *ret = os::Fd(open("/dev/tty", static_cast<int>(reopen_flags(f)) | O_CLOEXEC | O_NOCTTY));
+        if (!*ret) {
+          return trouble(Errc::kSystem, errno, describe(f) + ": there is no controlling terminal");
+        }
+        return {};
+      }
+      [[fallthrough]];
+    case format::kFileStdPipe: {
+      const int own = fcntl(f.std_fd, F_DUPFD_CLOEXEC, 0);
+      if (own < 0) {
+        return trouble(Errc::kSystem, errno,
+                       describe(f) + " led outside; descriptor " + std::to_string(f.std_fd) +
+                           " of crrestore, which takes its place, is closed");
+      }
+      *ret = os::Fd(own);
+      return {};
+    }
+    default:
+      return trouble(Errc::kUnsupported, 0, describe(f) + ": unknown kind of file");
+  }
+}
+
+Trouble FileOpener::run(std::vector<format::PlanFd>* ret_fds) {
+  std::vector<uint32_t> index(image_.files.size());
+  for (size_t i = 0; i < image_.files.size(); i++) {
+    os::Fd fd;
+    PendingFile pending;
+    Trouble bad = open_one(image_.files[i], &fd, &pending);
+    if (bad.bad()) return bad;
+    index[i] = static_cast<uint32_t>(plan_.fds.size());
+    if (pending.truncate || !pending.proc_path.empty()) {
+      pending.fd = static_cast<int>(plan_.fds.size());
+      plan_.pending.push_back(pending);
+    }
+    plan_.fds.push_back(std::move(fd));
+  }
+  for (const format::FdRecord& r : image_.fds) {
+    ret_fds->push_back({r.fd, index[r.file], r.cloexec, 0});
+  }
+  return {};
+}
+
+}  // namespace
+
+Trouble open_files(const format::ImageView& image, const std::string& image_dir, RestorePlan& plan,
+                   std::vector<format::PlanFd>* ret_fds) {
+  return FileOpener(image, image_dir, plan).run(ret_fds);
+}
+
+Trouble finish_files(RestorePlan& plan, pid_t pid) {
+  for (const PendingFile& p : plan.pending) {
+    os::Fd& fd = plan.fds[static_cast<size_t>(p.fd)];
+    if (!p.proc_path.empty()) {
+      const std::string path = "/proc/" + std::to_string(pid) + "/" + p.proc_path;
+      fd = os::Fd(open(path.c_str(), static_cast<int>(p.proc_flags) | O_CLOEXEC));
+      if (!fd) return trouble(Errc::kSystem, errno, path + " cannot be opened: " + errno_text());
+      lseek(fd.get(), static_cast<off_t>(p.position), SEEK_SET);
+    }
+    if (p.truncate && ftruncate(fd.get(), static_cast<off_t>(p.bytes)) != 0) {
+      return trouble(Errc::kSystem, errno, "cutting a file back to its size at the checkpoint: " + errno_text());
+    }
+  }
+  return {};
+}
+
+}  // namespace cr::agent

@@ -1,0 +1,300 @@
+// SPDX-License-Identifier: MIT
+// session.cc - making and ending a session: directory, lock, socket, shared memory, attaching.
+// Invariant: see session.h. Context: N (agent). Taking a checkpoint is in checkpoint.cc.
+#include "agent/session.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/futex.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "os/fault.h"
+#include "os/proc.h"
+#include "rawsys/rawsys.h"
+
+namespace cr::agent {
+namespace {
+
+Result<void> make_directory(const std::string& dir) {
+  if (mkdir(dir.c_str(), 0700) != 0 && errno != EEXIST) {
+    return Error{Errc::kSystem, errno, "making the image directory"};
+  }
+  struct stat st;
+  if (stat(dir.c_str(), &st) != 0) return Error{Errc::kSystem, errno, "the image directory"};
+  if (!S_ISDIR(st.st_mode)) return Error{Errc::kSystem, ENOTDIR, "the image directory"};
+  if (st.st_uid != geteuid() && geteuid() != 0) {
+    return Error{Errc::kPermission, EPERM, "the image directory belongs to another user"};
+  }
+  if (access(dir.c_str(), W_OK | X_OK) != 0) {
+    return Error{Errc::kSystem, errno, "writing to the image directory"};
+  }
+  return {};
+}
+
+// The path of a socket is short; a directory's may not be.
+void socket_address(int dir_fd, sockaddr_un* ret) {
+  *ret = {};
+  ret->sun_family = AF_UNIX;
+  snprintf(ret->sun_path, sizeof(ret->sun_path), "/proc/self/fd/%d/%s", dir_fd,
+           format::kAgentSocketName);
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Session>> Session::create(const SessionOptions& options, bool fresh,
+                                                 std::string* ret_text) {
+  CR_TRYV(make_directory(options.dir));
+  std::unique_ptr<Session> s(new Session(options));
+  CR_TRYV(s->lock_and_listen(ret_text));
+  if (fresh) CR_TRYV(s->move_aside(ret_text));
+  CR_TRYV(s->make_channel());
+  if (getrandom(s->session_id_, sizeof(s->session_id_), 0) < 0) memset(s->session_id_, 1, 16);
+  s->publish("");
+  return s;
+}
+
+Session::~Session() {
+  if (lock_) unlink((options_.dir + "/" + format::kAgentSocketName).c_str());
+}
+
+Result<void> Session::lock_and_listen(std::string* ret_text) {
+  const std::string path = options_.dir + "/lock";
+  CR_TRY(lock_, os::open_file(path, O_RDWR | O_CREAT, 0600));
+  if (flock(lock_.get(), LOCK_EX | LOCK_NB) != 0) {
+    lock_.reset();
+    *ret_text = "another session is running in this image directory; end it or choose another -d";
+    return Error{Errc::kBusy, EBUSY, "the image directory is in use"};
+  }
+  const std::string sock = options_.dir + "/" + format::kAgentSocketName;
+  unlink(sock.c_str());
+  listen_ = os::Fd(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  CR_TRY(os::Fd dir, os::open_file(options_.dir, O_PATH | O_DIRECTORY));
+  sockaddr_un a;
+  socket_address(dir.get(), &a);
+  const mode_t old = umask(0177);  // 0600
+  const bool bound = listen_ && bind(listen_.get(), reinterpret_cast<sockaddr*>(&a), sizeof(a)) == 0;
+  const int e = errno;
+  umask(old);
+  if (!bound || listen(listen_.get(), 64) != 0) {
+    return Error{Errc::kSystem, bound ? errno : e, "making the session's socket"};
+  }
+  return {};
+}
+
+// A new program begins here, but the directory holds the state of one that did not come to its end:
+// nothing that was saved is ever lost.
+Result<void> Session::move_aside(std::string* ret_text) {
+  const bool finished = access((options_.dir + "/finished").c_str(), F_OK) == 0;
+  bool any_whole = false;
+  for (int i = 0; i < 2; i++) {
+    store::BufferState b = store::load_buffer(options_.dir, i);
+    any_whole = any_whole || (b.exists && b.error.code != Errc::kNotWhole);
+  }
+  unlink((options_.dir + "/finished").c_str());
+  if (!any_whole || finished) return {};
+  std::string aside;
+  for (int n = 1; n < 10000; n++) {
+    aside = options_.dir + "/interrupted." + std::to_string(n);
+    if (mkdir(aside.c_str(), 0700) == 0) break;
+    if (errno != EEXIST) return Error{Errc::kSystem, errno, "keeping the earlier images"};
+  }
+  for (int i = 0; i < 2; i++) {
+    const std::string from = store::buffer_path(options_.dir, i);
+    if (rename(from.c_str(), store::buffer_path(aside, i).c_str()) != 0 && errno != ENOENT) {
+      return Error{Errc::kSystem, errno, "keeping the earlier images"};
+    }
+  }
+  *ret_text = "kept the images of an earlier run that did not finish: crrestore " + aside;
+  return {};
+}
+
+Result<void> Session::make_channel() {
+  CR_TRY(channel_fd_, os::make_memfd(kChannelMemfdName));
+  CR_TRY(staging_fd_, os::make_memfd("cr-staging"));
+  if (ftruncate(channel_fd_.get(), static_cast<off_t>(format::kChannelBytes)) != 0) {
+    return Error{Errc::kSystem, errno, "making shared memory"};
+  }
+  CR_TRY(channel_map_, os::Mapping::map(channel_fd_.get(), format::kChannelBytes,
+                                        PROT_READ | PROT_WRITE, MAP_SHARED));
+  channel()->version = format::kChannelVersion;
+  channel()->ranges_off = format::kChannelRangesOff;
+  channel()->runs_off = format::kChannelRunsOff;
+  channel()->runs_cap = format::kChannelRunsCap;
+  return {};
+}
+
+void Session::set_interval(double seconds) {
+  options_.interval_seconds = seconds;
+  publish("");
+}
+
+void Session::set_program(pid_t pid) {
+  pid_ = pid;
+  pidfd_ = os::Fd(static_cast<int>(syscall(__NR_pidfd_open, pid, 0)));
+  died_ = false;
+  os::set_fault_victim(pid);
+}
+
+void Session::program_ended() {
+  detach();
+  pidfd_.reset();
+  pid_ = 0;
+  os::set_fault_victim(0);
+}
+
+void Session::detach() {
+  control_.reset();
+  mem_.reset();
+  control_tid_ = 0;
+}
+
+bool Session::attach(os::Fd connection, const format::Hello& hello, std::string* ret_text) {
+  if (hello.version != format::kChannelVersion) {
+    *ret_text = "the program's library is of another version than the agent";
+    return false;
+  }
+  // The control thread's id as we see it: namespaces may differ.
+  auto tasks = os::list_tasks(pid_);
+  if (!tasks) {
+    *ret_text = "the program has ended";
+    return false;
+  }
+  control_tid_ = 0;
+  for (const pid_t tid : *tasks) {
+    auto status = os::read_file("/proc/" + std::to_string(pid_) + "/task/" + std::to_string(tid) + "/status");
+    if (!status) continue;
+    const std::string ids = os::status_field(*status, "NSpid");
+    const size_t at = ids.find_last_of(" \t");
+    const std::string inner = at == std::string::npos ? ids : ids.substr(at + 1);
+    const bool match = inner.empty() ? tid == hello.tid : inner == std::to_string(hello.tid);
+    if (match) control_tid_ = tid;
+  }
+  if (control_tid_ == 0) {
+    *ret_text = "no such thread in the program";
+    return false;
+  }
+  const std::string mem = "/proc/" + std::to_string(pid_) + "/mem";
+  auto opened = os::open_file(mem, O_RDWR);
+  if (!opened) {
+    *ret_text = "the program's memory may not be opened: " + std::string(strerror(opened.error().sys_errno)) +
+                " (see /proc/sys/kernel/yama/ptrace_scope, or the program is not dumpable)";
+    return false;
+  }
+  mem_ = std::move(*opened);
+  hello_ = hello;
+  // Commands count on from where they are, so that a new control thread does not see an old one.
+  channel()->done_seq = channel()->command_seq;
+  format::Report welcome{};
+  welcome.kind = format::kMessageWelcome;
+  welcome.epoch = epoch_;
+  iovec iov{&welcome, sizeof(welcome)};
+  alignas(cmsghdr) char buf[CMSG_SPACE(2 * sizeof(int))] = {};
+  msghdr m{};
+  m.msg_iov = &iov;
+  m.msg_iovlen = 1;
+  m.msg_control = buf;
+  m.msg_controllen = sizeof(buf);
+  cmsghdr* c = CMSG_FIRSTHDR(&m);
+  c->cmsg_level = SOL_SOCKET;
+  c->cmsg_type = SCM_RIGHTS;
+  c->cmsg_len = CMSG_LEN(2 * sizeof(int));
+  const int fds[2] = {channel_fd_.get(), staging_fd_.get()};
+  memcpy(CMSG_DATA(c), fds, sizeof(fds));
+  if (sendmsg(connection.get(), &m, MSG_NOSIGNAL) < 0) {
+    *ret_text = "the control thread went away";
+    mem_.reset();
+    return false;
+  }
+  control_ = std::move(connection);
+  return true;
+}
+
+void Session::adopt(const format::SuperBlock& super, int buffer_index) {
+  epoch_ = super.epoch + 1;
+  sequence_ = super.sequence;
+  newest_ = buffer_index;
+  memcpy(session_id_, super.session_id, sizeof(session_id_));
+  realtime_ns_ = super.realtime_ns;
+  pause_ns_ = super.pause_ns;
+  publish("");
+}
+
+// What crstatus() reads, under a sequence lock.
+void Session::publish(const std::string& error) {
+  format::ChannelHeader* c = channel();
+  __atomic_add_fetch(&c->status_lock, 1, __ATOMIC_ACQ_REL);
+  c->epoch = epoch_;
+  c->sequence = sequence_;
+  c->attempts = attempts_;
+  c->failures = failures_;
+  c->image_bytes = image_bytes_;
+  c->pause_ns = pause_ns_;
+  c->commit_ns = commit_ns_;
+  c->realtime_ns = realtime_ns_;
+  c->interval_seconds = options_.interval_seconds;
+  rawsys::str_copy(c->image_dir, options_.dir.c_str(), sizeof(c->image_dir));
+  rawsys::str_copy(c->last_error, error.c_str(), sizeof(c->last_error));
+  __atomic_add_fetch(&c->status_lock, 1, __ATOMIC_ACQ_REL);
+}
+
+Trouble Session::command(format::CommandKind kind, uint64_t timeout_ns) {
+  format::ChannelHeader* c = channel();
+  c->command = kind;
+  const uint32_t seq = __atomic_add_fetch(&c->command_seq, 1, __ATOMIC_ACQ_REL);
+  __atomic_add_fetch(&c->doorbell, 1, __ATOMIC_ACQ_REL);
+  rawsys::sys_futex(&c->doorbell, FUTEX_WAKE, 0x7fffffff);
+  const uint64_t deadline = rawsys::clock_ns(CLOCK_MONOTONIC) + timeout_ns;
+  for (;;) {
+    const uint32_t done = __atomic_load_n(&c->done_seq, __ATOMIC_ACQUIRE);
+    if (done == seq) break;
+    if (rawsys::clock_ns(CLOCK_MONOTONIC) > deadline) {
+      return trouble(Errc::kTimeout, ETIMEDOUT, "the control thread does not answer");
+    }
+    char c1;
+    if (recv(control_.get(), &c1, 1, MSG_PEEK | MSG_DONTWAIT) == 0) {
+      return trouble(Errc::kAgentGone, EPIPE, "the program ended");
+    }
+    timespec slice{0, 20000000};
+    rawsys::sys_futex(&c->done_seq, FUTEX_WAIT, done, &slice);
+  }
+  if (c->result_errno != 0) {
+    return trouble(Errc::kSystem, c->result_errno, std::string("the control thread: ") + strerror(c->result_errno));
+  }
+  return {};
+}
+
+void Session::answer(uint64_t id, const Trouble& result) {
+  if (!attached()) return;
+  format::ChannelHeader* c = channel();
+  c->answered_id = id;
+  c->answer_code = static_cast<int32_t>(result.error.code);
+  c->answer_errno = result.error.sys_errno;
+  rawsys::str_copy(c->answer_text, result.text.c_str(), sizeof(c->answer_text));
+  (void)command(format::kCommandReply, 1000000000);
+  os::fault_point(os::FaultPoint::kAnswered);
+}
+
+bool Session::offer_exec(const std::string& path, const std::string& argv, const std::string& env) {
+  format::ChannelHeader* c = channel();
+  c->exec_strings_off = format::kChannelRunsOff;  // no capture is going on
+  if (argv.size() + env.size() > format::kChannelBytes - format::kChannelRunsOff) return false;
+  rawsys::str_copy(c->exec_path, path.c_str(), sizeof(c->exec_path));
+  c->exec_argv_bytes = static_cast<uint32_t>(argv.size());
+  c->exec_env_bytes = static_cast<uint32_t>(env.size());
+  memcpy(channel_map_.data() + c->exec_strings_off, argv.data(), argv.size());
+  memcpy(channel_map_.data() + c->exec_strings_off + argv.size(), env.data(), env.size());
+  return true;
+}
+
+}  // namespace cr::agent

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: MIT
+// session.h - one session as its agent sees it: image directory, socket, shared memory, the program.
+// Invariant: at most one live agent per image directory (a lock); buffers and counters agree with
+// what is on disk.
+// Context: N (agent).
+#pragma once
+
+#include <sys/types.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "agent/describe_memory.h"
+#include "agent/world.h"
+#include "format/channel.h"
+#include "os/fd.h"
+#include "store/buffer.h"
+
+namespace cr::agent {
+
+struct SessionOptions {
+  std::string dir;  // absolute
+  double interval_seconds = 10;  // 0: none
+  uint64_t staging_bytes = 0;    // 0: half of the available memory at most
+  bool durable = true;
+};
+
+class Session {
+ public:
+  // Makes the directory if needed, locks it, listens. `fresh`: a new program starts, so whole images
+  // of an interrupted earlier run are moved aside (ret_notice says where); otherwise they are kept.
+  static Result<std::unique_ptr<Session>> create(const SessionOptions& options, bool fresh,
+                                                 std::string* ret_text);
+  ~Session();
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
+
+  const SessionOptions& options() const { return options_; }
+  void set_interval(double seconds);
+  int listen_fd() const { return listen_.get(); }
+  int control_fd() const { return control_.get(); }
+  bool attached() const { return static_cast<bool>(control_); }
+  pid_t pid() const { return pid_; }
+
+  // The program, in this process's pid namespace.
+  void set_program(pid_t pid);
+  void program_ended();
+  // A control thread said hello on `connection`. false: not our program.
+  bool attach(os::Fd connection, const format::Hello& hello, std::string* ret_text);
+  void detach();
+
+  // Take a checkpoint. ret_report is filled in any case. then: 0 continue, 1 stop, 2 kill.
+  Trouble checkpoint(uint32_t then, format::Report* ret_report);
+  // Answer API request `id`.
+  void answer(uint64_t id, const Trouble& result);
+  // What restore() has to exec.
+  bool offer_exec(const std::string& path, const std::string& argv, const std::string& env);
+
+  // After a restore: counters go on from the image.
+  void adopt(const format::SuperBlock& super, int buffer_index);
+  void set_leftover(Leftover l) { leftover_ = l; }
+  uint64_t epoch() const { return epoch_; }
+  void set_epoch(uint64_t e) { epoch_ = e; }
+  uint64_t sequence() const { return sequence_; }
+  int newest_buffer() const { return newest_; }
+  // The wait status if the program ended while a checkpoint held it.
+  bool died(int* ret_status) const {
+    if (died_) *ret_status = died_status_;
+    return died_;
+  }
+  bool frozen() const { return frozen_; }
+  void set_frozen(bool f) { frozen_ = f; }
+
+ private:
+  explicit Session(SessionOptions o) : options_(std::move(o)) {}
+  Result<void> lock_and_listen(std::string* ret_text);
+  Result<void> make_channel();
+  Result<void> move_aside(std::string* ret_text);
+  Trouble capture(World& world, store::Model& model,
+                  format::SuperBlock* super, std::vector<format::Run>* last_runs);
+  Trouble prepare_staging(uint64_t* ret_pages);
+  Trouble command(format::CommandKind kind, uint64_t timeout_ns);
+  Trouble append(store::Model& model, uint64_t run_count, std::vector<format::Run>* keep);
+  Trouble open_writer(const format::SuperBlock& super);
+  Trouble check_process(const World& world) const;
+  Trouble describe_process(World& world, const MemoryPlan& plan, store::Model& model);
+  void publish(const std::string& error);
+  format::ChannelHeader* channel() const {
+    return reinterpret_cast<format::ChannelHeader*>(channel_map_.data());
+  }
+
+  SessionOptions options_;
+  os::Fd lock_, listen_, control_, channel_fd_, staging_fd_, pidfd_, mem_;
+  os::Mapping channel_map_, staging_map_;
+  pid_t pid_ = 0, control_tid_ = 0;
+  format::Hello hello_{};
+  Leftover leftover_;
+  uint64_t epoch_ = 1, sequence_ = 0, attempts_ = 0, failures_ = 0;
+  uint64_t image_bytes_ = 0, pause_ns_ = 0, commit_ns_ = 0, realtime_ns_ = 0;
+  int newest_ = -1;  // buffer of the newest whole checkpoint, -1 none
+  uint8_t session_id_[16] = {};
+  std::unique_ptr<store::BufferWriter> writer_;
+  bool died_ = false, frozen_ = false;
+  int died_status_ = 0;
+};
+
+}  // namespace cr::agent

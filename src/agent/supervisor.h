@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: MIT
+// supervisor.h - the agent's loop: timer, requests, signals, the program's end, restarts.
+// Invariant: single-threaded; ptrace is only used from here.
+// Context: N (agent).
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "agent/launch.h"
+#include "agent/session.h"
+
+namespace cr::agent {
+
+struct SupervisorOptions {
+  std::string tool;  // name in messages
+  StartOptions start;
+  Ids ids = Ids::kAuto;
+  bool restart_on_failure = false;
+  bool own_child = true;     // false: the program is somebody else's child (cragent)
+  bool forward_signals = true;
+};
+
+class Supervisor {
+ public:
+  Supervisor(Session& session, SupervisorOptions options);
+  ~Supervisor();
+
+  // Serve until the program has ended. Returns its wait status.
+  int run(Launched launched);
+
+  // Restore the newest whole checkpoint (or `sequence` if not 0) and start it. On success call run().
+  Trouble restore(uint64_t sequence, Launched* ret);
+
+  // Did a signal end the program that was not asked for through us?
+  bool wants_restart() const;
+
+  // Says something once.
+  void say(const std::string& text);
+
+ private:
+  struct Client {
+    os::Fd fd;
+    bool is_control = false;
+  };
+  struct Waiting {  // crckpt that asked
+    int fd;
+  };
+  void accept_clients();
+  void serve_client(size_t i);
+  void serve_control();
+  void on_hello(size_t i, const format::Hello& hello);
+  void on_take(size_t i);
+  void on_ask(int fd, const format::Request& q);
+  void on_rollback(uint64_t id);
+  Trouble take(uint32_t then, format::Report* ret);
+  void on_signals();
+  void on_timer();
+  bool reap();
+  void stop_like_program();
+  Trouble prepare(uint64_t sequence);
+  bool peer_is_program(int fd) const;
+  void after_end(int status);
+
+  Session& session_;
+  SupervisorOptions options_;
+  Launched launched_;
+  os::Fd signals_;
+  std::vector<Client> clients_;
+  std::unique_ptr<RestorePlan> plan_;               // waiting to be taken
+  std::unique_ptr<store::LoadedImage> plan_image_;  // what it is made from
+  int taking_ = -1;  // index of the client that restores
+  bool ended_ = false, killed_by_us_ = false, warned_unattached_ = false;
+  int status_ = 0;
+  uint64_t next_ns_ = 0, started_ns_ = 0;
+  std::string last_said_;
+};
+
+// 128+N or the exit status.
+int exit_status_of(int wait_status);
+
+// Chooses the image to restore; words on failure. `sequence` 0: the newest whole one.
+Trouble choose_image(const std::string& dir, uint64_t sequence,
+                     std::unique_ptr<store::LoadedImage>* ret_image);
+
+}  // namespace cr::agent

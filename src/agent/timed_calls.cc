@@ -1,0 +1,287 @@
+// SPDX-License-Identifier: MIT
+// timed_calls.cc - see timed_calls.h.
+// Invariant: as there. The kernel restarts most calls by itself after a stop by ptrace, with the
+// time left (ERESTART_RESTARTBLOCK); epoll_wait, sigtimedwait, semtimedop and socket calls with a
+// timeout return EINTR even then (man 7 signal), and a restored process has no restart block.
+// Context: N (agent).
+#include "agent/timed_calls.h"
+
+#include <asm/unistd.h>
+#include <errno.h>
+#include <linux/futex.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <string>
+
+#include "os/fd.h"
+
+namespace cr::agent {
+namespace {
+
+constexpr long kErestartsys = 512, kErestartnointr = 513, kErestartnohand = 514,
+               kErestartRestartblock = 516;
+
+// Laid out as cr_resume_entry (src/control/arch/x86_64/entry.S) reads it.
+struct ResumeFrame {
+  uint64_t mode;  // 0: make the call; 1: wait for the socket first
+  uint64_t nr;
+  uint64_t args[6];
+  uint64_t program_args[6];  // rdi rsi rdx r10 r8 r9 when done
+  uint64_t rsp, rip;
+  int64_t seconds, nanoseconds;
+  struct {
+    int fd;
+    short events, revents;
+  } poll;
+};
+static_assert(sizeof(ResumeFrame) == 152);
+
+enum class Timeout {
+  kMilliseconds,  // int argument; negative: none
+  kTimespec,      // pointer argument; null: none
+  kSocketReceive, // SO_RCVTIMEO of the descriptor
+  kSocketSend,
+  kNone,          // returns EINTR though it has no timeout
+};
+
+struct TimedCall {
+  long nr;
+  Timeout kind;
+  int argument;
+};
+
+constexpr TimedCall kTimedCalls[] = {
+    {__NR_nanosleep, Timeout::kTimespec, 0},
+    {__NR_clock_nanosleep, Timeout::kTimespec, 2},
+    {__NR_poll, Timeout::kMilliseconds, 2},
+    {__NR_futex, Timeout::kTimespec, 3},
+    {__NR_epoll_wait, Timeout::kMilliseconds, 3},
+    {__NR_epoll_pwait, Timeout::kMilliseconds, 3},
+    {441 /* epoll_pwait2 */, Timeout::kTimespec, 3},
+    {__NR_rt_sigtimedwait, Timeout::kTimespec, 2},
+    {__NR_semtimedop, Timeout::kTimespec, 3},
+    {__NR_semop, Timeout::kNone, 0},
+    {__NR_io_getevents, Timeout::kTimespec, 4},
+    {__NR_recvfrom, Timeout::kSocketReceive, 0},
+    {__NR_recvmsg, Timeout::kSocketReceive, 0},
+    {__NR_recvmmsg, Timeout::kSocketReceive, 0},
+    {__NR_read, Timeout::kSocketReceive, 0},
+    {__NR_readv, Timeout::kSocketReceive, 0},
+    {__NR_accept, Timeout::kSocketReceive, 0},
+    {__NR_accept4, Timeout::kSocketReceive, 0},
+    {__NR_sendto, Timeout::kSocketSend, 0},
+    {__NR_sendmsg, Timeout::kSocketSend, 0},
+    {__NR_write, Timeout::kSocketSend, 0},
+    {__NR_connect, Timeout::kSocketSend, 0},
+};
+
+const TimedCall* find(long nr) {
+  for (const TimedCall& c : kTimedCalls) {
+    if (c.nr == nr) return &c;
+  }
+  return nullptr;
+}
+
+uint64_t* argument(user_regs_struct& r, int i) {
+  unsigned long long* a[6] = {&r.rdi, &r.rsi, &r.rdx, &r.r10, &r.r8, &r.r9};
+  return reinterpret_cast<uint64_t*>(a[i]);
+}
+
+// Make the call again from the beginning.
+void redo(user_regs_struct& r) {
+  r.rax = r.orig_rax;
+  r.rip -= 2;  // the syscall instruction
+  r.orig_rax = ~0ull;
+}
+
+// clock_nanosleep and futex wait until a point in time with these: making the call again is exact.
+bool is_absolute(const user_regs_struct& r, long nr) {
+  if (nr == __NR_clock_nanosleep) return (r.rsi & TIMER_ABSTIME) != 0;
+  if (nr == __NR_futex) return (r.rsi & FUTEX_CMD_MASK) != FUTEX_WAIT;
+  return false;
+}
+
+// SO_RCVTIMEO or SO_SNDTIMEO of the program's descriptor; false if it is no socket or has none.
+bool socket_timeout(int pidfd, int fd, int option, int64_t* ret_ns) {
+  os::Fd copy(static_cast<int>(syscall(__NR_pidfd_getfd, pidfd, fd, 0)));
+  timeval tv{};
+  socklen_t n = sizeof(tv);
+  if (!copy || getsockopt(copy.get(), SOL_SOCKET, option, &tv, &n) != 0) return false;
+  *ret_ns = static_cast<int64_t>(tv.tv_sec) * 1000000000 + tv.tv_usec * 1000;
+  return *ret_ns > 0;
+}
+
+void set_time_left(ResumeFrame& f, int64_t total_ns, uint64_t passed_ns) {
+  const auto passed = static_cast<int64_t>(passed_ns);
+  const int64_t left = total_ns > passed ? total_ns - passed : 0;
+  f.seconds = left / 1000000000;
+  f.nanoseconds = left % 1000000000;
+}
+
+// Rewrites the timeout of the call in f. at: where f will lie. false: it has none that runs.
+bool shorten(ResumeFrame& f, uint64_t at, const TimedCall& c, const CallContext& x) {
+  const uint64_t passed = x.before.asleep_ns;
+  switch (c.kind) {
+    case Timeout::kMilliseconds: {
+      const auto ms = static_cast<int32_t>(f.args[c.argument]);
+      if (ms <= 0) return false;
+      const uint64_t gone = passed / 1000000, all = static_cast<uint64_t>(ms);
+      f.args[c.argument] = gone < all ? all - gone : 0;
+      return true;
+    }
+    case Timeout::kTimespec: {
+      int64_t ts[2];
+      if (f.args[c.argument] == 0 || !x.read(x.read_context, f.args[c.argument], ts, sizeof(ts))) {
+        return false;
+      }
+      if (ts[0] < 0 || ts[0] >= 4000000000 || ts[1] < 0 || ts[1] >= 1000000000) return false;
+      set_time_left(f, ts[0] * 1000000000 + ts[1], passed);
+      f.args[c.argument] = at + offsetof(ResumeFrame, seconds);
+      return true;
+    }
+    case Timeout::kSocketReceive:
+    case Timeout::kSocketSend: {
+      const bool receive = c.kind == Timeout::kSocketReceive;
+      int64_t total;
+      if (!socket_timeout(x.pidfd, static_cast<int>(f.args[0]),
+                          receive ? SO_RCVTIMEO : SO_SNDTIMEO, &total)) {
+        return false;
+      }
+      set_time_left(f, total, passed);
+      f.mode = 1;
+      f.poll = {static_cast<int>(f.args[0]), static_cast<short>(receive ? POLLIN : POLLOUT), 0};
+      return true;
+    }
+    case Timeout::kNone:
+      return false;
+  }
+  return false;
+}
+
+struct Plan {
+  user_regs_struct regs;
+  std::vector<Poke> pokes;
+};
+
+// Make the call again, with the time left: through a frame on the thread's own stack, below the red
+// zone, that cr_resume_entry works off; without a running timeout simply again.
+Plan again(const user_regs_struct& r, const TimedCall* c, const CallContext& x) {
+  Plan p{r, {}};
+  const bool same_call =
+      x.before.syscall_nr == static_cast<long>(r.orig_rax) && x.before.asleep_known;
+  ResumeFrame f{};
+  uint64_t at = (r.rsp - 128 - sizeof(f)) & ~15ull;
+  constexpr uint64_t kResumeCodeBytes = 256;  // more than cr_resume_entry is long
+  if (r.rip - x.resume_entry < kResumeCodeBytes) {
+    // Interrupted while working off a frame already: shorten that one, or frames would pile up.
+    at = r.rsp;
+    if (!x.read(x.read_context, at, &f, sizeof(f))) {
+      redo(p.regs);
+      return p;
+    }
+  } else {
+    f.nr = r.orig_rax;
+    f.rsp = r.rsp;
+    f.rip = r.rip;
+    for (int i = 0; i < 6; i++) f.args[i] = f.program_args[i] = *argument(p.regs, i);
+  }
+  constexpr uint64_t kNegligible = 100000;
+  if (c == nullptr || !same_call || x.resume_entry == 0 || x.before.asleep_ns < kNegligible ||
+      is_absolute(r, static_cast<long>(r.orig_rax)) || !shorten(f, at, *c, x)) {
+    redo(p.regs);
+    return p;
+  }
+  Poke poke;
+  poke.addr = at;
+  poke.bytes.resize(sizeof(f));
+  memcpy(poke.bytes.data(), &f, sizeof(f));
+  p.pokes.push_back(std::move(poke));
+  p.regs.rsp = at;
+  p.regs.rip = x.resume_entry;
+  p.regs.orig_rax = ~0ull;
+  return p;
+}
+
+// "se.exec_start : 12345.678901" in milliseconds: when the thread last ran, by the scheduler.
+bool exec_start_ns(const std::string& path, uint64_t* ret) {
+  auto text = os::read_file(path);
+  if (!text) return false;
+  const size_t at = text->find("se.exec_start");
+  if (at == std::string::npos) return false;
+  const size_t colon = text->find(':', at);
+  if (colon == std::string::npos) return false;
+  *ret = static_cast<uint64_t>(strtod(text->c_str() + colon + 1, nullptr) * 1e6);
+  return true;
+}
+
+}  // namespace
+
+BeforeStop look_before_stop(pid_t pid, pid_t tid) {
+  BeforeStop b;
+  const std::string dir = "/proc/" + std::to_string(pid) + "/task/" + std::to_string(tid) + "/";
+  auto text = os::read_file(dir + "syscall");
+  if (!text || text->starts_with("running") || text->starts_with("-1")) return b;
+  b.syscall_nr = strtol(text->c_str(), nullptr, 10);
+  if (find(b.syscall_nr) == nullptr) return b;
+  uint64_t slept_since, now;
+  if (exec_start_ns(dir + "sched", &slept_since) && exec_start_ns("/proc/thread-self/sched", &now)) {
+    b.asleep_known = true;
+    b.asleep_ns = now > slept_since ? now - slept_since : 0;
+  }
+  return b;
+}
+
+Continuation continue_call(const user_regs_struct& regs, const CallContext& x) {
+  Continuation c;
+  c.live = c.saved = regs;
+  const auto nr = static_cast<long>(regs.orig_rax);
+  if (nr < 0) return c;  // not in a system call
+  const long error = -static_cast<long>(regs.rax);
+  // For the running process the kernel itself decides between EINTR and restarting; the saved
+  // registers must anticipate its decision.
+  const bool handler_ends_it =
+      x.signal == Deliverable::kInterrupting ||
+      (x.signal == Deliverable::kRestarting && error != kErestartsys && error != kErestartnointr);
+  switch (error) {
+    case kErestartsys:
+    case kErestartnointr:
+    case kErestartnohand:
+      if (handler_ends_it && error != kErestartnointr) {
+        c.saved.rax = static_cast<unsigned long long>(-EINTR);
+        c.saved.orig_rax = ~0ull;
+      } else {
+        redo(c.saved);
+      }
+      return c;
+    case kErestartRestartblock: {
+      if (handler_ends_it) {
+        c.saved.rax = static_cast<unsigned long long>(-EINTR);
+        c.saved.orig_rax = ~0ull;
+        return c;
+      }
+      Plan p = again(regs, find(nr), x);
+      c.saved = p.regs;
+      c.saved_pokes = std::move(p.pokes);
+      return c;
+    }
+    case EINTR: {
+      if (find(nr) == nullptr || handler_ends_it) return c;
+      Plan p = again(regs, find(nr), x);
+      c.saved = c.live = p.regs;
+      c.saved_pokes = c.live_pokes = p.pokes;
+      c.live_changed = true;
+      return c;
+    }
+    default:
+      return c;
+  }
+}
+
+}  // namespace cr::agent

@@ -1,0 +1,359 @@
+// SPDX-License-Identifier: MIT
+// world.cc - see world.h.
+// Invariant: as there. PTRACE_SEIZE and PTRACE_INTERRUPT are used because a stop by a signal would
+// make a dozen system calls return EINTR, and because a thread that blocks every signal stops too.
+// Context: N (agent).
+#include "agent/world.h"
+
+#include <errno.h>
+#include <linux/ptrace.h>
+#include <stdio.h>
+#include <string.h>
+#include <stdlib.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "os/proc.h"
+#include "rawsys/rawsys.h"
+
+namespace cr::agent {
+namespace {
+
+constexpr uint64_t kStopTimeoutNs = 3000000000ull;
+constexpr int kNtX86Xstate = 0x202;
+constexpr int kPtraceEventStop = 128;
+
+// The call itself: glibc types the requests with an enum that lacks the newer ones.
+template <typename A, typename D>
+long trace(long request, pid_t tid, A addr, D data) {
+  const long r = rawsys::sys(__NR_ptrace, request, tid, addr, data);
+  if (r >= 0) return r;
+  errno = static_cast<int>(-r);
+  return -1;
+}
+
+std::string thread_text(pid_t pid, pid_t tid) {
+  auto comm = os::read_file("/proc/" + std::to_string(pid) + "/task/" + std::to_string(tid) + "/comm");
+  std::string name = comm ? *comm : "?";
+  if (!name.empty() && name.back() == '\n') name.pop_back();
+  return "thread " + std::to_string(tid) + " (" + name + ")";
+}
+
+pid_t inner_id(pid_t pid, pid_t tid) {
+  auto status = os::read_file("/proc/" + std::to_string(pid) + "/task/" + std::to_string(tid) + "/status");
+  if (!status) return tid;
+  const std::string ids = os::status_field(*status, "NSpid");
+  const size_t tab = ids.find_last_of(" \t");
+  const std::string last = tab == std::string::npos ? ids : ids.substr(tab + 1);
+  return last.empty() ? tid : static_cast<pid_t>(strtol(last.c_str(), nullptr, 10));
+}
+
+// Do not burn the core the thread needs in order to stop.
+void wait_a_moment(int round) {
+  if (round < 20) return;
+  timespec ts{0, round < 200 ? 5000 : 200000};
+  nanosleep(&ts, nullptr);
+}
+
+}  // namespace
+
+Trouble trouble(Errc code, int sys_errno, std::string text) {
+  return {Error{code, sys_errno, ""}, std::move(text)};
+}
+
+bool World::died(int* ret_status) const {
+  if (dead_) *ret_status = dead_status_;
+  return dead_;
+}
+
+bool World::read_memory(uint64_t addr, void* to, size_t bytes) const {
+  return rawsys::read_all_at(mem_, to, bytes, addr) == 0;
+}
+
+bool World::write_memory(uint64_t addr, const void* from, size_t bytes) const {
+  return rawsys::write_all_at(mem_, from, bytes, addr) == 0;
+}
+
+// Seizes and interrupts the threads that are not known yet. A thread may end at any moment.
+Trouble World::seize_new(bool* ret_any) {
+  *ret_any = false;
+  auto tasks = os::list_tasks(pid_);
+  if (!tasks) return trouble(Errc::kCannotStop, ESRCH, "the program has ended");
+  for (const pid_t tid : *tasks) {
+    if (tid == control_tid_) continue;
+    bool known = false;
+    for (const Thread& t : threads_) known = known || t.tid == tid;
+    if (known) continue;
+    if (tid == pid_ && leader_gone_) continue;
+    auto stat = os::read_stat(pid_, tid);
+    if (!stat) continue;
+    if (stat->state == 'Z' || stat->state == 'X') {
+      if (tid == pid_) leader_gone_ = true;  // main called pthread_exit
+      continue;
+    }
+    Thread t;
+    t.tid = tid;
+    t.leader = tid == pid_;
+    t.before = look_before_stop(pid_, tid);
+    if (t.before.syscall_nr == __NR_vfork) {
+      return trouble(Errc::kCannotStop, EAGAIN,
+                     thread_text(pid_, tid) + " waits in vfork for its child; try again later");
+    }
+    if (trace(PTRACE_SEIZE, tid, nullptr, nullptr) != 0) {
+      if (errno == ESRCH) continue;
+      auto status = os::read_file("/proc/" + std::to_string(pid_) + "/task/" + std::to_string(tid) + "/status");
+      const std::string tracer = status ? os::status_field(*status, "TracerPid") : "0";
+      if (tracer != "0" && !tracer.empty()) {
+        return trouble(Errc::kCannotStop, EPERM,
+                       thread_text(pid_, tid) + " is traced by process " + tracer +
+                           " (a debugger or strace); end it, then try again");
+      }
+      return trouble(Errc::kPermission, errno,
+                     thread_text(pid_, tid) +
+                         " may not be stopped: ptrace is refused (see /proc/sys/kernel/yama/"
+                         "ptrace_scope, seccomp, or PR_SET_DUMPABLE)");
+    }
+    threads_.push_back(t);
+    *ret_any = true;
+    trace(PTRACE_INTERRUPT, tid, nullptr, nullptr);
+  }
+  return {};
+}
+
+// Waits for the stop that PTRACE_INTERRUPT asked for; signals met on the way are delivered.
+Trouble World::wait_stopped(Thread& t, uint64_t deadline_ns) {
+  for (int round = 0;; round++) {
+    int status = 0;
+    const pid_t r = waitpid(t.tid, &status, __WALL | WNOHANG);
+    if (r < 0 && errno != EINTR) {
+      t.tid = 0;  // gone
+      return {};
+    }
+    if (r == t.tid) {
+      if (WIFEXITED(status) || WIFSIGNALED(status)) {
+        if (t.leader) {
+          dead_ = true;
+          dead_status_ = status;
+        }
+        t.tid = 0;
+        return {};
+      }
+      if (WIFSTOPPED(status) && status >> 16 == kPtraceEventStop) {
+        t.stopped = true;
+        return {};
+      }
+      if (WIFSTOPPED(status)) {  // about to get a signal: let it have it, the stop comes after
+        const int sig = status >> 16 == 0 ? WSTOPSIG(status) : 0;
+        trace(PTRACE_CONT, t.tid, nullptr, reinterpret_cast<void*>(static_cast<long>(sig)));
+        continue;
+      }
+    }
+    if (rawsys::clock_ns(CLOCK_MONOTONIC) > deadline_ns) {
+      return trouble(Errc::kCannotStop, ETIMEDOUT,
+                     thread_text(pid_, t.tid) +
+                         " did not stop within 3 s (uninterruptible sleep, or waiting in vfork)");
+    }
+    wait_a_moment(round);
+  }
+}
+
+Trouble World::stop() {
+  const uint64_t deadline = rawsys::clock_ns(CLOCK_MONOTONIC) + kStopTimeoutNs;
+  // A running thread may make new ones until all that were seen have stopped.
+  for (bool any = true; any;) {
+    Trouble bad = seize_new(&any);
+    if (bad.bad()) return bad;
+    for (Thread& t : threads_) {
+      if (t.stopped || t.tid == 0) continue;
+      bad = wait_stopped(t, deadline);
+      if (bad.bad()) return bad;
+      if (dead_) return trouble(Errc::kCannotStop, ESRCH, "the program has ended");
+    }
+    std::erase_if(threads_, [](const Thread& t) { return t.tid == 0; });
+  }
+  if (threads_.empty()) return trouble(Errc::kCannotStop, ESRCH, "the program has ended");
+  return {};
+}
+
+bool World::set_regs(const Thread& t, const user_regs_struct& regs) const {
+  return trace(PTRACE_SETREGS, t.tid, nullptr, &regs) == 0;
+}
+
+// A thread inside the vDSO holds values of this boot's clock in registers.
+Trouble World::step_out_of_vdso(Thread& t) {
+  constexpr int kMostSteps = 20000;
+  for (int i = 0; i < kMostSteps; i++) {
+    if (trace(PTRACE_GETREGS, t.tid, nullptr, &t.regs) != 0) {
+      return trouble(Errc::kCannotStop, errno, thread_text(pid_, t.tid) + " has ended");
+    }
+    if (t.regs.rip < vdso_start_ || t.regs.rip >= vdso_end_) return {};
+    uint64_t mask = 0;
+    const uint64_t all_but_trap = ~(1ull << (SIGTRAP - 1));
+    trace(PTRACE_GETSIGMASK, t.tid, reinterpret_cast<void*>(8), &mask);
+    trace(PTRACE_SETSIGMASK, t.tid, reinterpret_cast<void*>(8), &all_but_trap);
+    if (trace(PTRACE_SINGLESTEP, t.tid, nullptr, nullptr) != 0) break;
+    int status = 0;
+    while (waitpid(t.tid, &status, __WALL) < 0 && errno == EINTR) {
+    }
+    trace(PTRACE_SETSIGMASK, t.tid, reinterpret_cast<void*>(8), &mask);
+    if (!WIFSTOPPED(status)) {
+      t.tid = 0;
+      return {};
+    }
+  }
+  return trouble(Errc::kCannotStop, ETIMEDOUT, thread_text(pid_, t.tid) + " stays in the vDSO");
+}
+
+// Makes the stopped thread itself say what nobody else can ask: alternate stack, tid address, ...
+// It runs cr_report_entry on a stack of the library's, which ends in a trap.
+Trouble World::run_report(Thread& t) {
+  user_regs_struct r = t.regs;
+  r.rip = hello_.report_entry;
+  r.rsp = hello_.report_stack_top;
+  r.rdi = hello_.report_arg;
+  r.orig_rax = ~0ull;
+  r.eflags &= ~0x500ull;  // direction and trap flags
+  const uint64_t all_but_trap = ~(1ull << (SIGTRAP - 1));
+  format::ThreadReport none{};
+  if (!write_memory(hello_.report_arg, &none, sizeof(none)) ||
+      trace(PTRACE_SETSIGMASK, t.tid, reinterpret_cast<void*>(8), &all_but_trap) != 0 ||
+      !set_regs(t, r)) {
+    return trouble(Errc::kCannotStop, errno, thread_text(pid_, t.tid) + " could not be questioned");
+  }
+  int status = 0;
+  bool trapped = false;
+  for (int tries = 0; tries < 100 && !trapped; tries++) {
+    if (trace(PTRACE_CONT, t.tid, nullptr, nullptr) != 0) break;
+    while (waitpid(t.tid, &status, __WALL) < 0 && errno == EINTR) {
+    }
+    if (!WIFSTOPPED(status)) break;
+    trapped = status >> 16 == 0 && WSTOPSIG(status) == SIGTRAP;
+  }
+  if (!WIFSTOPPED(status)) {
+    if (t.leader && (WIFEXITED(status) || WIFSIGNALED(status))) {
+      dead_ = true;
+      dead_status_ = status;
+    }
+    t.tid = 0;
+    t.stopped = false;
+    return trouble(Errc::kCannotStop, ESRCH, "the program has ended");
+  }
+  const bool told = read_memory(hello_.report_arg, &t.report, sizeof(t.report)) && t.report.done != 0;
+  set_regs(t, t.regs);
+  trace(PTRACE_SETSIGMASK, t.tid, reinterpret_cast<void*>(8), &t.sigmask);
+  if (!told) {
+    return trouble(Errc::kCannotStop, EFAULT, thread_text(pid_, t.tid) + " could not be questioned");
+  }
+  return {};
+}
+
+Deliverable World::deliverable(const Thread& t, const format::SigactionRecord* actions) const {
+  Deliverable worst = Deliverable::kNone;
+  auto look = [&](const std::vector<siginfo_t>& list) {
+    for (const siginfo_t& s : list) {
+      if (s.si_signo < 1 || s.si_signo > 64) continue;
+      if ((t.sigmask >> (s.si_signo - 1) & 1) != 0) continue;
+      const format::SigactionRecord& a = actions[s.si_signo - 1];
+      if (a.handler <= 1) continue;  // SIG_DFL, SIG_IGN
+      const Deliverable d =
+          (a.flags & SA_RESTART) != 0 ? Deliverable::kRestarting : Deliverable::kInterrupting;
+      if (d > worst) worst = d;
+    }
+  };
+  look(t.pending);
+  look(shared_pending_);
+  return worst;
+}
+
+namespace {
+std::vector<siginfo_t> peek_signals(pid_t tid, bool shared) {
+  std::vector<siginfo_t> all;
+  for (;;) {
+    siginfo_t batch[16];
+    struct __ptrace_peeksiginfo_args a{};
+    a.off = all.size();
+    a.flags = shared ? PTRACE_PEEKSIGINFO_SHARED : 0;
+    a.nr = 16;
+    const long n = trace(PTRACE_PEEKSIGINFO, tid, &a, batch);
+    if (n <= 0) return all;
+    all.insert(all.end(), batch, batch + n);
+  }
+}
+}  // namespace
+
+Trouble World::describe_thread(Thread& t, const format::SigactionRecord* actions) {
+  Trouble bad = step_out_of_vdso(t);
+  if (bad.bad()) return bad;
+  if (t.tid == 0) return trouble(Errc::kCannotStop, ESRCH, "the program has ended");
+  t.inner_tid = inner_id(pid_, t.tid);
+  t.syscall_nr = static_cast<long>(t.regs.orig_rax) >= 0 ? static_cast<long>(t.regs.orig_rax) : -1;
+  std::vector<uint8_t> area(16384);
+  iovec iov{area.data(), area.size()};
+  if (trace(PTRACE_GETREGSET, t.tid, reinterpret_cast<void*>(kNtX86Xstate), &iov) != 0) {
+    return trouble(Errc::kUnsupported, errno, thread_text(pid_, t.tid) + ": floating-point state");
+  }
+  area.resize(iov.iov_len);
+  t.xstate = std::move(area);
+  trace(PTRACE_GETSIGMASK, t.tid, reinterpret_cast<void*>(8), &t.sigmask);
+  struct ptrace_rseq_configuration rseq{};
+  if (trace(PTRACE_GET_RSEQ_CONFIGURATION, t.tid,
+             reinterpret_cast<void*>(sizeof(rseq)), &rseq) > 0) {
+    t.rseq_addr = rseq.rseq_abi_pointer;
+    t.rseq_bytes = rseq.rseq_abi_size;
+    t.rseq_signature = rseq.signature;
+  }
+  t.pending = peek_signals(t.tid, false);
+  bad = run_report(t);
+  if (bad.bad()) return bad;
+
+  CallContext x;
+  x.before = t.before;
+  x.signal = deliverable(t, actions);
+  x.resume_entry = hello_.resume_entry;
+  x.pidfd = pidfd_;
+  x.read = [](void* self, uint64_t addr, void* to, size_t n) {
+    return static_cast<World*>(self)->read_memory(addr, to, n);
+  };
+  x.read_context = this;
+  Continuation c = continue_call(t.regs, x);
+  t.saved = c.saved;
+  t.saved_pokes = std::move(c.saved_pokes);
+  if (c.live_changed) {
+    bool ok = true;
+    for (const Poke& p : c.live_pokes) {
+      ok = ok && write_memory(p.addr, p.bytes.data(), p.bytes.size());
+    }
+    if (ok && set_regs(t, c.live)) t.regs = c.live;
+  }
+  return {};
+}
+
+Trouble World::describe(const format::SigactionRecord* actions) {
+  shared_pending_ = peek_signals(threads_[0].tid, true);
+  for (Thread& t : threads_) {
+    Trouble bad = describe_thread(t, actions);
+    if (bad.bad()) return bad;
+  }
+  return {};
+}
+
+void World::resume() {
+  for (Thread& t : threads_) {
+    if (t.tid == 0) continue;
+    if (t.stopped) {
+      trace(PTRACE_DETACH, t.tid, nullptr, nullptr);
+      t.stopped = false;
+      continue;
+    }
+    // Seized but it never stopped: it cannot be detached before it does. Bounded, then given up:
+    // the kernel detaches it when this process ends.
+    const uint64_t deadline = rawsys::clock_ns(CLOCK_MONOTONIC) + 200000000;
+    (void)wait_stopped(t, deadline);
+    if (t.stopped) trace(PTRACE_DETACH, t.tid, nullptr, nullptr);
+  }
+  threads_.clear();
+}
+
+}  // namespace cr::agent

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: MIT
+// world.h - stops all threads of the program but the control thread, by ptrace, and describes them.
+// Invariant: every thread that was seized is detached again, also on failure; registers and signal
+// mask are what they were, except where a call must be made again with the time left.
+// Context: N (agent), always on one and the same thread of the agent (ptrace is per thread).
+// Doc: docs/ARCHITECTURE.md, "Stopping the world".
+#pragma once
+
+#include <signal.h>
+#include <sys/ptrace.h>
+#include <sys/user.h>
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "agent/timed_calls.h"
+#include "base/base.h"
+#include "format/channel.h"
+#include "format/image.h"
+
+namespace cr::agent {
+
+struct Thread {
+  pid_t tid = 0;        // here
+  pid_t inner_tid = 0;  // as the program sees it
+  bool stopped = false;
+  bool leader = false;
+  BeforeStop before;
+  user_regs_struct regs{};   // in the stop
+  user_regs_struct saved{};  // as the image gets them
+  std::vector<uint8_t> xstate;
+  uint64_t sigmask = 0;
+  format::ThreadReport report{};
+  uint64_t rseq_addr = 0;
+  uint32_t rseq_bytes = 0, rseq_signature = 0;
+  std::vector<siginfo_t> pending;
+  std::vector<Poke> saved_pokes;
+  long syscall_nr = -1;
+};
+
+// A failure with words made for the case at hand.
+struct Trouble {
+  Error error;
+  std::string text;
+  bool bad() const { return error.code != Errc::kOk; }
+};
+Trouble trouble(Errc code, int sys_errno, std::string text);
+
+class World {
+ public:
+  // control_tid: in this process's pid namespace. hello: addresses in the program.
+  World(pid_t pid, pid_t control_tid, const format::Hello& hello, int pidfd, int mem_fd,
+        format::ChannelHeader* channel)
+      : pid_(pid), control_tid_(control_tid), hello_(hello), pidfd_(pidfd), mem_(mem_fd),
+        channel_(channel) {}
+  ~World() { resume(); }
+  World(const World&) = delete;
+  World& operator=(const World&) = delete;
+
+  // Stops every thread, or none.
+  Trouble stop();
+  // Fills in everything of every thread. Needs the process-wide dispositions (channel->process).
+  Trouble describe(const format::SigactionRecord* actions);
+  // Lets all threads go on.
+  void resume();
+
+  std::vector<Thread>& threads() { return threads_; }
+  const std::vector<siginfo_t>& shared_pending() const { return shared_pending_; }
+  bool leader_gone() const { return leader_gone_; }
+  // The process ended while we held it; its wait status.
+  bool died(int* ret_status) const;
+  bool read_memory(uint64_t addr, void* to, size_t bytes) const;
+  bool write_memory(uint64_t addr, const void* from, size_t bytes) const;
+
+ private:
+  Trouble seize_new(bool* ret_any);
+  Trouble wait_stopped(Thread& t, uint64_t deadline_ns);
+  Trouble step_out_of_vdso(Thread& t);
+  Trouble run_report(Thread& t);
+  Trouble describe_thread(Thread& t, const format::SigactionRecord* actions);
+  Deliverable deliverable(const Thread& t, const format::SigactionRecord* actions) const;
+  bool set_regs(const Thread& t, const user_regs_struct& regs) const;
+
+  pid_t pid_, control_tid_;
+  format::Hello hello_;
+  int pidfd_, mem_;
+  format::ChannelHeader* channel_;
+  std::vector<Thread> threads_;
+  std::vector<siginfo_t> shared_pending_;
+  bool leader_gone_ = false;
+  bool dead_ = false;
+  int dead_status_ = 0;
+  uint64_t vdso_start_ = 0, vdso_end_ = 0;
+
+ public:
+  void set_vdso(uint64_t start, uint64_t end) {
+    vdso_start_ = start;
+    vdso_end_ = end;
+  }
+};
+
+}  // namespace cr::agent

@@ -1,0 +1,320 @@
+// SPDX-License-Identifier: MIT
+// session_api.cc - crinit, checkpoint, restore, hooks, exclusions, status: the C face of the engine.
+// Invariant: no exported function prints; errors go through errno and crerror().
+// Context: N. Doc: docs/man/checkpoint_restore.3.
+#include <checkpoint_restore.h>
+#include <errno.h>
+#include <limits.h>
+#include <math.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "api/agent_start.h"
+#include "api/error.h"
+#include "api/session.h"
+#include "control/control.h"
+#include "nvheap/nvheap.h"
+#include "rawsys/rawsys.h"
+
+namespace cr::api {
+namespace {
+
+constexpr int kMaxHooks = 64;
+struct Hook {
+  crhook_when when;
+  crhook_fn fn;
+  void* arg;
+};
+struct Hooks {
+  pthread_mutex_t lock;
+  int count;
+  Hook table[kMaxHooks];
+};
+constinit Hooks g_hooks = {PTHREAD_MUTEX_INITIALIZER, 0, {}};
+constinit pthread_mutex_t g_init_lock = PTHREAD_MUTEX_INITIALIZER;
+constinit pthread_mutex_t g_exclude_lock = PTHREAD_MUTEX_INITIALIZER;
+__thread bool t_in_hook;
+
+void run_hooks(crhook_when when) {
+  Hook copy[kMaxHooks];
+  pthread_mutex_lock(&g_hooks.lock);
+  const int n = g_hooks.count;
+  memcpy(copy, g_hooks.table, sizeof(Hook) * static_cast<size_t>(n));
+  pthread_mutex_unlock(&g_hooks.lock);
+  t_in_hook = true;
+  for (int i = 0; i < n; i++) {
+    const Hook& h = copy[when == CR_HOOK_BEFORE_CHECKPOINT ? n - 1 - i : i];
+    if (h.when == when) h.fn(h.arg);
+  }
+  t_in_hook = false;
+}
+
+// The defaults, overlaid by what the caller's (possibly older, shorter) struct says.
+Result<crattr> read_attr(const crattr* given) {
+  crattr a{};
+  a.size = sizeof(a);
+  if (given == nullptr) return a;
+  if (given->size < 16 || given->size > 4096) {
+    return Error{Errc::kInvalid, EINVAL, "crinit: crattr.size is not set (use CRATTR_INIT)"};
+  }
+  const size_t known = given->size < sizeof(a) ? given->size : sizeof(a);
+  memcpy(&a, given, known);
+  for (size_t i = sizeof(a); i < given->size; i++) {
+    if (reinterpret_cast<const char*>(given)[i] != 0) {
+      return Error{Errc::kInvalid, EINVAL,
+                   "crinit: crattr has fields that this version of the library does not know"};
+    }
+  }
+  if ((a.flags & ~(CR_RESUME | CR_RESUME_LENIENT)) != 0) {
+    return Error{Errc::kInvalid, EINVAL, "crinit: unknown bit in crattr.flags"};
+  }
+  if (!(a.interval_seconds == 0 || (a.interval_seconds >= 0.001 && a.interval_seconds < 1e9))) {
+    return Error{Errc::kInvalid, EINVAL, "crinit: crattr.interval_seconds must be 0 or 0.001..1e9"};
+  }
+  if (a.durable > CR_DURABLE_CRASH || a.reserved != 0) {
+    return Error{Errc::kInvalid, EINVAL, "crinit: crattr.durable or crattr.reserved out of range"};
+  }
+  return a;
+}
+
+// Absolute path of the image directory, which need not exist yet.
+Result<void> image_dir_path(const char* given, char* out, size_t cap) {
+  char name[PATH_MAX];
+  if (given == nullptr) given = getenv("CR_IMAGE_DIR");
+  if (given == nullptr) {
+    snprintf(name, sizeof(name), "%s.image", program_invocation_short_name);
+    given = name;
+  }
+  if (given[0] == '/') {
+    if (strlen(given) >= cap) return Error{Errc::kInvalid, ENAMETOOLONG, "crinit: image_dir"};
+    rawsys::str_copy(out, given, cap);
+    return {};
+  }
+  char cwd[PATH_MAX];
+  if (getcwd(cwd, sizeof(cwd)) == nullptr) return Error{Errc::kSystem, errno, "crinit: getcwd"};
+  if (static_cast<size_t>(snprintf(out, cap, "%s/%s", cwd, given)) >= cap) {
+    return Error{Errc::kInvalid, ENAMETOOLONG, "crinit: image_dir"};
+  }
+  return {};
+}
+
+// CR_RESUME: crrestore checks the image; if it is whole we become crrestore, which brings the
+// program back and gives its exit status.
+int resume(const char* dir, bool lenient) {
+  char path[PATH_MAX + 8];
+  struct stat st;
+  bool any = false;
+  for (int i = 0; i < 2; i++) {
+    snprintf(path, sizeof(path), "%s/image.%d", dir, i);
+    any = any || stat(path, &st) == 0;
+  }
+  if (!any) return 0;
+  char program[PATH_MAX + 64];
+  if (!beside_library("bin/crrestore", program, sizeof(program))) {
+    return fail(Error{Errc::kNotFound, ENOENT, "crinit: CR_RESUME needs bin/crrestore"});
+  }
+  char command[3 * PATH_MAX];
+  if (strchr(dir, '\'') != nullptr || strchr(program, '\'') != nullptr) {
+    return fail(Error{Errc::kInvalid, EINVAL, "crinit: CR_RESUME: a path contains a quote"});
+  }
+  snprintf(command, sizeof(command), "unset LD_PRELOAD; '%s' --check-only '%s' 2>/dev/null", program,
+           dir);
+  const int status = system(command);
+  if (status == 0) {
+    fflush(nullptr);
+    unsetenv("LD_PRELOAD");
+    execl(program, program, "--", dir, static_cast<char*>(nullptr));
+    return fail(Error{Errc::kSystem, errno, "crinit: CR_RESUME: exec of crrestore"});
+  }
+  constexpr int kNoWholeImage = 4;  // documented exit status of --check-only
+  if (lenient || (WIFEXITED(status) && WEXITSTATUS(status) == kNoWholeImage)) return 0;
+  return fail(Error{Errc::kDamaged, EBADMSG, "crinit: CR_RESUME: the image is unusable"},
+              "run crrestore --check-only for the reason");
+}
+
+int init_locked(const crattr& a) {
+  auto heap = nvheap::init(a.heap_reserve_bytes);
+  if (!heap) return fail(heap.error());
+  if (control::attached()) {  // under crrun
+    if (a.interval_seconds > 0) control::set_interval(a.interval_seconds);
+    return 0;
+  }
+  static char dir[PATH_MAX];
+  auto where = image_dir_path(a.image_dir, dir, sizeof(dir));
+  if (!where) return fail(where.error());
+  if ((a.flags & CR_RESUME) != 0 && resume(dir, (a.flags & CR_RESUME_LENIENT) != 0) != 0) return -1;
+  char text[512] = "";
+  auto agent = start_agent({dir, a.interval_seconds, a.staging_bytes, a.durable}, text,
+                           sizeof(text));
+  if (!agent) return fail(agent.error(), text);
+  auto joined = join_session(dir);
+  if (!joined) return fail(joined.error());
+  return 0;
+}
+
+constinit bool g_initialised = false;
+
+void forget_in_child() {
+  g_initialised = false;
+  control::state().status = control::kDetached;
+}
+
+int ask(control::Ask what) {
+  if (t_in_hook) return fail(Error{Errc::kDeadlock, 0, "called from a hook"});
+  if (!control::attached()) {
+    const bool gone = control::state().status == control::kAgentGone;
+    return fail(gone ? Error{Errc::kAgentGone, 0, control::state().answer_text}
+                     : Error{Errc::kNotInitialised, 0, "no session: call crinit() first"});
+  }
+  char text[512] = "";
+  const control::Answer a = control::ask(what, text, sizeof(text));
+  if (a.restored) return CR_RESTORED;
+  if (a.code == Errc::kOk) return 0;
+  return fail(Error{a.code, a.sys_errno, text[0] != 0 ? text : name_of(a.code)});
+}
+
+// restore(): the agent has prepared everything; this process begins anew as the restorer's host.
+int exec_into_restore() {
+  format::ChannelHeader* ch = control::state().channel;
+  char* strings = reinterpret_cast<char*>(ch) + ch->exec_strings_off;
+  auto split = [](char* from, uint32_t bytes) {
+    size_t n = 0;
+    for (uint32_t i = 0; i < bytes; i++) n += from[i] == 0 ? 1 : 0;
+    auto** list = static_cast<char**>(calloc(n + 1, sizeof(char*)));
+    if (list == nullptr) return list;
+    size_t k = 0;
+    for (uint32_t i = 0; i < bytes && k < n; i += static_cast<uint32_t>(strlen(from + i)) + 1) {
+      list[k++] = from + i;
+    }
+    return list;
+  };
+  char** argv = split(strings, ch->exec_argv_bytes);
+  char** envp = split(strings + ch->exec_argv_bytes, ch->exec_env_bytes);
+  if (argv != nullptr && envp != nullptr) execve(ch->exec_path, argv, envp);
+  return fail(Error{Errc::kSystem, errno, "restore: exec"}, ch->exec_path);
+}
+
+}  // namespace
+
+Result<void> join_session(const char* dir) {
+  CR_TRYV(control::start(dir));
+  static constinit bool registered = false;
+  if (!registered) {
+    registered = true;
+    pthread_atfork(nullptr, nullptr, forget_in_child);
+  }
+  return {};
+}
+
+}  // namespace cr::api
+
+using namespace cr;
+using namespace cr::api;
+
+int crinit(struct crattr* attr) {
+  auto a = read_attr(attr);
+  if (!a) return fail(a.error());
+  pthread_mutex_lock(&g_init_lock);
+  int r;
+  if (g_initialised) {
+    r = fail(Error{Errc::kAlready, EALREADY, "crinit was called before"});
+  } else {
+    r = init_locked(*a);
+    g_initialised = r == 0;
+  }
+  pthread_mutex_unlock(&g_init_lock);
+  return r;
+}
+
+int crcheckpoint(void) {
+  if (t_in_hook) return fail(Error{Errc::kDeadlock, 0, "checkpoint() called from a hook"});
+  run_hooks(CR_HOOK_BEFORE_CHECKPOINT);
+  const int r = ask(control::Ask::kCheckpoint);
+  const int saved = errno;
+  run_hooks(r == CR_RESTORED ? CR_HOOK_AFTER_RESTORE : CR_HOOK_AFTER_CHECKPOINT);
+  errno = saved;
+  return r;
+}
+
+int crrestore_self(void) {
+  const int r = ask(control::Ask::kRollback);
+  if (r == CR_RESTORED) return r;  // another thread's checkpoint, taken while we waited, came back
+  if (r != 0) return -1;
+  return exec_into_restore();
+}
+
+int crhook(enum crhook_when when, crhook_fn fn, void* arg) {
+  if (fn == nullptr || when > CR_HOOK_AFTER_RESTORE) {
+    return fail(Error{Errc::kInvalid, EINVAL, "crhook"});
+  }
+  pthread_mutex_lock(&g_hooks.lock);
+  const bool room = g_hooks.count < kMaxHooks;
+  if (room) g_hooks.table[g_hooks.count++] = {when, fn, arg};
+  pthread_mutex_unlock(&g_hooks.lock);
+  return room ? 0 : fail(Error{Errc::kNoMemory, ENOSPC, "crhook: at most 64 hooks"});
+}
+
+int crexclude(void* ptr, size_t len) {
+  const auto p = reinterpret_cast<uint64_t>(ptr);
+  uint64_t end;
+  if (ptr == nullptr || __builtin_add_overflow(p, len, &end)) {
+    return fail(Error{Errc::kInvalid, EINVAL, "crexclude"});
+  }
+  pthread_mutex_lock(&g_exclude_lock);
+  format::Exclusions& x = control::exclusions();
+  uint64_t i = 0;
+  while (i < x.count && x.ranges[i].start != page_ceil(p)) i++;
+  int r = 0;
+  if (len == 0) {
+    if (i == x.count) {
+      r = fail(Error{Errc::kNotFound, ENOENT, "crexclude: nothing to remove"});
+    } else {
+      x.ranges[i] = x.ranges[x.count - 1];
+      x.count--;
+    }
+  } else if (i == x.count && x.count == 256) {
+    r = fail(Error{Errc::kNoMemory, ENOSPC, "crexclude: at most 256 ranges"});
+  } else if (page_ceil(p) < page_floor(end)) {
+    x.ranges[i].start = page_ceil(p);
+    x.ranges[i].end = page_floor(end);
+    if (i == x.count) x.count++;
+  }
+  pthread_mutex_unlock(&g_exclude_lock);
+  return r;
+}
+
+int crstatus(struct crstatus* st) {
+  if (st == nullptr || st->size < 16) return fail(Error{Errc::kInvalid, EINVAL, "crstatus: size"});
+  struct crstatus s{};
+  s.size = st->size < sizeof(s) ? st->size : static_cast<uint32_t>(sizeof(s));
+  if (control::state().owner_pid != rawsys::sys_getpid() || control::state().channel == nullptr) {
+    return fail(Error{Errc::kNotInitialised, 0, "no session: call crinit() first"});
+  }
+  const format::ChannelHeader* ch = control::state().channel;
+  uint32_t before, after;
+  int tries = 1000000;  // the agent may have died while it wrote
+  do {
+    before = __atomic_load_n(&ch->status_lock, __ATOMIC_ACQUIRE);
+    s.epoch = ch->epoch;
+    s.sequence = ch->sequence;
+    s.attempts = ch->attempts;
+    s.failures = ch->failures;
+    s.image_bytes = ch->image_bytes;
+    s.pause_ns = ch->pause_ns;
+    s.commit_ns = ch->commit_ns;
+    s.realtime_ns = ch->realtime_ns;
+    s.interval_seconds = ch->interval_seconds;
+    memcpy(s.image_dir, ch->image_dir, sizeof(s.image_dir));
+    memcpy(s.last_error, ch->last_error, sizeof(s.last_error));
+    __atomic_thread_fence(__ATOMIC_ACQUIRE);
+    after = __atomic_load_n(&ch->status_lock, __ATOMIC_ACQUIRE);
+  } while ((before != after || (before & 1) != 0) && --tries > 0);
+  s.attached = control::attached() ? 1 : 0;
+  nvheap::stats(&s.heap_bytes_in_use, &s.heap_reserve_bytes);
+  memcpy(st, &s, s.size);
+  return 0;
+}

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: MIT
+// capture.h - copy the pages of the stopped process to staging, and ask what only the process
+// itself can ask.
+// Invariant: nothing of the program is modified; a page that cannot be read is an error, never
+// left out in silence.
+// Context: S. Doc: docs/ARCHITECTURE.md, "One checkpoint".
+#pragma once
+
+#include "base/base.h"
+#include "format/channel.h"
+
+namespace cr::capture {
+
+// Proof that every other thread of the process is stopped; only the control loop makes one, when
+// the agent says so.
+class Stopped {
+ public:
+  Stopped(const Stopped&) = delete;
+  Stopped& operator=(const Stopped&) = delete;
+
+ private:
+  friend class StoppedScope;
+  Stopped() = default;
+};
+
+class StoppedScope {
+ public:
+  StoppedScope() = default;
+  const Stopped& proof() const { return stopped_; }
+
+ private:
+  Stopped stopped_;
+};
+
+struct Files {
+  int staging = -1;  // where pages go
+  int pagemap = -1;
+  int mem = -1;  // reads what the program may not
+};
+
+// Works through the range table of `channel` from its cursor until the end or until staging or the
+// run table is full (channel.more). Fills run_count and the runs. Returns 0 or -errno.
+long copy_pages(const Stopped& stopped, format::ChannelHeader& channel, const Files& files);
+
+// Fills channel.process. Returns 0 or -errno.
+long describe_process(const Stopped& stopped, format::ChannelHeader& channel);
+
+}  // namespace cr::capture

@@ -1,0 +1,407 @@
+// SPDX-License-Identifier: MIT
+// control.cc - the control thread's loop and how API calls reach it.
+// Invariant: see control.h. The thread is made by a raw clone, never by pthread_create: a second
+// pthread makes glibc's locks and C++'s shared_ptr several times slower.
+// Context: N for start/ask; the thread itself has no libc and no TLS of its own.
+#include "control/control.h"
+
+#include <errno.h>
+#include <linux/close_range.h>
+#include <sched.h>
+#include <sys/prctl.h>
+#include <sys/un.h>
+
+#include "capture/capture.h"
+#include "capture/pagemap.h"
+#include "rawsys/rawsys.h"
+
+extern "C" {
+long cr_clone_control(unsigned long flags, void* stack_top, int* parent_tid);
+void cr_control_entry();
+void cr_resume_entry();
+void cr_resume_end();
+void cr_report_entry();
+[[noreturn]] void cr_control_main(uint64_t restored);
+void cr_report_thread(cr::format::ThreadReport* report);
+}
+
+namespace cr::control {
+namespace {
+
+using rawsys::sys;
+using rawsys::sys_futex;
+
+constexpr uint64_t kControlStackBytes = 64 * 1024;
+constexpr uint64_t kReportStackBytes = 16 * 1024;
+alignas(kPageSize) constinit unsigned char g_control_stack[kControlStackBytes] = {};
+alignas(kPageSize) constinit unsigned char g_report_stack[kReportStackBytes] = {};
+constinit format::ThreadReport g_report = {};
+constinit State g_state = {};
+constinit format::Exclusions g_exclusions = {};
+
+uint32_t load(const uint32_t& w) { return __atomic_load_n(&w, __ATOMIC_ACQUIRE); }
+uint64_t load(const uint64_t& w) { return __atomic_load_n(&w, __ATOMIC_ACQUIRE); }
+
+void set_status(uint32_t v) {
+  __atomic_store_n(&g_state.status, v, __ATOMIC_RELEASE);
+  sys_futex(&g_state.status, FUTEX_WAKE_PRIVATE, 0x7fffffff);
+}
+
+void ring(format::ChannelHeader* ch) {
+  __atomic_add_fetch(&ch->doorbell, 1, __ATOMIC_ACQ_REL);
+  sys_futex(&ch->doorbell, FUTEX_WAKE, 0x7fffffff);
+}
+
+// ---- the thread's side ------------------------------------------------------------------------
+
+class ControlThread {
+ public:
+  long attach(bool restored);
+  [[noreturn]] void serve();
+
+ private:
+  long connect_to_agent();
+  long say_hello(bool restored);
+  void run_command();
+  void forward_requests();
+  void take_answer();
+  bool agent_is_gone();
+  void give_up();
+
+  capture::Files files_;
+  int sock_ = -1;
+  uint32_t done_command_ = 0;
+  format::ChannelHeader* ch_ = nullptr;
+};
+
+long ControlThread::connect_to_agent() {
+  const long dir = rawsys::sys_openat(AT_FDCWD, g_state.session_dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
+  if (dir < 0) return dir;
+  const long s = sys(__NR_socket, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+  if (s < 0) return s;
+  rawsys::LineBuffer<108> path;  // sun_path is short; the directory's own path need not be
+  path.text("/proc/thread-self/fd/").dec(static_cast<uint64_t>(dir)).text("/");
+  path.text(format::kAgentSocketName);
+  sockaddr_un addr{};
+  addr.sun_family = AF_UNIX;
+  rawsys::str_copy(addr.sun_path, path.c_str(), sizeof(addr.sun_path));
+  const long r = sys(__NR_connect, s, &addr, sizeof(addr));
+  rawsys::sys_close(static_cast<int>(dir));
+  if (r < 0) return r;
+  sock_ = static_cast<int>(s);
+  return 0;
+}
+
+// Sends Hello; receives Welcome with the channel's and the staging memory's descriptors.
+long ControlThread::say_hello(bool restored) {
+  const Addresses a = addresses();
+  format::Hello hello{};
+  hello.kind = format::kMessageHello;
+  hello.version = format::kChannelVersion;
+  hello.pid = static_cast<int32_t>(rawsys::sys_getpid());
+  hello.tid = static_cast<int32_t>(rawsys::sys_gettid());
+  hello.report_entry = a.report_entry;
+  hello.report_arg = a.report_arg;
+  hello.report_stack_top = a.report_stack_top;
+  hello.resume_entry = a.resume_entry;
+  hello.control_entry = a.control_entry;
+  hello.control_stack_top = a.control_stack_top;
+  hello.state = a.state;
+  hello.state_bytes = a.state_bytes;
+  hello.exclusions = reinterpret_cast<uint64_t>(&g_exclusions);
+  hello.restored = restored ? 1 : 0;
+  long r = sys(__NR_sendto, sock_, &hello, sizeof(hello), MSG_NOSIGNAL, nullptr, 0);
+  if (r < 0) return r;
+
+  format::Report welcome{};
+  iovec iov{&welcome, sizeof(welcome)};
+  alignas(cmsghdr) char control[CMSG_SPACE(2 * sizeof(int))] = {};
+  msghdr msg{};
+  msg.msg_iov = &iov;
+  msg.msg_iovlen = 1;
+  msg.msg_control = control;
+  msg.msg_controllen = sizeof(control);
+  do {
+    r = sys(__NR_recvmsg, sock_, &msg, MSG_CMSG_CLOEXEC);
+  } while (r == -EINTR);
+  if (r < 0) return r;
+  if (r == 0) return -EPIPE;
+  if (welcome.kind != format::kMessageWelcome) {
+    rawsys::str_copy(g_state.start_text, welcome.text, sizeof(g_state.start_text));
+    g_state.start_code = static_cast<Errc>(welcome.code);
+    return welcome.sys_errno != 0 ? -welcome.sys_errno : -EPERM;
+  }
+  const cmsghdr* c = CMSG_FIRSTHDR(&msg);
+  if (c == nullptr || c->cmsg_len != CMSG_LEN(2 * sizeof(int))) return -EBADMSG;
+  int fds[2];
+  __builtin_memcpy(fds, CMSG_DATA(c), sizeof(fds));
+  files_.staging = fds[1];
+  // A thread may have been saved between reading the channel's address and using it: after a
+  // restore the channel comes back where it was.
+  const auto hint = reinterpret_cast<uint64_t>(g_state.channel);
+  r = rawsys::sys_mmap(hint, format::kChannelBytes, PROT_READ | PROT_WRITE,
+                       MAP_SHARED | (hint != 0 ? MAP_FIXED_NOREPLACE : 0), fds[0], 0);
+  if (rawsys::is_error(r)) return r;
+  rawsys::sys_close(fds[0]);
+  ch_ = reinterpret_cast<format::ChannelHeader*>(r);
+  sys(__NR_madvise, r, format::kChannelBytes, MADV_DONTFORK);
+  sys(__NR_madvise, r, format::kChannelBytes, MADV_DONTDUMP);
+  g_state.epoch = welcome.epoch;
+  return 0;
+}
+
+long ControlThread::attach(bool restored) {
+  // Never a copy of the table: that would keep the program's pipes open.
+  long r = sys(__NR_close_range, 0, ~0u, CLOSE_RANGE_UNSHARE);
+  if (r < 0) return r;
+  r = connect_to_agent();
+  if (r != 0) return r;
+  r = say_hello(restored);
+  if (r != 0) return r;
+  r = rawsys::sys_openat(AT_FDCWD, "/proc/thread-self/pagemap", O_RDONLY | O_CLOEXEC);
+  if (r < 0) return r;
+  files_.pagemap = static_cast<int>(r);
+  r = rawsys::sys_openat(AT_FDCWD, "/proc/thread-self/mem", O_RDONLY | O_CLOEXEC);
+  if (r < 0) return r;
+  files_.mem = static_cast<int>(r);
+  ch_->use_pagemap_scan = capture::has_pagemap_scan(files_.pagemap) ? 1 : 0;
+  done_command_ = load(ch_->done_seq);
+  g_state.channel = ch_;
+  return 0;
+}
+
+bool ControlThread::agent_is_gone() {
+  struct {
+    int fd;
+    short events, revents;
+  } p{sock_, 0, 0};
+  timespec none{};
+  const long r = sys(__NR_ppoll, &p, 1, &none, nullptr, 8);
+  return r > 0 && (p.revents & (0x8 | 0x10)) != 0;  // POLLERR | POLLHUP
+}
+
+// The program runs on without checkpoints; waiting calls are told.
+void ControlThread::give_up() {
+  set_status(kAgentGone);
+  rawsys::str_copy(g_state.answer_text,
+                   "the agent process (crrun or cragent) has ended; the program runs on without "
+                   "checkpoints. Newest image: see crinspect",
+                   sizeof(g_state.answer_text));
+  g_state.answer_code = static_cast<int32_t>(Errc::kAgentGone);
+  g_state.answer_errno = 0;
+  __atomic_store_n(&g_state.answered_id, ~0ull, __ATOMIC_RELEASE);
+  __atomic_add_fetch(&g_state.answer_word, 1, __ATOMIC_ACQ_REL);
+  sys_futex(&g_state.answer_word, FUTEX_WAKE_PRIVATE, 0x7fffffff);
+  rawsys::sys_exit_thread(0);
+}
+
+void ControlThread::take_answer() {
+  rawsys::str_copy(g_state.answer_text, ch_->answer_text, sizeof(g_state.answer_text));
+  g_state.answer_code = ch_->answer_code;
+  g_state.answer_errno = ch_->answer_errno;
+  __atomic_store_n(&g_state.answered_id, ch_->answered_id, __ATOMIC_RELEASE);
+  __atomic_add_fetch(&g_state.answer_word, 1, __ATOMIC_ACQ_REL);
+  sys_futex(&g_state.answer_word, FUTEX_WAKE_PRIVATE, 0x7fffffff);
+}
+
+void ControlThread::run_command() {
+  const uint32_t seq = load(ch_->command_seq);
+  if (seq == done_command_) return;
+  long r = 0;
+  bool leave = false;
+  switch (ch_->command) {
+    case format::kCommandCapture: {
+      capture::StoppedScope scope;  // the agent sends this only while it holds every thread
+      r = capture::copy_pages(scope.proof(), *ch_, files_);
+      break;
+    }
+    case format::kCommandDescribe: {
+      capture::StoppedScope scope;
+      r = capture::describe_process(scope.proof(), *ch_);
+      break;
+    }
+    case format::kCommandReply:
+      take_answer();
+      break;
+    case format::kCommandUnmap:
+      r = rawsys::sys_munmap(ch_->arg0, ch_->arg1);
+      break;
+    case format::kCommandExit:
+      leave = true;
+      break;
+    default:
+      r = -EINVAL;
+  }
+  ch_->result_errno = static_cast<int32_t>(-r);
+  done_command_ = seq;
+  __atomic_store_n(&ch_->done_seq, seq, __ATOMIC_RELEASE);
+  sys_futex(&ch_->done_seq, FUTEX_WAKE, 0x7fffffff);
+  if (leave) rawsys::sys_exit_thread(0);
+}
+
+void ControlThread::forward_requests() {
+  format::Request q{};
+  const uint64_t want = load(g_state.wanted_checkpoint);
+  if (want > g_state.sent_checkpoint) {
+    g_state.sent_checkpoint = want;
+    q.kind = format::kMessageCheckpoint;
+    q.id = want;
+    sys(__NR_sendto, sock_, &q, sizeof(q), MSG_NOSIGNAL, nullptr, 0);
+  }
+  const uint64_t back = load(g_state.wanted_rollback);
+  if (back > g_state.sent_rollback) {
+    g_state.sent_rollback = back;
+    q.kind = format::kMessageRollback;
+    q.id = back;
+    sys(__NR_sendto, sock_, &q, sizeof(q), MSG_NOSIGNAL, nullptr, 0);
+  }
+  if (g_state.wanted_interval >= 0) {
+    q.kind = format::kMessageSetInterval;
+    q.interval_seconds = g_state.wanted_interval;
+    g_state.wanted_interval = -1;
+    sys(__NR_sendto, sock_, &q, sizeof(q), MSG_NOSIGNAL, nullptr, 0);
+  }
+}
+
+void ControlThread::serve() {
+  for (;;) {
+    const uint32_t seen = load(ch_->doorbell);
+    run_command();
+    forward_requests();
+    // While somebody waits for an answer, look every so often whether the agent still lives.
+    const bool waited_for = load(g_state.answered_id) < g_state.sent_checkpoint ||
+                            load(g_state.answered_id) < g_state.sent_rollback;
+    timespec slice{0, 100 * 1000 * 1000};
+    const long r = sys_futex(&ch_->doorbell, FUTEX_WAIT, seen, waited_for ? &slice : nullptr);
+    if (r == -ETIMEDOUT && agent_is_gone()) give_up();
+  }
+}
+
+constinit ControlThread g_thread;
+
+}  // namespace
+
+State& state() { return g_state; }
+format::Exclusions& exclusions() { return g_exclusions; }
+
+Addresses addresses() {
+  auto u = [](auto* p) { return reinterpret_cast<uint64_t>(p); };
+  return {u(&cr_report_entry),  u(&g_report),
+          u(g_report_stack) + kReportStackBytes,
+          u(&cr_resume_entry),  u(&cr_resume_end),
+          u(&cr_control_entry), u(g_control_stack) + kControlStackBytes,
+          u(&g_state),          sizeof(g_state)};
+}
+
+bool attached() {
+  return load(g_state.status) == kAttached && g_state.owner_pid == rawsys::sys_getpid();
+}
+
+Result<void> start(const char* session_dir) {
+  rawsys::str_copy(g_state.session_dir, session_dir, sizeof(g_state.session_dir));
+  g_state.owner_pid = static_cast<int32_t>(rawsys::sys_getpid());
+  g_state.wanted_interval = -1;
+  g_state.start_code = Errc::kOk;
+  g_state.start_text[0] = 0;
+  set_status(kStarting);
+  uint64_t all = ~0ull, old = 0;
+  sys(__NR_rt_sigprocmask, SIG_SETMASK, &all, &old, 8);
+  int tid = 0;
+  const unsigned long flags =
+      CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM;
+  const long r = cr_clone_control(flags, g_control_stack + kControlStackBytes, &tid);
+  sys(__NR_rt_sigprocmask, SIG_SETMASK, &old, nullptr, 8);
+  if (r < 0) {
+    set_status(kDetached);
+    return Error{Errc::kSystem, static_cast<int>(-r), "starting the control thread"};
+  }
+  while (load(g_state.status) == kStarting) {
+    sys_futex(&g_state.status, FUTEX_WAIT_PRIVATE, kStarting);
+  }
+  if (load(g_state.status) == kAttached) return {};
+  set_status(kDetached);
+  const Errc code = g_state.start_code != Errc::kOk ? g_state.start_code : Errc::kSystem;
+  return Error{code, g_state.start_errno, g_state.start_text};
+}
+
+Answer ask(Ask what, char* ret_text, size_t text_cap) {
+  const uint64_t id = __atomic_add_fetch(&g_state.next_id, 1, __ATOMIC_ACQ_REL);
+  uint64_t* wanted =
+      what == Ask::kCheckpoint ? &g_state.wanted_checkpoint : &g_state.wanted_rollback;
+  uint64_t seen = load(*wanted);
+  while (seen < id && !__atomic_compare_exchange_n(wanted, &seen, id, false, __ATOMIC_ACQ_REL,
+                                                   __ATOMIC_ACQUIRE)) {
+  }
+  // Between reading the pointer and ringing, a restore cannot move the channel under us without
+  // having finished: a restored process's control thread looks at wanted_* before it sleeps.
+  ring(g_state.channel);
+  for (;;) {
+    const uint32_t word = load(g_state.answer_word);
+    if (id <= load(g_state.restored_up_to)) return {true, Errc::kOk, 0};
+    if (id <= load(g_state.answered_id)) break;
+    sys_futex(&g_state.answer_word, FUTEX_WAIT_PRIVATE, word);
+  }
+  rawsys::str_copy(ret_text, g_state.answer_text, text_cap);
+  return {false, static_cast<Errc>(g_state.answer_code), g_state.answer_errno};
+}
+
+void set_interval(double seconds) {
+  g_state.wanted_interval = seconds;
+  ring(g_state.channel);
+}
+
+}  // namespace cr::control
+
+using cr::control::g_thread;
+
+// Entered on the control stack, by clone in a fresh process or by the restorer in a restored one.
+void cr_control_main(uint64_t restored) {
+  using namespace cr;
+  using namespace cr::control;
+  static constexpr char kName[] = "cr-control";
+  rawsys::sys(__NR_prctl, PR_SET_NAME, kName);
+  State& st = state();
+  if (restored != 0) {
+    // What the saved memory says about the thread that was is void; requests that were with the
+    // agent then have come true: their callers are in a restored process.
+    new (&g_thread) ControlThread();
+    st.owner_pid = static_cast<int32_t>(rawsys::sys_getpid());
+    const uint64_t sent =
+        st.sent_checkpoint > st.sent_rollback ? st.sent_checkpoint : st.sent_rollback;
+    st.answered_id = sent;
+    st.restored_up_to = sent;
+    st.status = kStarting;
+  }
+  const long r = g_thread.attach(restored != 0);
+  if (r != 0) {
+    st.start_errno = static_cast<int32_t>(-r);
+    if (st.start_text[0] == 0) {
+      rawsys::str_copy(st.start_text, "attaching to the agent", sizeof(st.start_text));
+    }
+    set_status(kFailed);
+    rawsys::sys_exit_thread(0);
+  }
+  if (restored != 0) __atomic_add_fetch(&st.answer_word, 1, __ATOMIC_ACQ_REL);
+  set_status(kAttached);
+  g_thread.serve();
+}
+
+void cr_report_thread(cr::format::ThreadReport* report) {
+  using cr::rawsys::sys;
+  struct {
+    uint64_t sp;
+    int32_t flags;
+    int32_t pad;
+    uint64_t size;
+  } ss{};
+  sys(__NR_sigaltstack, nullptr, &ss);
+  report->altstack_sp = ss.sp;
+  report->altstack_bytes = ss.size;
+  report->altstack_flags = static_cast<uint32_t>(ss.flags);
+  sys(__NR_prctl, PR_GET_TID_ADDRESS, &report->clear_child_tid);
+  const long slack = sys(__NR_prctl, PR_GET_TIMERSLACK);
+  report->timer_slack_ns = slack > 0 ? static_cast<uint64_t>(slack) : 0;
+  sys(__NR_get_robust_list, 0, &report->robust_list, &report->robust_list_bytes);
+  sys(__NR_prctl, PR_GET_NAME, report->name);
+  report->done = 1;
+}

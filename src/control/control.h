@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: MIT
+// control.h - the control thread: attaches to the agent, copies pages while the world is stopped,
+// carries API requests to the agent and the answers back.
+// Invariant: the control thread blocks all signals, owns a descriptor table of its own, uses no
+// libc and no TLS, and holds no lock while it waits.
+// Context: start/request functions N; the thread itself N and S.
+// Doc: docs/ARCHITECTURE.md, "The control thread".
+#pragma once
+
+#include <stdint.h>
+
+#include "base/base.h"
+#include "format/channel.h"
+
+namespace cr::control {
+
+inline constexpr uint32_t kDetached = 0;  // no session
+inline constexpr uint32_t kStarting = 1;
+inline constexpr uint32_t kAttached = 2;
+inline constexpr uint32_t kFailed = 3;    // could not attach: start_error
+inline constexpr uint32_t kAgentGone = 4;
+
+// One per process; lives in the library's data, so it is saved and restored with the process.
+struct State {
+  uint32_t status;       // futex: kDetached...
+  uint32_t answer_word;  // futex: raised when answered_id moves
+  int32_t owner_pid;     // the process it belongs to; a fork child has none
+  int32_t start_errno;
+  Errc start_code;
+  uint64_t next_id;      // ids given to API requests
+  uint64_t wanted_checkpoint, wanted_rollback;  // newest id asked for
+  uint64_t sent_checkpoint, sent_rollback;      // newest id the agent was told
+  uint64_t answered_id;
+  uint64_t restored_up_to;  // requests up to here were in flight at the checkpoint that came back
+  int32_t answer_code, answer_errno;
+  char answer_text[512];
+  double wanted_interval;   // < 0: nothing to tell
+  uint64_t epoch;           // of this incarnation
+  format::ChannelHeader* channel;
+  char start_text[512];
+  char session_dir[4096];  // where agent.sock is; absolute
+};
+
+State& state();
+
+// Start the control thread for the session in session_dir (absolute path, copied) and wait until it
+// is attached. Context: N.
+Result<void> start(const char* session_dir);
+
+// Is there a session in *this* process (false in fork children)?
+bool attached();
+
+enum class Ask { kCheckpoint, kRollback };
+struct Answer {
+  bool restored;  // the calling thread is in a restored process
+  Errc code;
+  int sys_errno;
+};
+// Ask the agent and wait for its answer. `ret_text` gets the reason of a failure. Context: N.
+Answer ask(Ask what, char* ret_text, size_t text_cap);
+
+// Tell the agent a new interval. Context: N.
+void set_interval(double seconds);
+
+// Memory left out of checkpoints; guarded by the API's own lock.
+format::Exclusions& exclusions();
+
+// What the agent must know about this library's memory.
+struct Addresses {
+  uint64_t report_entry, report_arg, report_stack_top, resume_entry, resume_end;
+  uint64_t control_entry, control_stack_top, state, state_bytes;
+};
+Addresses addresses();
+
+}  // namespace cr::control

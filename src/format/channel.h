@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: MIT
+// channel.h - what the control thread (in the program) and the agent (outside) share: one memfd
+// with a header and tables, and messages on a SOCK_SEQPACKET socket. Same machine, same build.
+// Invariant: only fixed-width fields; the agent never trusts a length from the program without a
+// bound, because the program's memory may be corrupt.
+// Context: N, H, S, R. Doc: docs/ARCHITECTURE.md, "One checkpoint".
+#pragma once
+
+#include <stdint.h>
+
+#include "format/image.h"
+
+namespace cr::format {
+
+inline constexpr uint32_t kChannelVersion = 1;
+inline constexpr char kAgentSocketName[] = "agent.sock";
+
+// ---- messages: program -> agent ---------------------------------------------------------------
+enum MessageKind : uint32_t {
+  kMessageHello = 1,       // first message of a control thread
+  kMessageTake = 2,        // restored process: asks for plan and descriptors
+  kMessageCheckpoint = 3,  // checkpoint() was called
+  kMessageRollback = 4,    // restore() was called
+  kMessageCaptured = 5,    // answer to kCommandCapture (also in the header)
+  kMessageSetInterval = 6,
+  // crckpt -> agent
+  kMessageAskCheckpoint = 7,
+  kMessageAskStatus = 8,
+  // agent -> program or tool
+  kMessageWelcome = 20,
+  kMessageRefused = 21,
+  kMessagePlan = 22,
+  kMessageReport = 23,
+  kMessageFds = 24,
+};
+
+struct Hello {
+  uint32_t kind;  // kMessageHello
+  uint32_t version;
+  int32_t pid, tid;         // in the program's own pid namespace
+  uint64_t report_entry;    // function a stopped thread is made to run (control::report_thread)
+  uint64_t report_arg;      // its ThreadReport
+  uint64_t report_stack_top;
+  uint64_t resume_entry;    // continues an interrupted timed call (crcontrol_resume_call)
+  uint64_t control_entry, control_stack_top;
+  uint64_t state, state_bytes;
+  uint64_t exclusions;  // Exclusions
+  uint32_t restored;  // 1: after a restore
+  uint32_t reserved;
+};
+CR_ON_DISK(Hello, 96);
+
+// crexclude(): read by the agent from the program's memory.
+struct Exclusions {
+  uint64_t count;
+  struct {
+    uint64_t start, end;
+  } ranges[256];
+};
+CR_ON_DISK(Exclusions, 8 + 256 * 16);
+
+struct Request {
+  uint32_t kind;
+  uint32_t then;  // AskCheckpoint: 0 continue, 1 stop, 2 kill
+  uint64_t id;
+  double interval_seconds;
+};
+static_assert(sizeof(Request) == 24);
+
+// To crckpt, and as refusal text.
+struct Report {
+  uint32_t kind;  // kMessageReport, kMessageRefused, kMessageWelcome
+  int32_t code;   // Errc
+  int32_t sys_errno;
+  uint32_t reserved;
+  uint64_t epoch, sequence, image_bytes, pause_ns, commit_ns;
+  char text[512];
+};
+static_assert(sizeof(Report) == 568);
+
+// Descriptors of a restored process follow the plan in batches, by SCM_RIGHTS.
+inline constexpr uint32_t kFdsPerMessage = 128;
+
+// ---- the shared memfd -------------------------------------------------------------------------
+enum CommandKind : uint32_t {
+  kCommandNone = 0,
+  kCommandCapture = 1,   // copy pages by the table of ranges, and describe the process
+  kCommandReply = 2,     // answers to API requests are in the header
+  kCommandUnmap = 3,     // munmap [arg0, arg0 + arg1): leftovers of a restore
+  kCommandExit = 4,      // end the control thread
+  kCommandDescribe = 5,  // fill in `process`
+};
+
+inline constexpr uint32_t kRangeAnon = 0;      // private pages: those that differ from file/zero
+inline constexpr uint32_t kRangeEmbed = 1;     // all pages of [start, limit), read through mem
+inline constexpr uint32_t kRangeAll = 2;       // all pages present or readable (shared anonymous)
+
+struct Range {
+  uint64_t start, end;
+  uint32_t mode;
+  uint32_t readable;
+  uint64_t limit;  // kRangeEmbed: end of the file in this mapping
+};
+CR_ON_DISK(Range, 32);
+
+// Pages [addr, +pages) were copied to staging page number `staging_page`.
+struct Run {
+  uint64_t addr;
+  uint64_t pages;
+  uint64_t staging_page;
+};
+CR_ON_DISK(Run, 24);
+
+struct Process {  // what only the program itself can ask
+  SigactionRecord sigactions[64];
+  TimerRecord itimers[3];
+  uint32_t dumpable;
+  int32_t pdeathsig;
+  uint32_t no_new_privs, thp_disabled, child_subreaper, keepcaps;
+  uint64_t brk;
+};
+CR_ON_DISK(Process, 64 * 32 + 48 + 32);
+
+// Filled by a stopped thread itself.
+struct ThreadReport {
+  uint64_t altstack_sp, altstack_bytes;
+  uint32_t altstack_flags;
+  uint32_t done;
+  uint64_t clear_child_tid;
+  uint64_t timer_slack_ns;
+  uint64_t robust_list, robust_list_bytes;
+  char name[16];
+};
+CR_ON_DISK(ThreadReport, 72);
+
+struct ChannelHeader {
+  uint32_t version;
+  uint32_t doorbell;  // futex: raised by the agent and by API calls; the control thread waits on it
+  uint32_t command;   // CommandKind
+  uint32_t command_seq;   // raised with every command
+  uint32_t done_seq;      // futex: = command_seq when the command is done
+  int32_t result_errno;   // 0 or an errno
+  uint64_t arg0, arg1;
+  // capture
+  uint64_t range_count, cursor_range, cursor_addr;  // in/out: where to go on
+  uint64_t staging_pages;   // room
+  uint64_t run_count;       // out
+  uint32_t more;            // out: 1 when staging or the run table is full before the end
+  uint32_t use_pagemap_scan;  // 0 forces the portable path
+  uint64_t ranges_off, runs_off, runs_cap;
+  Process process;
+  ThreadReport report;
+  // answers to API requests
+  uint64_t answered_id;
+  int32_t answer_code;  // Errc
+  int32_t answer_errno;
+  char answer_text[512];
+  // status, under a sequence lock (odd: being written)
+  uint32_t status_lock;
+  uint32_t status_reserved;
+  uint64_t epoch, sequence, attempts, failures, image_bytes, pause_ns, commit_ns, realtime_ns;
+  double interval_seconds;
+  char image_dir[4096];
+  char last_error[512];
+  // restore(): the program to exec, with its arguments and environment as NUL-separated strings
+  char exec_path[4096];
+  uint32_t exec_argv_bytes, exec_env_bytes;
+  uint64_t exec_strings_off;  // arguments, then environment, in the memfd
+};
+inline constexpr uint64_t kChannelBytes = 64ull << 20;
+inline constexpr uint64_t kChannelRangesOff = 64ull << 10;
+inline constexpr uint64_t kChannelRangesCap = ((4ull << 20) - kChannelRangesOff) / sizeof(Range);
+inline constexpr uint64_t kChannelRunsOff = 4ull << 20;
+inline constexpr uint64_t kChannelRunsCap = (kChannelBytes - kChannelRunsOff) / sizeof(Run);
+static_assert(sizeof(ChannelHeader) <= kChannelRangesOff);
+
+}  // namespace cr::format

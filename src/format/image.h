@@ -1,0 +1,291 @@
+// SPDX-License-Identifier: MIT
+// image.h - every struct of an image file (image.0, image.1).
+// Invariant: fixed width, little endian, explicit padding, a size assert beside each struct; the
+// first 16 bytes of the superblock never change. The spec is docs/format/image.md.
+// Context: N, H, S, R.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include <type_traits>
+
+#include "base/base.h"
+
+namespace cr::format {
+
+inline constexpr char kImageMagic[8] = {'C', 'R', 'I', 'M', 'A', 'G', 'E', '\n'};
+inline constexpr uint32_t kImageVersion = 1;
+inline constexpr uint32_t kMachineX86_64 = 62;  // EM_X86_64
+
+// Incompatible features: a reader that does not know a set bit must refuse the image.
+inline constexpr uint64_t kIncompatKnown = 0;
+inline constexpr uint64_t kRoCompatKnown = 0;
+
+#define CR_ON_DISK(type, bytes)          \
+  static_assert(sizeof(type) == (bytes)); \
+  static_assert(std::is_trivially_copyable_v<type> && std::has_unique_object_representations_v<type>)
+
+// Offset 0 of the file, inside one 512-byte sector so that it is written atomically.
+struct SuperBlock {
+  char magic[8];
+  uint32_t format_version;
+  uint32_t header_bytes;  // sizeof(SuperBlock)
+  uint32_t machine;
+  uint32_t page_bytes;
+  uint64_t feature_compat;
+  uint64_t feature_ro_compat;
+  uint64_t feature_incompat;
+  uint64_t write_lock;  // WRITE_LOCK: 0 while the buffer is being written, 1 when it is whole
+  uint64_t epoch;
+  uint64_t sequence;
+  uint64_t attempt;
+  uint64_t realtime_ns;   // CLOCK_REALTIME of the stop
+  uint64_t monotonic_ns;  // CLOCK_MONOTONIC of the stop
+  uint64_t payload_off;   // slot i is at payload_off + i * page_bytes
+  uint64_t payload_slots;
+  uint64_t metadata_off;
+  uint64_t metadata_bytes;
+  uint64_t metadata_xxh3;
+  uint64_t pause_ns;
+  uint64_t memory_bytes;  // bytes of memory described (zero pages included)
+  uint8_t session_id[16];
+  uint8_t reserved[336];
+  uint64_t checksum;  // XXH3-64 of the bytes before it
+};
+CR_ON_DISK(SuperBlock, 512);
+static_assert(offsetof(SuperBlock, write_lock) == 48);
+static_assert(offsetof(SuperBlock, checksum) == 504);
+
+enum SectionKind : uint32_t {
+  kSectionProcess = 1,
+  kSectionStrings = 2,
+  kSectionSegments = 3,
+  kSectionExtents = 4,
+  kSectionChecksums = 5,
+  kSectionThreads = 6,
+  kSectionBlobs = 7,
+  kSectionFds = 8,
+  kSectionFiles = 9,
+  kSectionSigactions = 10,
+  kSectionSiginfos = 11,
+  kSectionOverlays = 12,
+  kSectionKinds = 13,  // one past the last
+};
+
+// METADATA begins with this, followed by section_count SectionHeaders.
+struct MetadataHeader {
+  char magic[8];  // "CRMETA\0\0"
+  uint32_t section_count;
+  uint32_t reserved;
+};
+CR_ON_DISK(MetadataHeader, 16);
+inline constexpr char kMetadataMagic[8] = {'C', 'R', 'M', 'E', 'T', 'A', 0, 0};
+
+struct SectionHeader {
+  uint32_t kind;
+  uint32_t element_bytes;  // 1 for Strings and Blobs
+  uint64_t count;
+  uint64_t off;  // from the beginning of METADATA, a multiple of 16
+};
+CR_ON_DISK(SectionHeader, 24);
+
+// Offset of a NUL-terminated string in the Strings section; 0 is "".
+using StringRef = uint32_t;
+struct BlobRef {
+  uint64_t off;
+  uint64_t bytes;
+};
+CR_ON_DISK(BlobRef, 16);
+
+// CPU capabilities the program may have come to rely on.
+struct CpuRecord {
+  uint32_t leaf1_ecx, leaf1_edx;
+  uint32_t leaf7_ebx, leaf7_ecx, leaf7_edx, leaf7_1_eax;
+  uint32_t ext1_ecx, ext1_edx;
+  uint64_t xcr0;
+  uint64_t xstate_bytes;  // XSAVE area for the features enabled by default
+};
+CR_ON_DISK(CpuRecord, 48);
+
+// As prctl(PR_SET_MM, PR_SET_MM_MAP) takes them.
+struct MmRecord {
+  uint64_t start_code, end_code, start_data, end_data, start_brk, brk, start_stack;
+  uint64_t arg_start, arg_end, env_start, env_end;
+};
+CR_ON_DISK(MmRecord, 88);
+
+struct TimerRecord {  // struct itimerval, in microseconds
+  int64_t interval_us;
+  int64_t value_us;
+};
+CR_ON_DISK(TimerRecord, 16);
+
+struct RlimitRecord {
+  uint64_t soft, hard;
+};
+CR_ON_DISK(RlimitRecord, 16);
+
+inline constexpr uint32_t kProcessLeaderGone = 1;  // the main thread had ended
+inline constexpr uint32_t kProcessNoNewPrivs = 2;
+inline constexpr uint32_t kProcessThpDisabled = 4;
+inline constexpr uint32_t kProcessChildSubreaper = 8;
+
+struct ProcessRecord {
+  int32_t pid, ppid, pgid, sid;
+  uint32_t uid, gid;
+  uint32_t umask;
+  uint32_t personality;
+  uint32_t flags;  // kProcess...
+  uint32_t dumpable;
+  int32_t pdeathsig;
+  uint32_t control_tid;  // not among the threads
+  StringRef program;     // argv[0] path of the executable (/proc/PID/exe)
+  StringRef exe_name;    // file name of the same, for messages
+  StringRef cwd;
+  StringRef hostname;
+  BlobRef cmdline;  // NUL-separated
+  BlobRef environ;  // NUL-separated
+  BlobRef auxv;     // pairs of uint64_t
+  MmRecord mm;
+  CpuRecord cpu;
+  TimerRecord itimers[3];
+  RlimitRecord rlimits[16];
+  uint64_t control_entry;      // address of the control thread's entry function
+  uint64_t control_stack_top;  // its stack
+  uint64_t control_state;      // address of the library's control state
+  uint64_t control_state_bytes;
+  uint64_t vdso_start, vdso_bytes;
+  uint64_t vvar_start, vvar_bytes;  // all [vvar*] mappings together
+  StringRef kernel_release;
+  uint32_t reserved;
+};
+CR_ON_DISK(ProcessRecord, 624);
+
+enum SegmentKind : uint32_t {
+  kSegmentAnon = 1,
+  kSegmentFile = 2,        // private mapping of a file
+  kSegmentFileShared = 3,  // read-only shared mapping of a file
+  kSegmentAnonShared = 4,  // MAP_SHARED|MAP_ANONYMOUS, or shared mapping of /dev/zero
+  kSegmentStack = 5,       // grows down
+  kSegmentVdso = 6,
+  kSegmentVvar = 7,
+};
+inline constexpr uint32_t kSegmentEmbedded = 1;  // clean file pages are in the image as well
+inline constexpr uint32_t kSegmentDeleted = 2;   // the file had no name any more
+// madvise and mlock state, from VmFlags.
+inline constexpr uint32_t kSegmentDontFork = 0x10;
+inline constexpr uint32_t kSegmentWipeOnFork = 0x20;
+inline constexpr uint32_t kSegmentDontDump = 0x40;
+inline constexpr uint32_t kSegmentHuge = 0x80;
+inline constexpr uint32_t kSegmentNoHuge = 0x100;
+inline constexpr uint32_t kSegmentLocked = 0x200;
+inline constexpr uint32_t kSegmentNoReserve = 0x400;
+inline constexpr uint32_t kSegmentSequential = 0x800;
+inline constexpr uint32_t kSegmentRandom = 0x1000;
+inline constexpr uint32_t kSegmentMergeable = 0x2000;
+
+struct SegmentRecord {
+  uint64_t start, end;
+  uint32_t kind;
+  uint32_t prot;   // PROT_*
+  uint32_t flags;  // kSegment...
+  StringRef file;
+  uint64_t file_off;
+  uint64_t dev, ino;
+  uint64_t file_bytes;
+  int64_t file_mtime_ns;
+};
+CR_ON_DISK(SegmentRecord, 72);
+
+// Pages [addr, addr + pages * page size) are in slots [slot, slot + pages). A page of a segment in
+// no extent reads as zeros, or as the file's content where the segment maps a file.
+struct ExtentRecord {
+  uint64_t addr;
+  uint64_t pages;
+  uint64_t slot;
+};
+CR_ON_DISK(ExtentRecord, 24);
+
+inline constexpr uint64_t kSlotZero = ~0ull;  // an extent of zero pages that shadow a file
+
+struct ThreadRecord {
+  int32_t tid;
+  uint32_t flags;  // kThread...
+  uint64_t fs_base, gs_base;
+  uint64_t clear_child_tid;
+  uint64_t robust_list;
+  uint64_t robust_list_bytes;
+  uint64_t rseq_addr;
+  uint32_t rseq_bytes, rseq_signature;
+  uint64_t timer_slack_ns;
+  BlobRef frame;  // rt_sigframe without the return address: ucontext, then the XSAVE area
+  int64_t syscall_nr;  // system call the thread was blocked in, -1 none
+  char name[16];
+  int32_t sched_policy, sched_priority, nice;
+  uint32_t reserved;
+};
+CR_ON_DISK(ThreadRecord, 128);
+inline constexpr uint32_t kThreadLeader = 1;
+
+// One open file description; several descriptors may share it.
+enum FileKind : uint32_t {
+  kFileRegular = 1,    // by path; size at the checkpoint recorded
+  kFileDeleted = 2,    // regular without a name: content in the image
+  kFileDirectory = 3,
+  kFileDevice = 4,     // null, zero, full, random, urandom, tty by path
+  kFileTerminal = 5,   // inherited from crrestore
+  kFileStdPipe = 6,    // pipe or socket to the outside, inherited from crrestore
+  kFilePipe = 7,       // pipe inside the process
+  kFileOpath = 8,      // O_PATH
+  kFileProc = 9,       // something under /proc/self
+};
+
+struct FileRecord {
+  uint32_t kind;
+  uint32_t open_flags;  // O_* of F_GETFL
+  uint64_t position;
+  uint64_t dev, ino;
+  uint64_t file_bytes;  // size at the checkpoint
+  StringRef path;
+  uint32_t mode;      // st_mode
+  uint32_t pair;      // pipes: number of the pipe, unique in the image
+  int32_t std_fd;     // kFileTerminal, kFileStdPipe: crrestore's descriptor to inherit
+  uint64_t pipe_bytes;  // F_GETPIPE_SZ
+  BlobRef content;      // pipes: unread bytes (in the read end); deleted files: all bytes
+  int32_t owner_pid, owner_signal;
+};
+CR_ON_DISK(FileRecord, 88);
+
+struct FdRecord {
+  int32_t fd;
+  uint32_t file;  // index into Files
+  uint32_t cloexec;
+  uint32_t reserved;
+};
+CR_ON_DISK(FdRecord, 16);
+
+// The kernel's struct sigaction.
+struct SigactionRecord {
+  uint64_t handler;
+  uint64_t flags;
+  uint64_t restorer;
+  uint64_t mask;
+};
+CR_ON_DISK(SigactionRecord, 32);
+
+struct SiginfoRecord {
+  int32_t tid;  // 0: pending for the process
+  uint32_t reserved;
+  uint8_t info[128];
+};
+CR_ON_DISK(SiginfoRecord, 136);
+
+// Bytes put over the restored memory before anything runs.
+struct OverlayRecord {
+  uint64_t addr;
+  BlobRef bytes;
+};
+CR_ON_DISK(OverlayRecord, 24);
+
+}  // namespace cr::format

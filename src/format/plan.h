@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: MIT
+// plan.h - the list of steps by which the restorer turns a fresh process into the saved one.
+// Invariant: everything was validated by the planner (src/agent/restore_plan.cc); the restorer only
+// carries out. Offsets are from the beginning of the plan. Same machine, same build: not durable.
+// Context: N, R. Doc: docs/ARCHITECTURE.md, "One restore".
+#pragma once
+
+#include <stdint.h>
+
+#include "format/image.h"
+
+namespace cr::format {
+
+struct PlanArray {
+  uint64_t off, count;
+};
+
+struct PlanMap {
+  uint64_t addr, bytes;
+  uint32_t prot;   // final protection
+  uint32_t flags;  // MAP_*
+  int32_t file;    // index of a received descriptor (PlanHeader.extra_fds), -1 anonymous
+  uint32_t fill;   // 1: something will be written, map writable first
+  uint64_t file_off;
+  uint32_t segment_flags;  // kSegment... advice
+  uint32_t reserved;
+};
+CR_ON_DISK(PlanMap, 48);
+
+inline constexpr uint64_t kFillZero = ~0ull;
+struct PlanFill {
+  uint64_t addr, bytes, image_off;  // kFillZero: zeros
+};
+CR_ON_DISK(PlanFill, 24);
+
+struct PlanOverlay {
+  uint64_t addr, bytes, off;
+};
+CR_ON_DISK(PlanOverlay, 24);
+
+struct PlanThread {
+  ThreadRecord record;
+  uint64_t frame_off;  // 64-byte aligned copy of the frame in the plan
+  uint64_t frame_bytes;
+  uint64_t stack_top_off;  // a small stack inside the plan region
+  uint64_t siginfo_first, siginfo_count;
+};
+CR_ON_DISK(PlanThread, 168);
+
+struct PlanFd {
+  int32_t fd;       // number in the restored process
+  uint32_t source;  // index among the received descriptors
+  uint32_t cloexec;
+  uint32_t reserved;
+};
+CR_ON_DISK(PlanFd, 16);
+
+// Where the program's own C library runs with another vDSO than its own: the old entry points jump.
+struct PlanVdsoPatch {
+  uint64_t old_off;  // in the image's vDSO
+  uint64_t new_off;  // in this kernel's vDSO
+};
+CR_ON_DISK(PlanVdsoPatch, 16);
+
+enum PlanIds : uint32_t {
+  kIdsSame = 0,  // thread ids as they were, or fail
+  kIdsNew = 1,   // new ones; the words that libc reads its ids from are rewritten
+  kIdsTry = 2,   // as they were where allowed
+};
+
+// Where a frame (ThreadRecord.frame) has its XSAVE area, and its pointer to it (x86_64).
+inline constexpr uint64_t kFrameXstateOff = 320;
+inline constexpr uint64_t kFrameFpstatePointerOff = 224;
+
+struct PlanHeader {
+  uint64_t magic;
+  uint64_t bytes;  // of the whole plan
+  ProcessRecord process;
+  PlanArray maps, fills, overlays, threads, fds, patches, sigactions, siginfos;
+  uint64_t auxv_off, auxv_bytes;
+  uint64_t cwd_off;  // a string
+  uint32_t received_fds;  // descriptors that follow (after image)
+  uint32_t ids;           // PlanIds
+  uint32_t drop_caps;     // 1: the process was given a capability for the restore only
+  uint32_t reserved;
+  uint64_t vdso_patch;    // 1: image's vDSO is mapped as data and patched
+  uint64_t vdso_parking;  // patch: address for this kernel's vvar and vDSO
+  uint64_t region_bytes;  // plan + stacks
+  // written by the restorer
+  uint32_t barrier;       // futex: 0 wait, 1 go
+  uint32_t threads_ready;
+  int32_t failed_step;    // RestoreStep
+  int32_t failed_errno;
+  uint64_t failed_addr;
+  char program[256];
+};
+inline constexpr uint64_t kPlanMagic = 0x314e414c50524331ull;
+
+// What the failing step of a restore was, for messages.
+enum RestoreStep : int32_t {
+  kStepNone = 0,
+  kStepUnmap,
+  kStepMap,
+  kStepFill,
+  kStepProtect,
+  kStepVdso,
+  kStepMm,
+  kStepSignals,
+  kStepThread,
+  kStepControl,
+  kStepTimers,
+  kStepDone,
+};
+
+inline constexpr uint64_t kRestorerStackBytes = 16384;  // per thread
+
+// Passed to the blob's entry.
+struct RestorerArgs {
+  uint64_t region, region_bytes;  // kept mapped; everything else goes
+  uint64_t plan;                  // PlanHeader*
+  int32_t image_fd;
+  int32_t report_fd;  // socket to the agent: failures are told here
+  uint64_t rseq_addr, rseq_bytes, rseq_signature;  // of the calling thread, 0: none
+  // [vvar*] and [vdso] of this process now, in address order; the last one is the vDSO.
+  uint64_t vdso_piece_start[4], vdso_piece_bytes[4];
+  uint32_t vdso_pieces;
+  int32_t extra_fd_base;  // received descriptor i sits at extra_fd_base + i until installed
+  uint64_t vdso_temp;     // room inside the region for all pieces
+};
+
+}  // namespace cr::format

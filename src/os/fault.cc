@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: MIT
+// fault.cc - see fault.h. Invariant: as there. Context: N.
+#include "os/fault.h"
+
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+namespace cr::os {
+namespace {
+
+constexpr const char* kNames[] = {
+    "before_stop",    "stopped",         "threads_described", "captured",
+    "resumed",        "lock_cleared",    "lock_cleared_synced", "pages_half",
+    "pages_written",  "metadata_written", "payload_synced",   "committed",
+    "committed_synced", "answered",      "restore_planned",   "restore_exec",
+    "restore_taken",  "restore_attached"};
+static_assert(sizeof(kNames) / sizeof(kNames[0]) == static_cast<size_t>(FaultPoint::kCount));
+
+struct Armed {
+  int point = -1;
+  long countdown = 0;
+  bool agent_only = false;
+};
+
+Armed read_environment() {
+  Armed a;
+  const char* s = getenv("CR_FAULT");
+  if (s == nullptr) return a;
+  const char* colon = strchr(s, ':');
+  const size_t n = colon != nullptr ? static_cast<size_t>(colon - s) : strlen(s);
+  for (int i = 0; i < static_cast<int>(FaultPoint::kCount); i++) {
+    if (strlen(kNames[i]) == n && strncmp(kNames[i], s, n) == 0) a.point = i;
+  }
+  a.countdown = colon != nullptr ? strtol(colon + 1, nullptr, 10) : 1;
+  const char* scope = getenv("CR_FAULT_SCOPE");
+  a.agent_only = scope != nullptr && strcmp(scope, "agent") == 0;
+  return a;
+}
+
+pid_t g_victim = 0;
+
+}  // namespace
+
+const char* name_of(FaultPoint p) { return kNames[static_cast<int>(p)]; }
+
+void set_fault_victim(pid_t pid) { g_victim = pid; }
+
+void fault_point(FaultPoint p) {
+  static Armed armed = read_environment();
+  if (armed.point != static_cast<int>(p) || --armed.countdown > 0) return;
+  if (!armed.agent_only && g_victim > 0) kill(g_victim, SIGKILL);
+  kill(getpid(), SIGKILL);
+  pause();
+}
+
+}  // namespace cr::os

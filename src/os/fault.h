@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: MIT
+// fault.h - the named points of the protocol at which tests end everything.
+// Invariant: without CR_FAULT in the environment a point costs one load.
+// Context: N. CR_FAULT=name[:nth] ends the agent (and the program it serves, unless
+// CR_FAULT_SCOPE=agent) by SIGKILL when the point is reached for the nth time (default first).
+#pragma once
+
+#include <sys/types.h>
+
+namespace cr::os {
+
+enum class FaultPoint {
+  kBeforeStop,         // trigger seen, nothing done
+  kStopped,            // all threads are stopped
+  kThreadsDescribed,   // registers are with the agent
+  kCaptured,           // pages are in staging, still stopped
+  kResumed,            // the program runs again, nothing written
+  kLockCleared,        // WRITE_LOCK=0 issued, no barrier yet
+  kLockClearedSynced,  // ... and durable
+  kPagesHalf,          // half of the pages issued
+  kPagesWritten,       // all pages issued
+  kMetadataWritten,    // METADATA issued
+  kPayloadSynced,      // pages and METADATA durable
+  kCommitted,          // WRITE_LOCK=1 issued, no barrier yet
+  kCommittedSynced,    // ... and durable
+  kAnswered,           // checkpoint() has been answered
+  kRestorePlanned,     // crrestore: plan made, nothing started
+  kRestoreExec,        // crrestore: process made
+  kRestoreTaken,       // crrestore: plan and descriptors handed over
+  kRestoreAttached,    // crrestore: control thread is there
+  kCount,
+};
+
+const char* name_of(FaultPoint p);
+void fault_point(FaultPoint p);
+// Whom to end besides ourselves; 0 nobody.
+void set_fault_victim(pid_t pid);
+
+}  // namespace cr::os

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: MIT
+// fd.cc - see fd.h. Invariant: as there. Context: N.
+#include "os/fd.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+namespace cr::os {
+
+void Fd::reset() {
+  if (fd_ >= 0) ::close(fd_);
+  fd_ = -1;
+}
+
+Result<void> Fd::close() {
+  const int fd = release();
+  if (fd >= 0 && ::close(fd) != 0) return Error{Errc::kSystem, errno, "closing"};
+  return {};
+}
+
+void Mapping::reset() {
+  if (data_ != nullptr) munmap(data_, bytes_);
+  data_ = nullptr;
+  bytes_ = 0;
+}
+
+Result<Mapping> Mapping::map(int fd, size_t bytes, int prot, int flags) {
+  if (bytes == 0) return Mapping();
+  void* p = mmap(nullptr, bytes, prot, flags, fd, 0);
+  if (p == MAP_FAILED) return Error{Errc::kSystem, errno, "mapping"};
+  return Mapping(p, bytes);
+}
+
+Result<Fd> open_file(const std::string& path, int flags, unsigned mode) {
+  const int fd = open(path.c_str(), flags | O_CLOEXEC, mode);
+  if (fd < 0) return Error{Errc::kSystem, errno, "opening"};
+  return Fd(fd);
+}
+
+Result<std::string> read_file(const std::string& path) {
+  CR_TRY(Fd fd, open_file(path, O_RDONLY));
+  std::string all;
+  size_t used = 0;
+  for (;;) {
+    all.resize(used + 65536);
+    const ssize_t r = read(fd.get(), all.data() + used, all.size() - used);
+    if (r < 0 && errno == EINTR) continue;
+    if (r < 0) return Error{Errc::kSystem, errno, "reading"};
+    used += static_cast<size_t>(r);
+    if (r == 0) break;
+  }
+  all.resize(used);
+  return all;
+}
+
+Result<std::string> read_link(const std::string& path) {
+  char buf[PATH_MAX + 1];
+  const ssize_t r = readlink(path.c_str(), buf, sizeof(buf));
+  if (r < 0) return Error{Errc::kSystem, errno, "readlink"};
+  return std::string(buf, static_cast<size_t>(r));
+}
+
+Result<Fd> make_memfd(const char* name) {
+  const int fd = memfd_create(name, MFD_CLOEXEC);
+  if (fd < 0) return Error{Errc::kSystem, errno, "memfd_create"};
+  return Fd(fd);
+}
+
+}  // namespace cr::os

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: MIT
+// proc.h - reading /proc of another process.
+// Invariant: a line that cannot be parsed is an Error, never skipped. Context: N.
+#pragma once
+
+#include <stdint.h>
+#include <sys/types.h>
+
+#include <string>
+#include <vector>
+
+#include "base/base.h"
+#include "os/fd.h"
+
+namespace cr::os {
+
+struct MapEntry {
+  uint64_t start = 0, end = 0;
+  int prot = 0;  // PROT_*
+  bool shared = false;
+  uint64_t offset = 0;
+  uint64_t dev = 0, ino = 0;  // dev as makedev(3) makes it
+  std::string name;           // as printed, " (deleted)" removed
+  bool deleted = false;
+  // from smaps, where read
+  uint64_t rss_bytes = 0, swap_bytes = 0;
+  std::string vm_flags;
+};
+
+// /proc/<task>/maps or smaps text.
+Result<std::vector<MapEntry>> parse_maps(const std::string& text);
+
+// "Name:" line of a status-like file, trimmed; empty if absent.
+std::string status_field(const std::string& status, const char* name);
+
+Result<std::vector<pid_t>> list_tasks(pid_t pid);
+Result<std::vector<int>> list_fds(pid_t pid, pid_t tid);
+
+struct FdInfo {
+  uint64_t position = 0;
+  uint64_t flags = 0;  // O_* incl. O_CLOEXEC
+  std::string extra;   // the rest of the text
+};
+Result<FdInfo> read_fdinfo(pid_t pid, pid_t tid, int fd);
+
+// /proc/<pid>/stat fields behind the name: state, parent, group, session, start time.
+struct Stat {
+  char state = '?';
+  pid_t ppid = 0, pgid = 0, sid = 0;
+  uint64_t start_code = 0, end_code = 0, start_stack = 0;
+  uint64_t start_data = 0, end_data = 0, start_brk = 0, arg_start = 0, arg_end = 0, env_start = 0,
+           env_end = 0;
+  int nice = 0;
+  uint64_t start_time = 0;
+};
+Result<Stat> read_stat(pid_t pid, pid_t tid);
+
+}  // namespace cr::os

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: MIT
+// async_writer.h - many writes in flight to one file through io_uring, pwrite where it is forbidden.
+// Invariant: after drain() returned without error every byte was accepted by the kernel; barrier()
+// additionally makes it durable.
+// Context: N.
+#pragma once
+
+#include <liburing.h>
+#include <stdint.h>
+
+#include <vector>
+
+#include "base/base.h"
+
+namespace cr::store {
+
+class AsyncWriter {
+ public:
+  // fd stays the caller's. depth: writes in flight.
+  explicit AsyncWriter(int fd, unsigned depth = 16);
+  ~AsyncWriter();
+  AsyncWriter(const AsyncWriter&) = delete;
+  AsyncWriter& operator=(const AsyncWriter&) = delete;
+
+  // `data` must stay until drain().
+  Result<void> write(const void* data, uint64_t bytes, uint64_t off);
+  Result<void> drain();
+  // drain(), then fdatasync if `durable`.
+  Result<void> barrier(bool durable);
+
+ private:
+  struct Slot {
+    const uint8_t* data;
+    uint64_t bytes, off;
+    bool used;
+  };
+  Result<void> reap(bool wait);
+  Result<void> write_now(const uint8_t* data, uint64_t bytes, uint64_t off);
+
+  int fd_;
+  bool ring_ok_ = false;
+  io_uring ring_{};
+  std::vector<Slot> slots_;
+  unsigned in_flight_ = 0;
+};
+
+}  // namespace cr::store

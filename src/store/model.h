@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: MIT
+// model.h - a checkpoint's METADATA in memory, before it is written.
+// Invariant: serialize() gives what format/image_reader.h accepts. Context: N.
+#pragma once
+
+#include <stdint.h>
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "format/image.h"
+
+namespace cr::store {
+
+struct Model {
+  format::ProcessRecord process{};
+  std::vector<format::SegmentRecord> segments;
+  std::vector<format::ExtentRecord> extents;
+  std::vector<uint64_t> checksums;
+  std::vector<format::ThreadRecord> threads;
+  std::vector<format::FdRecord> fds;
+  std::vector<format::FileRecord> files;
+  std::vector<format::SigactionRecord> sigactions;
+  std::vector<format::SiginfoRecord> siginfos;
+  std::vector<format::OverlayRecord> overlays;
+  std::string strings = std::string(1, '\0');
+  std::string blobs;
+
+  format::StringRef add_string(std::string_view s);
+  format::BlobRef add_blob(const void* data, size_t bytes);
+  std::vector<uint8_t> serialize() const;
+};
+
+}  // namespace cr::store

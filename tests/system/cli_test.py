@@ -1,0 +1,661 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""cli_test.py - what the command line tools promise to a person at a terminal or a script.
+
+Exit statuses, refusals, messages, job control, supervision. Each test is a function named test_*
+that gets a Workspace; its name and docstring say what it checks.
+
+  python3 tests/system/cli_test.py                       all, as root and as nobody
+  python3 tests/system/cli_test.py 'cli/ctrl_*' --user=nobody
+"""
+
+import argparse
+import os
+import pathlib
+import re
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+import harness  # noqa: E402
+from harness import Failure, Session, Test  # noqa: E402
+
+USERS = ("root", "nobody")
+TOOLS = ("crrun", "crckpt", "crrestore", "crinspect")
+MANY = "100000000"  # more numbers than any test waits for
+
+# ---------------------------------------------------------------------------------- helpers -----
+
+
+def expect(condition, message):
+    if not condition:
+        raise Failure(message)
+
+
+def expect_match(expression, text, what):
+    expect(re.search(expression, text, re.IGNORECASE),
+           f"{what} should match /{expression}/, but is:\n{text}")
+
+
+def helper(workspace, *arguments):
+    return [workspace.program("cli_helper"), *map(str, arguments)]
+
+
+def crrun(workspace, *words, **options):
+    return workspace.run([workspace.tool("crrun"), *map(str, words)], **options)
+
+
+def number_in(path):
+    """The number that cli_helper count has written; 0 before the first."""
+    text = harness.read_file(path).strip()
+    return int(text) if text else 0
+
+
+class Counter(Session):
+    """A session of `cli_helper count`, whose progress can be seen in a file."""
+
+    def __init__(self, workspace, last=MANY, **keywords):
+        self.file = workspace.path / "count.txt"
+        super().__init__(workspace, helper(workspace, "count", self.file, last), **keywords)
+
+    def number(self):
+        return number_in(self.file)
+
+    def wait_progress(self):
+        """Waits until the program has written another number than there is now."""
+        before = self.number()
+        self.wait_until(lambda: self.number() != before, "progress of the program")
+
+    def expect_standstill(self, seconds=0.3):
+        before = self.number()
+        time.sleep(seconds)
+        expect(self.number() == before,
+               f"the program should stand still, but went from {before} to {self.number()}")
+
+    def kill_program(self):
+        """Kills the program alone and waits until it is gone."""
+        pid = self.wait_until(self.program_pid, "the program's pid")
+        harness.signal_pid(pid, signal.SIGKILL)
+        self.workspace.wait_until(lambda: not harness.is_alive(pid), "death of the program")
+
+
+def started_counter(workspace, **keywords):
+    session = Counter(workspace, **keywords)
+    session.start()
+    session.wait_progress()
+    return session
+
+
+def sequence_of(done):
+    """The sequence number that crckpt printed."""
+    found = re.search(r"sequence\W+(\d+)", done.stdout, re.IGNORECASE)
+    if not found:
+        raise Failure(f"crckpt should print the sequence, but printed:\n{done.stdout}")
+    return int(found.group(1))
+
+
+class Terminal:
+    """A pseudo-terminal with a command as its session leader."""
+
+    def __init__(self, workspace, command):
+        self.workspace = workspace
+        self.master, slave = os.openpty()
+        workspace.user.give(os.ttyname(slave))
+        self.popen = subprocess.Popen(
+            ["setsid", "--ctty", *command], stdin=slave, stdout=slave, stderr=slave,
+            cwd=workspace.path, env={**workspace.environment(), "TERM": "dumb", "PS1": "$ "},
+            **workspace.user.popen_arguments())
+        os.close(slave)
+        workspace.adopt(self.popen)
+        self.output = ""
+
+    def send(self, text):
+        os.write(self.master, text.encode())
+
+    def read(self):
+        """Takes in what is there."""
+        while select.select([self.master], [], [], 0)[0]:
+            try:
+                data = os.read(self.master, 65536)
+            except OSError:  # the other side is closed
+                return
+            if not data:
+                return
+            self.output += data.decode(errors="replace")
+
+    def wait_for(self, predicate, what):
+        def look():
+            self.read()
+            return predicate()
+        try:
+            return self.workspace.wait_until(look, what)
+        except Failure as failure:
+            raise Failure(f"{failure}\nthe terminal shows:\n{self.output[-1500:]}") from None
+
+    def wait_text(self, expression):
+        self.wait_for(lambda: re.search(expression, self.output), f"/{expression}/ on the terminal")
+
+    def wait_end(self, status):
+        self.wait_for(lambda: self.popen.poll() is not None, "end of the terminal's command")
+        expect(self.popen.returncode == status, f"the status should be {status}, but is "
+               f"{self.popen.returncode}\nthe terminal shows:\n{self.output[-1500:]}")
+        os.close(self.master)
+
+
+# ------------------------------------------------------------------------- status and streams ---
+
+
+def test_exit_status(workspace):
+    """crrun's exit status is the program's."""
+    for status in (0, 1, 3, 77, 255):
+        crrun(workspace, "-i", "off", "--", *helper(workspace, "exit", status), check=status)
+
+
+def test_death_by_signal(workspace):
+    """A program killed by signal N gives 128+N."""
+    for number in (signal.SIGTERM, signal.SIGSEGV, signal.SIGKILL, signal.SIGUSR1):
+        crrun(workspace, "-i", "off", "--", *helper(workspace, "die", int(number)),
+              check=128 + number)
+
+
+def test_not_found(workspace):
+    """127 and the name, for a program that is not there, by path and by PATH."""
+    for name in ("./no-such-program", "no-such-program"):
+        done = crrun(workspace, "-i", "off", "--", name, check=127)
+        expect_match("no-such-program", done.stderr, "the message")
+
+
+def test_not_executable(workspace):
+    """126 and the name, for a file without execute permission and for a directory."""
+    (workspace.path / "plain-file").write_text("text\n")
+    (workspace.path / "directory").mkdir()
+    for name in ("./plain-file", "./directory"):
+        done = crrun(workspace, "-i", "off", "--", name, check=126)
+        expect_match(name[2:], done.stderr, "the message")
+
+
+def test_found_in_path(workspace):
+    """A name without a slash is looked up in PATH."""
+    crrun(workspace, "-i", "off", "--", "sh", "-c", "exit 9", check=9)
+
+
+def test_own_failure(workspace):
+    """125 if crrun itself fails; the program does not run."""
+    marker = workspace.path / "ran"
+    done = crrun(workspace, "-d", "/dev/null/image.dir", "--", "touch", marker, check=125)
+    expect_match("/dev/null/image.dir", done.stderr, "the message")
+    expect(not marker.exists(), "the program ran although there is no image directory")
+
+
+def test_streams_and_arguments(workspace):
+    """Arguments arrive unchanged, stdin and stdout are the program's, crrun prints nothing else."""
+    done = workspace.run(
+        ["sh", "-c", 'echo from a pipe | "$@" | cat', "sh", workspace.tool("crrun"), "-i", "off",
+         "--", *helper(workspace, "args", "one", "two words", "", "--help", "-d", "*")], check=0)
+    expect(done.stdout == "one\ntwo words\n\n--help\n-d\n*\nstdin: from a pipe\n",
+           f"wrong output: {done.stdout!r}")
+    expect(done.stderr == "", f"unexpected messages: {done.stderr}")
+
+
+def test_options_end_at_program(workspace):
+    """Options after the program's name are the program's, with and without --."""
+    done = crrun(workspace, "-i", "off", *helper(workspace, "args", "-i", "--", "x"), check=0)
+    expect(done.stdout == "-i\n--\nx\n", f"wrong output: {done.stdout!r}")
+
+
+def test_wrong_usage(workspace):
+    """Misuse: exit status 2, a message on stderr, nothing on stdout."""
+    cases = [
+        ("crrun",), ("crrun", "--no-such-option", "true"), ("crrun", "-i", "soon", "true"),
+        ("crrun", "-i", "-3", "true"), ("crrun", "--restart=perhaps", "true"), ("crrun", "-d"),
+        ("crckpt",), ("crckpt", "--then=dance", "image.dir"), ("crckpt", "a", "b"),
+        ("crrestore",), ("crrestore", "--sequence", "many", "image.dir"), ("crrestore", "a", "b"),
+        ("crinspect",), ("crinspect", "--no-such-option"),
+        ("crinspect", "no-such-command", "image.dir"),
+    ]
+    for tool, *arguments in cases:
+        done = workspace.run([workspace.tool(tool), *arguments])
+        shown = " ".join([tool, *arguments])
+        expect(done.returncode == 2, f"`{shown}` should exit with 2, not {done.returncode}\n"
+               f"{done.stdout}{done.stderr}")
+        expect(done.stderr.strip() != "", f"`{shown}` should say what is wrong")
+        expect(done.stdout == "", f"`{shown}` should print nothing on stdout, got: {done.stdout}")
+
+
+def test_help(workspace):
+    """--help: exit status 0, text on stdout, nothing on stderr; it has the options' defaults."""
+    for tool in TOOLS:
+        done = workspace.run([workspace.tool(tool), "--help"], check=0)
+        expect_match("usage", done.stdout, f"the help of {tool}")
+        expect(done.stderr == "", f"{tool} --help should print nothing on stderr: {done.stderr}")
+    done = workspace.run([workspace.tool("crrun"), "--help"], check=0)
+    for word in ("-i", "-d", "--restart", "default", "125", "126", "127"):
+        expect(word in done.stdout, f"crrun --help should mention {word}")
+
+
+# --------------------------------------------------------------------------------- refusals -----
+
+
+def test_static_refused(workspace):
+    """A statically linked program is refused by name and reason, and does not run."""
+    done = crrun(workspace, "-i", "off", "--", workspace.program("static_program"))
+    expect(done.returncode in (125, 126), f"status {done.returncode}")
+    expect_match("static", done.stderr, "the message")
+    expect(done.stdout == "", f"the program ran: {done.stdout}")
+
+
+def test_setuid_refused(workspace):
+    """A setuid program is refused by name and reason, and does not run."""
+    copy = workspace.path / "setuid_helper"
+    shutil.copy(workspace.program("cli_helper"), copy)
+    if os.geteuid() == 0:
+        os.chown(copy, 12345, 12345)
+    copy.chmod(0o4755)
+    done = crrun(workspace, "-i", "off", "--", copy, "args", "it-ran")
+    expect(done.returncode in (125, 126), f"status {done.returncode}\n{done.stderr}")
+    expect_match("set-?u?id|set-user", done.stderr, "the message")
+    expect(done.stdout == "", f"the program ran: {done.stdout}")
+
+
+def test_directory_in_use(workspace):
+    """A second crrun on the directory of a live session: 125, a clear message, no harm done."""
+    session = started_counter(workspace)
+    done = crrun(workspace, "-d", session.image, "-i", "off", "--", "true", check=125)
+    expect_match("in use|busy|already|another|live", done.stderr, "the message")
+    session.wait_progress()
+    session.checkpoint()
+
+
+def test_restore_of_running_session(workspace):
+    """crrestore of a session that is still running: refused, the session goes on."""
+    session = started_counter(workspace)
+    session.checkpoint()
+    done = workspace.run([workspace.tool("crrestore"), session.image], check=125)
+    expect_match("running|in use|busy|live|already", done.stderr, "the message")
+    session.wait_progress()
+
+
+def test_restore_of_nothing(workspace):
+    """crrestore of a missing and of an empty directory: clear errors that name it."""
+    (workspace.path / "empty.dir").mkdir()
+    for name, expression in (("missing.dir", "no such|not found|does not exist|missing"),
+                             ("empty.dir", "no (whole )?(checkpoint|image)|empty|holds no")):
+        done = workspace.run([workspace.tool("crrestore"), name], check=125)
+        expect_match(name, done.stderr, "the message")
+        expect_match(expression, done.stderr, "the message")
+
+
+def test_restore_before_first_checkpoint(workspace):
+    """crrestore of a session that died before its first checkpoint: a clear error."""
+    session = started_counter(workspace)
+    session.kill()
+    done = workspace.run([workspace.tool("crrestore"), session.image], check=125)
+    expect_match("no (whole )?(checkpoint|image)|holds no", done.stderr, "the message")
+
+
+def test_checkpoint_without_session(workspace):
+    """crckpt of a missing directory, of a dead session and of a stranger's pid: status 1, a
+    message."""
+    session = started_counter(workspace)
+    session.kill()
+    sleeper = workspace.start(["sleep", "1000"])
+    for target in ("missing.dir", session.image, str(sleeper.pid)):
+        done = workspace.run([workspace.tool("crckpt"), target], check=1)
+        expect_match(re.escape(os.path.basename(target)), done.stderr, "the message")
+    harness.signal_pid(sleeper.pid, signal.SIGKILL)
+
+
+# ------------------------------------------------------------------------------- checkpoints ----
+
+
+def test_default_image_directory(workspace):
+    """Without -d the image is in ./<program>.image."""
+    session = Counter(workspace, image="cli_helper.image")
+    session.foreground = workspace.start(
+        [workspace.tool("crrun"), "-i", "off", "--", *session.command])
+    session.name = "crrun"
+    session.wait_progress()
+    session.checkpoint()
+    session.verify_image()
+
+
+def test_checkpoint_prints(workspace):
+    """crckpt prints sequence, bytes, pause and time; the sequence rises by one."""
+    session = started_counter(workspace)
+    first = session.checkpoint()
+    for expression in (r"\d.*byte|\d\s*[KMG]i?B", r"pause", r"\d\s*(ms|us|µs|s)\b"):
+        expect_match(expression, first.stdout, "crckpt's report")
+    second = session.checkpoint()
+    expect(sequence_of(second) == sequence_of(first) + 1,
+           f"sequence {sequence_of(second)} after {sequence_of(first)}")
+
+
+def test_checkpoint_by_pid(workspace):
+    """crckpt takes the program's pid instead of the directory."""
+    session = started_counter(workspace)
+    pid = session.wait_until(session.program_pid, "the program's pid")
+    before = sequence_of(session.checkpoint())
+    done = workspace.run([workspace.tool("crckpt"), str(pid)], check=0)
+    expect(sequence_of(done) == before + 1, f"sequence {sequence_of(done)} after {before}")
+    session.wait_progress()
+
+
+def test_interval(workspace):
+    """-i 0.3 takes checkpoints by itself."""
+    session = started_counter(workspace, options=("-i", "0.3"))
+    first = sequence_of(session.checkpoint())
+    time.sleep(1.6)
+    later = sequence_of(session.checkpoint())
+    expect(later - first >= 3, f"only {later - first - 1} automatic checkpoints in 1.6 s")
+    expect(later - first <= 8, f"{later - first - 1} automatic checkpoints in 1.6 s")
+
+
+def test_interval_off(workspace):
+    """-i off takes none by itself."""
+    session = started_counter(workspace)
+    first = sequence_of(session.checkpoint())
+    time.sleep(0.7)
+    expect(sequence_of(session.checkpoint()) == first + 1, "a checkpoint was taken by itself")
+
+
+def test_interval_checkpoint_is_restored(workspace):
+    """A run that only ever had automatic checkpoints comes back from the newest."""
+    harness.require_restore(workspace.user)
+    session = started_counter(workspace, options=("-i", "0.2"), last=3000)
+    time.sleep(1.0)
+    session.kill()
+    killed_at = session.number()
+    session.restore()
+    session.wait_progress()
+    expect(session.number() > killed_at / 4, f"restored at about {session.number()}, although it "
+           f"was killed at {killed_at}")
+    session.wait_end(42)
+
+
+def test_then_kill(workspace):
+    """--then=kill ends the program (137) once the checkpoint is whole; it can be restored."""
+    harness.require_restore(workspace.user)
+    session = started_counter(workspace, last=1500)
+    session.checkpoint(then="kill")
+    session.wait_end(137)
+    session.verify_image()
+    session.expect_standstill(0.1)
+    session.restore()
+    session.wait_end(42)
+    expect(session.number() == 1500, f"the last number is {session.number()}")
+
+
+def test_then_stop_and_sigcont(workspace):
+    """--then=stop leaves the program frozen; SIGCONT lets it go on."""
+    session = started_counter(workspace, last=2000)
+    session.checkpoint(then="stop")
+    session.expect_standstill()
+    pid = session.program_pid()
+    state = harness.process_state(pid)
+    expect(state in ("T", "t"), f"the frozen program should be in state T, not {state}")
+    harness.signal_pid(pid, signal.SIGCONT)
+    session.wait_progress()
+    session.checkpoint()
+    session.wait_end(42)
+
+
+def test_then_stop_and_continue(workspace):
+    """--then=stop leaves the program frozen; the next crckpt --then=continue lets it go on."""
+    session = started_counter(workspace, last=2000)
+    session.checkpoint(then="stop")
+    session.expect_standstill()
+    session.checkpoint(then="continue")
+    session.wait_progress()
+    session.wait_end(42)
+
+
+def test_then_stop_and_restore(workspace):
+    """A session killed while frozen is restored running."""
+    harness.require_restore(workspace.user)
+    session = started_counter(workspace, last=1500)
+    session.checkpoint(then="stop")
+    session.expect_standstill(0.1)
+    session.kill()
+    session.restore()
+    session.wait_progress()
+    session.wait_end(42)
+
+
+def test_restore_by_sequence(workspace):
+    """crrestore --sequence N takes the older of the two checkpoints; an unknown N is an error."""
+    harness.require_restore(workspace.user)
+    session = started_counter(workspace, last=6000)
+    older = sequence_of(session.checkpoint())
+    time.sleep(1.5)
+    newer = sequence_of(session.checkpoint(then="kill"))
+    session.wait_end(137)
+    killed_at = session.number()
+    done = workspace.run([workspace.tool("crrestore"), "--sequence", str(newer + 5), session.image],
+                         check=125)
+    expect_match(str(newer + 5), done.stderr, "the message")
+    session.restore(("--sequence", str(older)))
+    session.wait_progress()
+    expect(session.number() < killed_at - 300,
+           f"restored at about {session.number()}, but checkpoint {older} was long before "
+           f"{killed_at}")
+    session.kill()
+
+
+# ------------------------------------------------------------------------------ supervision -----
+
+
+def test_restart_on_failure(workspace):
+    """--restart=on-failure: a killed program comes back under the same crrun, and each newer
+    checkpoint allows three more restarts."""
+    harness.require_restore(workspace.user)
+    session = started_counter(workspace, options=("-i", "off", "--restart=on-failure"), last=5000)
+    for kills in (2, 3):
+        session.checkpoint()
+        for _ in range(kills):
+            session.kill_program()
+            session.wait_until(session.program_pid, "the program's return")
+            session.wait_progress()
+    session.wait_end(42)
+    expect(session.number() == 5000, f"the last number is {session.number()}")
+
+
+def test_restart_gives_up(workspace):
+    """--restart=on-failure stops after three restarts without a newer checkpoint."""
+    harness.require_restore(workspace.user)
+    session = started_counter(workspace, options=("-i", "off", "--restart=on-failure"))
+    session.checkpoint()
+    for _ in range(4):
+        session.wait_until(session.program_pid, "the program's return")
+        session.wait_progress()
+        session.kill_program()
+    session.wait_end(137)
+
+
+def test_restart_without_checkpoint(workspace):
+    """--restart=on-failure with nothing to restore: the status of the death, and a message."""
+    session = started_counter(workspace, options=("-i", "off", "--restart=on-failure"))
+    session.kill_program()
+    session.wait_end(137)
+
+
+def test_restart_not_for_plain_failure(workspace):
+    """--restart=on-failure is for deaths by a signal: an exit status is passed on."""
+    crrun(workspace, "-i", "off", "--restart=on-failure", "--", *helper(workspace, "exit", 7),
+          check=7)
+
+
+def test_restart_never(workspace):
+    """Without --restart a killed program stays dead."""
+    session = started_counter(workspace)
+    session.checkpoint()
+    session.kill_program()
+    session.wait_end(137)
+
+
+# ------------------------------------------------------------------------------ job control -----
+
+
+def sigint_command(workspace):
+    return helper(workspace, "sigint", workspace.path / "sigint.txt")
+
+
+def wait_sigint_ready(workspace):
+    workspace.wait_until(lambda: "ready" in harness.read_file(workspace.path / "sigint.txt"),
+                         "the program to be ready for SIGINT")
+
+
+def test_ctrl_c_handled(workspace):
+    """Ctrl-C reaches a program that handles SIGINT; its exit status comes through."""
+    terminal = Terminal(workspace, [workspace.tool("crrun"), "-d", "image.dir", "-i", "off", "--",
+                                    *sigint_command(workspace)])
+    wait_sigint_ready(workspace)
+    terminal.send("\x03")
+    terminal.wait_end(55)
+    expect(harness.read_file(workspace.path / "sigint.txt") == "ready\ninterrupted\n",
+           "the handler should run once")
+
+
+def test_ctrl_c_kills(workspace):
+    """Ctrl-C kills a program that does not handle it: 130, or a death of crrun by SIGINT."""
+    session = Counter(workspace)
+    terminal = Terminal(workspace, [workspace.tool("crrun"), "-d", "image.dir", "-i", "off", "--",
+                                    *session.command])
+    workspace.wait_until(session.number, "the program's first number")
+    terminal.send("\x03")
+    terminal.wait_end(130)
+
+
+def test_ctrl_c_after_restore(workspace):
+    """Ctrl-C at the terminal of crrestore reaches the restored program."""
+    harness.require_restore(workspace.user)
+    session = Session(workspace, sigint_command(workspace))
+    session.start()
+    wait_sigint_ready(workspace)
+    session.checkpoint(then="kill")
+    session.wait_end(137)
+    terminal = Terminal(workspace, [workspace.tool("crrestore"), "image.dir"])
+    session.foreground = terminal.popen
+    session.name = "crrestore"
+    session.wait_until(session.program_pid, "the restored program")
+    # A checkpoint shows that it is running again.
+    terminal.wait_for(lambda: session.checkpoint(check=None).returncode == 0, "the restored session")
+    terminal.send("\x03")
+    terminal.wait_end(55)
+
+
+def test_ctrl_z_and_fg(workspace):
+    """Under a job-control shell Ctrl-Z stops program and crrun together, and fg continues them."""
+    session = Counter(workspace, last=3000)
+    shell = Terminal(workspace, ["bash", "--norc", "--noprofile", "-i"])
+    command = " ".join([workspace.tool("crrun"), "-d", session.image, "-i", "off", "--",
+                        *session.command])
+    shell.send(f"{command}\n")
+    shell.wait_for(session.number, "the program's first number")
+    shell.send("\x1a")
+    shell.wait_text("Stopped")
+    session.expect_standstill()
+    shell.send("fg\n")
+    before = session.number()
+    shell.wait_for(lambda: session.number() != before, "progress after fg")
+    done = workspace.run([workspace.tool("crckpt"), session.image], check=0)
+    expect(sequence_of(done) >= 1, "no checkpoint after fg")
+    shell.send("\x1a")
+    shell.wait_text("Stopped(.|\n)*Stopped")
+    session.expect_standstill()
+    shell.send("bg\n")
+    before = session.number()
+    shell.wait_for(lambda: session.number() != before, "progress after bg")
+    shell.send("wait %1; echo status=$?=\n")
+    shell.wait_text("status=42=")
+    shell.send("exit\n")
+    shell.wait_end(0)
+
+
+# ---------------------------------------------------------------------------------- inspect -----
+
+
+def test_inspect(workspace):
+    """crinspect shows summary, threads, maps and descriptors of a checkpoint, and verifies it."""
+    session = started_counter(workspace)
+    session.checkpoint(then="kill")
+    session.wait_end(137)
+    inspect = workspace.tool("crinspect")
+    expect_match("sequence", workspace.run([inspect, session.image], check=0).stdout, "the summary")
+    threads = workspace.run([inspect, "threads", session.image], check=0).stdout
+    for expression in ("cli_helper", "rip", "rsp", "main|count"):
+        expect_match(expression, threads, "the list of threads")
+    maps = workspace.run([inspect, "maps", session.image], check=0).stdout
+    for expression in (r"cli_helper", r"\[stack\]", r"libc"):
+        expect_match(expression, maps, "the list of mappings")
+    descriptors = workspace.run([inspect, "fds", session.image], check=0).stdout
+    for expression in (r"/dev/null", r"out\.txt", r"count\.txt"):
+        expect_match(expression, descriptors, "the list of descriptors")
+    workspace.run([inspect, "verify", session.image], check=0)
+
+
+def damage(image, marker):
+    """Changes one byte of each copy of the marker in the image's files; returns how many."""
+    changed = 0
+    for path in pathlib.Path(image).rglob("*"):
+        if not path.is_file():
+            continue
+        with open(path, "r+b") as file:
+            content = file.read()
+            at = content.find(marker)
+            while at >= 0:
+                file.seek(at)
+                file.write(bytes([content[at] ^ 1]))
+                changed += 1
+                at = content.find(marker, at + 1)
+    return changed
+
+
+def test_damage_is_found(workspace):
+    """One changed byte in a saved page: verify exits with 1, crrestore starts nothing."""
+    harness.require_restore(workspace.user)
+    marker = "marker-of-the-damaged-page"
+    file = workspace.path / marker
+    session = Session(workspace, helper(workspace, "count", file, MANY))
+    session.start()
+    session.wait_until(lambda: number_in(file), "the first number")
+    session.checkpoint(then="kill")
+    session.wait_end(137)
+    session.verify_image()
+    # The name is in the program's arguments, hence in a page of its stack.
+    expect(damage(session.image, marker.encode()) > 0, "the marker is not in the image")
+    done = workspace.run([workspace.tool("crinspect"), "verify", session.image], check=1)
+    expect_match("damage|checksum|corrupt|mismatch", done.stdout + done.stderr, "verify's report")
+    killed_at = number_in(file)
+    done = workspace.run([workspace.tool("crrestore"), session.image], check=125)
+    expect_match("damage|checksum|corrupt|mismatch", done.stderr, "crrestore's message")
+    expect(number_in(file) == killed_at, "the damaged image was started")
+
+
+# ------------------------------------------------------------------------------------- main -----
+
+
+def tests():
+    """All tests, as harness.Test: each function of this file that is named test_*."""
+    result = []
+    for key, function in sorted(globals().items()):
+        if not key.startswith("test_"):
+            continue
+        name = "cli/" + key.removeprefix("test_")
+        for user in harness.usable_users(USERS):
+            result.append(Test(name=name, user=user, function=function, timeout=60.0,
+                               repeat=f"python3 tests/system/cli_test.py {name} --user={user.name}"))
+    return result
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Tests the command line tools.")
+    harness.add_common_arguments(parser)
+    return harness.run_main(tests(), parser.parse_args())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: MIT */
+/* crtest: mode=live-any
+ *
+ * Timed raw system calls on epoll descriptors and sockets. Such descriptors may make a checkpoint
+ * be refused; a refused attempt must leave the calls as undisturbed as one that is taken.
+ */
+#define _GNU_SOURCE
+#include "no_eintr.h"
+
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+
+#include "raw_syscall.h"
+
+static int epoll_fd, stream[2], datagram[2];
+
+static long run_epoll_wait(void) {
+  struct epoll_event event;
+  return raw_syscall(SYS_epoll_wait, epoll_fd, &event, 1, CALL_MS);
+}
+static long run_epoll_pwait(void) {
+  struct epoll_event event;
+  uint64_t mask = ~0ull;
+  return raw_syscall(SYS_epoll_pwait, epoll_fd, &event, 1, CALL_MS, &mask, 8);
+}
+static long run_recvfrom(void) {
+  char byte;
+  return raw_syscall(SYS_recvfrom, stream[0], &byte, 1, 0, NULL, NULL);
+}
+static long run_read_socket(void) {
+  char byte;
+  return raw_syscall(SYS_read, datagram[0], &byte, 1);
+}
+
+static struct timed_call calls[] = {
+    {.name = "raw epoll_wait", .run = run_epoll_wait},
+    {.name = "raw epoll_pwait", .run = run_epoll_pwait},
+    {.name = "raw recvfrom with SO_RCVTIMEO", .run = run_recvfrom, .expected = -EAGAIN},
+    {.name = "raw read with SO_RCVTIMEO", .run = run_read_socket, .expected = -EAGAIN},
+};
+
+static void set_timeout(int fd) {
+  struct timeval t = {0, CALL_NS / 1000};
+  REQUIRE(setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &t, sizeof t) == 0);
+}
+
+int main(void) {
+  epoll_fd = epoll_create1(0);
+  struct epoll_event event = {.events = EPOLLIN};
+  int never = eventfd(0, 0);
+  REQUIRE(epoll_fd >= 0 && never >= 0);
+  REQUIRE(epoll_ctl(epoll_fd, EPOLL_CTL_ADD, never, &event) == 0);
+  REQUIRE(socketpair(AF_UNIX, SOCK_STREAM, 0, stream) == 0);
+  REQUIRE(socketpair(AF_UNIX, SOCK_DGRAM, 0, datagram) == 0);
+  set_timeout(stream[0]);
+  set_timeout(datagram[0]);
+  no_eintr_main(calls, sizeof calls / sizeof calls[0]);
+}

@@ -1,0 +1,188 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""run.py - runs the three-phase programs of tests/system/programs.
+
+Each runs once per user of its "crtest:" line: under crrun, through checkpoints, kills and restores
+as its mode says, to its verdict. See README.md beside this file for the words of that line.
+
+  python3 tests/system/run.py                      all programs, all their users
+  python3 tests/system/run.py 'fds_*' --user=nobody
+  python3 tests/system/run.py --plain regs         without checkpointing: is the program itself right?
+"""
+
+import argparse
+import dataclasses
+import os
+import pathlib
+import re
+import sys
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+import harness  # noqa: E402
+from harness import Failure, Session, Skip, Test  # noqa: E402
+
+PROGRAMS = pathlib.Path(__file__).resolve().parent / "programs"
+CYCLES = 3
+LIVE_CHECKPOINTS = 5
+REFUSED_ATTEMPTS = 3
+DEFAULT_USERS = "root,nobody"
+
+
+@dataclasses.dataclass
+class Program:
+    """A test program and what its "crtest:" line says."""
+
+    name: str
+    mode: str = "cycles"
+    kill: str = "at-checkpoint"
+    users: str = DEFAULT_USERS
+    timeout: float = harness.DEFAULT_TIMEOUT
+    skip_unprivileged: str = ""
+
+
+def parse_directive(name, text):
+    """"mode=cycles kill=later users=root,nobody timeout=60 skip_unprivileged=why_not". The mode
+    refuse:REGEX takes the rest of the line."""
+    program = Program(name)
+    known = {field.name for field in dataclasses.fields(Program)} - {"name"}
+    while text:
+        key, _, rest = text.partition("=")
+        if key not in known:
+            raise SystemExit(f"{name}: unknown word {key} in its crtest line")
+        if rest.startswith("refuse:"):
+            value, text = rest, ""
+        else:
+            value, _, text = rest.partition(" ")
+        if key == "timeout":
+            value = float(value)
+        elif key == "skip_unprivileged":
+            value = value.replace("_", " ")
+        setattr(program, key, value)
+        text = text.strip()
+    return program
+
+
+def find_programs():
+    """All programs with a "crtest:" line in their first ten lines."""
+    programs = []
+    for path in sorted(PROGRAMS.glob("*.c*")):
+        head = path.read_text().splitlines()[:10]
+        for line in head:
+            found = re.search(r"crtest:\s*(.*?)\s*(?:\*/)?$", line)
+            if found:
+                programs.append(parse_directive(path.stem, found.group(1)))
+                break
+    return programs
+
+
+# ------------------------------------------------------------------------------------ modes -----
+
+
+def run_cycles(workspace, program):
+    """Checkpoint, kill, restore, three times; then the program verifies its state."""
+    harness.require_restore(workspace.user)
+    session = Session(workspace, [workspace.program(program.name)])
+    session.start()
+    session.wait_ready()
+    for _ in range(CYCLES):
+        if program.kill == "later":
+            session.checkpoint()
+            session.ping()  # it has run on since the checkpoint
+            time.sleep(0.02)
+            session.kill()
+        else:
+            session.checkpoint(then="kill")
+            session.wait_end(status=137)
+        session.restore()
+        session.ping()
+    session.go()
+    session.expect_pass()
+    session.verify_image()
+
+
+def run_live(workspace, program, must_succeed):
+    """Checkpoints are taken (or refused) while the program runs on."""
+    session = Session(workspace, [workspace.program(program.name)])
+    session.start()
+    session.wait_ready()
+    for number in range(LIVE_CHECKPOINTS):
+        time.sleep(0.05 + 0.07 * number)  # into different parts of the timed calls
+        session.checkpoint(check=0 if must_succeed else None)
+        session.ping()
+    time.sleep(0.1)
+    session.go()
+    session.expect_pass()
+
+
+def run_refuse(workspace, program):
+    """Each checkpoint is refused with a message that names the cause, and the program lives."""
+    expression = program.mode.partition(":")[2]
+    session = Session(workspace, [workspace.program(program.name)])
+    session.start()
+    session.wait_ready()
+    for _ in range(REFUSED_ATTEMPTS):
+        done = session.checkpoint(check=None)
+        if done.returncode != 1:
+            raise Failure(f"crckpt should refuse with status 1, got {done.returncode}\n"
+                          f"{done.stdout}{done.stderr}")
+        if not re.search(expression, done.stderr, re.IGNORECASE):
+            raise Failure(f"crckpt's message should match /{expression}/, got:\n{done.stderr}")
+        session.ping()
+    session.go()
+    session.expect_pass()
+
+
+def run_plain(workspace, program):
+    """Without any checkpointing: proves the program itself."""
+    session = Session(workspace, [workspace.program(program.name)])
+    session.foreground = workspace.start(session.command)
+    session.name = program.name
+    session.wait_ready()
+    session.ping()
+    session.go()
+    session.expect_pass()
+
+
+def run_program(workspace, program, plain):
+    if plain:
+        run_plain(workspace, program)
+        return
+    if program.skip_unprivileged and (workspace.user.uid is not None or os.geteuid() != 0):
+        raise Skip(program.skip_unprivileged)
+    if program.mode == "cycles":
+        run_cycles(workspace, program)
+    elif program.mode in ("live", "live-any"):
+        run_live(workspace, program, must_succeed=program.mode == "live")
+    elif program.mode.startswith("refuse:"):
+        run_refuse(workspace, program)
+    else:
+        raise SystemExit(f"{program.name}: unknown mode {program.mode}")
+
+
+def tests(plain=False, extra_user=None):
+    """All tests, as harness.Test."""
+    result = []
+    for program in find_programs():
+        names = program.users.split(",")
+        if extra_user and extra_user not in names:
+            names.append(extra_user)
+        for user in harness.usable_users(names):
+            result.append(Test(
+                name=program.name, user=user, timeout=program.timeout,
+                function=lambda workspace, program=program: run_program(workspace, program, plain),
+                repeat=f"python3 tests/system/run.py {program.name} --user={user.name}"
+                       + (" --plain" if plain else "")))
+    return result
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Runs the three-phase programs.")
+    harness.add_common_arguments(parser)
+    parser.add_argument("--plain", action="store_true", help="run the programs by themselves")
+    arguments = parser.parse_args()
+    return harness.run_main(tests(arguments.plain, arguments.user), arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

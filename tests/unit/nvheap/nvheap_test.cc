@@ -1,0 +1,515 @@
+// SPDX-License-Identifier: MIT
+// nvheap_test.cc - crmalloc and its family as a program sees them.
+// Invariant under test: the contract in include/checkpoint_restore.h, alone, with four threads,
+// with forks, when memory runs out, and for wrong pointers.
+#include "nvheap/nvheap.h"
+
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
+
+#include "checkpoint_restore.h"
+#include "tests/unit/nvheap/random.h"
+
+namespace {
+
+using cr_test::Random;
+constexpr uint64_t kMiB = 1 << 20;
+
+// ---- a model: every live block is filled with a pattern of its own -----------------------------
+
+struct Live {
+  unsigned char* block;
+  size_t bytes;
+  uint64_t tag;
+};
+
+void fill(const Live& l) {
+  for (size_t i = 0; i + 8 <= l.bytes; i += 8) memcpy(l.block + i, &l.tag, 8);
+  for (size_t i = l.bytes & ~size_t{7}; i < l.bytes; i++) l.block[i] = static_cast<uint8_t>(l.tag);
+}
+bool is_intact(const Live& l, size_t bytes) {
+  for (size_t i = 0; i + 8 <= bytes; i += 8) {
+    if (memcmp(l.block + i, &l.tag, 8) != 0) return false;
+  }
+  for (size_t i = l.bytes & ~size_t{7}; i < bytes; i++) {
+    if (l.block[i] != static_cast<uint8_t>(l.tag)) return false;
+  }
+  return true;
+}
+
+size_t random_bytes(Random& random) {
+  switch (random.below(20)) {
+    case 0:
+      return random.below(600 * 1024);
+    case 1:
+    case 2:
+      return random.below(70 * 1024);
+    case 3:
+    case 4:
+    case 5:
+      return random.below(5000);
+    default:
+      return random.below(300);
+  }
+}
+
+// Returns what is wrong, or nullptr. Usable from any thread: cr_assert is not.
+class Player {
+ public:
+  Player(uint64_t seed, int slots) : random_(seed), slots_(slots) {}
+
+  const char* play(int steps) {
+    for (int i = 0; i < steps; i++) {
+      if (const char* wrong = step(live_[random_.below(static_cast<uint64_t>(slots_))])) {
+        return wrong;
+      }
+    }
+    return nullptr;
+  }
+  const char* finish() {
+    for (Live& l : live_) {
+      if (l.block != nullptr && !is_intact(l, l.bytes)) return "a block was changed";
+      crfree(l.block);
+      l = {};
+    }
+    return nullptr;
+  }
+  // No two live blocks overlap: each is intact although all were filled.
+  const char* check_all() const {
+    for (const Live& l : live_) {
+      if (l.block != nullptr && !is_intact(l, l.bytes)) return "a block was changed";
+    }
+    return nullptr;
+  }
+
+ private:
+  const char* step(Live& l) {
+    if (l.block == nullptr) return make(l);
+    if (!is_intact(l, l.bytes)) return "a block was changed";
+    if (random_.one_in(3)) return resize(l);
+    crfree(l.block);
+    l = {};
+    return nullptr;
+  }
+  const char* make(Live& l) {
+    const size_t bytes = random_bytes(random_);
+    const bool zeroed = random_.one_in(3);
+    auto* p = static_cast<unsigned char*>(zeroed ? crcalloc(1, bytes) : crmalloc(bytes));
+    if (p == nullptr) return "no memory";
+    if (zeroed) {
+      for (size_t i = 0; i < bytes; i++) {
+        if (p[i] != 0) return "crcalloc: not zero";
+      }
+    }
+    return accept(l, p, bytes);
+  }
+  const char* resize(Live& l) {
+    const size_t bytes = 1 + random_bytes(random_);
+    auto* p = static_cast<unsigned char*>(crrealloc(l.block, bytes));
+    if (p == nullptr) return "no memory";
+    l.block = p;
+    if (!is_intact(l, bytes < l.bytes ? bytes : l.bytes)) return "crrealloc lost content";
+    return accept(l, p, bytes);
+  }
+  const char* accept(Live& l, unsigned char* p, size_t bytes) {
+    if (reinterpret_cast<uintptr_t>(p) % 16 != 0) return "not aligned to 16";
+    if (!cr::nvheap::contains(p)) return "outside the reserve";
+    if (crmalloc_usable_size(p) < bytes) return "too small";
+    // All that is said to be usable is.
+    l = {p, crmalloc_usable_size(p), random_.next()};
+    fill(l);
+    return nullptr;
+  }
+
+  Random random_;
+  int slots_;
+  Live live_[2000] = {};
+};
+
+uint64_t in_use() {
+  uint64_t used = 0, reserve = 0;
+  cr::nvheap::stats(&used, &reserve);
+  return used;
+}
+
+// ---- children that end badly -------------------------------------------------------------------
+
+struct Death {
+  int status;
+  char text[512];
+};
+
+template <typename Act>
+Death run_in_child(Act act) {
+  int fds[2];
+  cr_assert_eq(pipe(fds), 0);
+  const pid_t pid = fork();
+  if (pid == 0) {
+    const rlimit no_core{0, 0};
+    setrlimit(RLIMIT_CORE, &no_core);
+    signal(SIGABRT, SIG_DFL);
+    dup2(fds[1], 2);
+    act();
+    _exit(0);
+  }
+  close(fds[1]);
+  Death d{};
+  size_t n = 0;
+  for (ssize_t r; n + 1 < sizeof(d.text) && (r = read(fds[0], d.text + n, 511 - n)) > 0;) {
+    n += static_cast<size_t>(r);
+  }
+  close(fds[0]);
+  cr_assert_eq(waitpid(pid, &d.status, 0), pid);
+  return d;
+}
+
+template <typename Act>
+void expect_abort(const char* call, const void* address, const char* reason, Act act) {
+  const Death d = run_in_child(act);
+  cr_assert(WIFSIGNALED(d.status) && WTERMSIG(d.status) == SIGABRT, "%s: status %#x, text: %s",
+            call, d.status, d.text);
+  char wanted[100];
+  snprintf(wanted, sizeof(wanted), "%s(%p)", call, address);
+  cr_assert_not_null(strstr(d.text, wanted), "no \"%s\" in: %s", wanted, d.text);
+  cr_assert_not_null(strstr(d.text, reason), "no \"%s\" in: %s", reason, d.text);
+  cr_assert_eq(strchr(d.text, '\n') + 1, d.text + strlen(d.text), "not one line: %s", d.text);
+}
+
+}  // namespace
+
+// ---- the tests -----------------------------------------------------------------------------------
+
+Test(nvheap, behaves_as_the_model) {
+  static Player player(cr_test::test_seed(), 2000);
+  for (int i = 0; i < 10; i++) {
+    const char* wrong = player.play(4000);
+    cr_assert_null(wrong, "%s", wrong);
+    wrong = player.check_all();
+    cr_assert_null(wrong, "%s", wrong);
+  }
+  const char* wrong = player.finish();
+  cr_assert_null(wrong, "%s", wrong);
+  cr_assert_eq(in_use(), 0u);
+}
+
+Test(nvheap, behaves_as_the_model_with_four_threads) {
+  static Player* players[4];
+  const uint64_t seed = cr_test::test_seed();
+  pthread_t threads[4];
+  for (unsigned i = 0; i < 4; i++) {
+    players[i] = new Player(seed + i, 500);
+    pthread_create(
+        &threads[i], nullptr,
+        [](void* p) -> void* {
+          auto* player = static_cast<Player*>(p);
+          const char* wrong = player->play(15000);
+          return const_cast<char*>(wrong != nullptr ? wrong : player->finish());
+        },
+        players[i]);
+  }
+  for (pthread_t t : threads) {
+    void* wrong = nullptr;
+    pthread_join(t, &wrong);
+    cr_assert_null(wrong, "%s", static_cast<char*>(wrong));
+  }
+  cr_assert_eq(in_use(), 0u);
+}
+
+Test(nvheap, blocks_freed_by_other_threads) {
+  constexpr int kBlocks = 20000;
+  static std::atomic<void*> mailbox[64];
+  static std::atomic<bool> wrong{false};
+  pthread_t consumer;
+  pthread_create(
+      &consumer, nullptr,
+      [](void*) -> void* {
+        for (int got = 0; got < kBlocks; got++) {
+          void* p = nullptr;
+          while ((p = mailbox[got % 64].exchange(nullptr)) == nullptr) sched_yield();
+          if (*static_cast<int*>(p) != got) wrong = true;
+          crfree(p);
+        }
+        return nullptr;
+      },
+      nullptr);
+  for (int i = 0; i < kBlocks; i++) {
+    auto* p = static_cast<int*>(crmalloc(static_cast<size_t>(4 + i % 3000)));
+    *p = i;
+    void* empty = nullptr;
+    while (!mailbox[i % 64].compare_exchange_weak(empty, p)) {
+      empty = nullptr;
+      sched_yield();
+    }
+  }
+  pthread_join(consumer, nullptr);
+  cr_assert_not(wrong);
+  cr_assert_eq(in_use(), 0u);
+}
+
+Test(nvheap, small_corners) {
+  void* a = crmalloc(0);
+  void* b = crmalloc(0);
+  cr_assert(a != nullptr && b != nullptr && a != b);
+  crfree(a);
+  crfree(b);
+  crfree(nullptr);
+  cr_assert_eq(crmalloc_usable_size(nullptr), 0u);
+  void* c = crrealloc(nullptr, 10);
+  cr_assert_not_null(c);
+  errno = 77;
+  cr_assert_null(crrealloc(c, 0));
+  cr_assert_eq(errno, 77);
+  c = crmalloc(200000);
+  crfree(c);
+  cr_assert_eq(errno, 77, "crfree changed errno");
+  cr_assert_eq(in_use(), 0u);
+}
+
+Test(nvheap, sizes_that_cannot_be) {
+  void* keep = crmalloc(100);
+  const size_t sizes[] = {SIZE_MAX, SIZE_MAX - 4095, SIZE_MAX / 2, size_t{1} << 60, size_t{1} << 44};
+  for (size_t size : sizes) {
+    errno = 0;
+    cr_assert_null(crmalloc(size));
+    cr_assert_eq(errno, ENOMEM);
+    errno = 0;
+    cr_assert_null(crcalloc(1, size));
+    cr_assert_eq(errno, ENOMEM);
+    errno = 0;
+    cr_assert_null(crrealloc(keep, size));
+    cr_assert_eq(errno, ENOMEM);
+  }
+  errno = 0;
+  cr_assert_null(crcalloc(size_t{1} << 33, size_t{1} << 33));
+  cr_assert_eq(errno, ENOMEM);
+  cr_assert_eq(crmalloc_usable_size(keep), 112u);
+}
+
+Test(nvheap, aligned_blocks) {
+  for (size_t align = 1; align <= 4 * kMiB; align *= 2) {
+    for (size_t bytes : {size_t{0}, size_t{1}, size_t{100}, align, align + 1, size_t{50000}}) {
+      void* p = cr::nvheap::allocate_aligned(bytes, align);
+      cr_assert_not_null(p);
+      cr_assert_eq(reinterpret_cast<uintptr_t>(p) % align, 0u);
+      cr_assert_eq(reinterpret_cast<uintptr_t>(p) % 16, 0u);
+      cr_assert_geq(crmalloc_usable_size(p), bytes);
+      memset(p, 1, bytes);
+      if (bytes % 2 == 0) crfree(p);
+    }
+  }
+}
+
+Test(nvheap, large_blocks_grow_in_place) {
+  auto* p = static_cast<char*>(crmalloc(kMiB));
+  memset(p, 7, kMiB);
+  auto* q = static_cast<char*>(crrealloc(p, 64 * kMiB));
+  cr_assert_eq(p, q);
+  for (size_t i = 0; i < kMiB; i++) cr_assert_eq(q[i], 7);
+  cr_assert_eq(crrealloc(q, 2 * kMiB), q);
+  cr_assert_eq(in_use(), 2 * kMiB);
+  q = static_cast<char*>(crrealloc(q, 100));
+  for (size_t i = 0; i < 100; i++) cr_assert_eq(q[i], 7);
+}
+
+Test(nvheap, init_is_idempotent) {
+  cr_assert(cr::nvheap::init(128 * kMiB).has_value());
+  uint64_t used = 0, reserve = 0;
+  cr::nvheap::stats(&used, &reserve);
+  cr_assert_eq(reserve, 128 * kMiB);
+  void* p = crmalloc(10);
+  cr_assert(cr::nvheap::init(0).has_value());
+  cr_assert(cr::nvheap::init(1024 * kMiB).has_value());
+  cr::nvheap::stats(&used, &reserve);
+  cr_assert_eq(reserve, 128 * kMiB);
+  const cr::nvheap::RangeInfo r = cr::nvheap::range_info();
+  cr_assert_eq(r.end - r.begin, reserve);
+  cr_assert(reinterpret_cast<uint64_t>(p) >= r.data_begin);
+  cr_assert(reinterpret_cast<uint64_t>(p) < r.data_end);
+  crfree(p);
+}
+
+#if !defined(__SANITIZE_THREAD__)
+Test(nvheap, lies_at_its_place) {
+  cr_assert_not_null(crmalloc(10));
+  cr_assert_eq(cr::nvheap::range_info().begin, 0x200000000000u);
+}
+
+Test(nvheap, takes_the_next_place_if_it_is_taken) {
+  auto* wanted = reinterpret_cast<void*>(0x200000001000);
+  cr_assert_eq(mmap(wanted, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1,
+                    0),
+               wanted);
+  cr_assert_not_null(crmalloc(10));
+  cr_assert_eq(cr::nvheap::range_info().begin, 0x210000000000u);
+}
+#endif
+
+// Sanitizers need terabytes of address space themselves.
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+Test(nvheap, reserve_shrinks_under_ulimit) {
+  const rlimit limit{1024 * kMiB, 1024 * kMiB};
+  cr_assert_eq(setrlimit(RLIMIT_AS, &limit), 0);
+  cr_assert_not_null(crmalloc(10 * kMiB));
+  uint64_t used = 0, reserve = 0;
+  cr::nvheap::stats(&used, &reserve);
+  cr_assert_eq(reserve, 512 * kMiB, "more than half of the limit");
+}
+
+Test(nvheap, no_room_at_all) {
+  const rlimit limit{48 * kMiB, 48 * kMiB};
+  cr_assert_eq(setrlimit(RLIMIT_AS, &limit), 0);
+  errno = 0;
+  cr_assert_null(crmalloc(10));
+  cr_assert_eq(errno, ENOMEM);
+  const auto r = cr::nvheap::init(0);
+  cr_assert_eq(r.error().code, cr::Errc::kNoMemory);
+}
+#endif
+
+Test(nvheap, exhaustion_and_recovery) {
+  cr_assert(cr::nvheap::init(1).has_value());
+  for (size_t size : {size_t{64}, size_t{5000}, size_t{300000}}) {
+    void** chain = nullptr;
+    uint64_t got = 0;
+    for (;;) {
+      errno = 0;
+      auto** p = static_cast<void**>(crmalloc(size));
+      if (p == nullptr) break;
+      *p = chain;
+      chain = p;
+      got += crmalloc_usable_size(p);
+    }
+    cr_assert_eq(errno, ENOMEM);
+    cr_assert_gt(got, 55 * kMiB, "only %llu MiB of 64 in blocks of %zu",
+                 static_cast<unsigned long long>(got / kMiB), size);
+    cr_assert_null(crrealloc(chain, 2 * size + 40000));
+    while (chain != nullptr) {
+      auto** next = static_cast<void**>(*chain);
+      crfree(chain);
+      chain = next;
+    }
+    cr_assert_eq(in_use(), 0u);
+  }
+}
+
+Test(nvheap, freed_memory_goes_back) {
+  constexpr size_t kBytes = 64 * kMiB;
+  auto* p = static_cast<unsigned char*>(crmalloc(kBytes));
+  memset(p, 1, kBytes);
+  crfree(p);
+  static unsigned char resident[kBytes / 4096];
+  cr_assert_eq(mincore(p, kBytes, resident), 0);
+  size_t pages = 0;
+  for (unsigned char r : resident) pages += r & 1;
+  cr_assert_eq(pages, 0u);
+}
+
+Test(nvheap, wrong_pointers_end_the_program) {
+  auto* small = static_cast<char*>(crmalloc(100));
+  auto* large = static_cast<char*>(crmalloc(100000));
+  static char foreign[64];
+  expect_abort("crfree", small, "free already", [=] {
+    crfree(small);
+    crfree(small);
+  });
+  expect_abort("crfree", small + 16, "middle", [=] { crfree(small + 16); });
+  expect_abort("crfree", small + 1, "middle", [=] { crfree(small + 1); });
+  expect_abort("crfree", large, "freed twice", [=] {
+    crfree(large);
+    crfree(large);
+  });
+  expect_abort("crfree", large + 4096, "middle", [=] { crfree(large + 4096); });
+  expect_abort("crfree", large + 8, "middle", [=] { crfree(large + 8); });
+  expect_abort("crfree", foreign, "foreign", [] { crfree(foreign); });
+  expect_abort("crrealloc", foreign, "foreign", [] { (void)!crrealloc(foreign, 10); });
+  expect_abort("crrealloc", small, "free already", [=] {
+    crfree(small);
+    (void)!crrealloc(small, 1000);
+  });
+  expect_abort("crmalloc_usable_size", large, "not a live block", [=] {
+    crfree(large);
+    crmalloc_usable_size(large);
+  });
+  void* stack = cr::nvheap::alloc_stack(100000);
+  expect_abort("crfree", stack, "not a live block", [=] { crfree(stack); });
+  auto* beyond = reinterpret_cast<char*>(cr::nvheap::range_info().data_end);
+  expect_abort("crfree", beyond, "foreign", [=] { crfree(beyond); });
+  crfree(small);
+  crfree(large);
+}
+
+Test(nvheap, foreign_pointer_before_the_first_allocation) {
+  static char foreign[64];
+  expect_abort("crfree", foreign, "foreign", [] { crfree(foreign); });
+}
+
+Test(nvheap, freed_twice_after_its_slab_was_given_back) {
+  static void* blocks[3 * 1024];
+  for (void*& b : blocks) b = crmalloc(64);
+  void* last = blocks[3 * 1024 - 1];
+  for (void* b : blocks) crfree(b);
+  expect_abort("crfree", last, "crfree", [=] { crfree(last); });
+}
+
+Test(nvheap, stacks) {
+  auto* a = static_cast<char*>(cr::nvheap::alloc_stack(1));
+  auto* b = static_cast<char*>(cr::nvheap::alloc_stack(100000));
+  cr_assert(a != nullptr && b != nullptr);
+  cr_assert_eq(reinterpret_cast<uintptr_t>(b) % 4096, 0u);
+  memset(b, 1, 100000);
+  cr_assert_eq(in_use(), 4096u + 102400u);
+  cr::nvheap::free_stack(a);
+  cr::nvheap::free_stack(b);
+  cr_assert_eq(in_use(), 0u);
+  cr_assert_null(cr::nvheap::alloc_stack(SIZE_MAX));
+}
+
+Test(nvheap, fork_in_the_middle) {
+  // Three threads keep the locks busy while this one forks; each child must find a whole heap.
+  static std::atomic<bool> stop{false};
+  static const uint64_t seed = cr_test::test_seed();
+  pthread_t threads[3];
+  static Player* players[3];
+  for (unsigned i = 0; i < 3; i++) {
+    players[i] = new Player(seed + 1 + i, 200);
+    pthread_create(
+        &threads[i], nullptr,
+        [](void* arg) -> void* {
+          auto* player = static_cast<Player*>(arg);
+          const char* wrong = nullptr;
+          while (!stop && wrong == nullptr) wrong = player->play(100);
+          if (wrong == nullptr) wrong = player->finish();
+          return const_cast<char*>(wrong);
+        },
+        players[i]);
+  }
+  static Player own(seed, 200);
+  for (int i = 0; i < 30; i++) {
+    const char* wrong = own.play(100);
+    cr_assert_null(wrong, "%s", wrong);
+    const pid_t pid = fork();
+    if (pid == 0) {
+      alarm(20);  // a lock that is never free
+      _exit(own.play(500) == nullptr && own.finish() == nullptr ? 0 : 1);
+    }
+    int status = -1;
+    cr_assert_eq(waitpid(pid, &status, 0), pid);
+    cr_assert_eq(status, 0, "child %d: status %#x", i, status);
+  }
+  stop = true;
+  for (pthread_t t : threads) {
+    void* wrong = nullptr;
+    pthread_join(t, &wrong);
+    cr_assert_null(wrong, "%s", static_cast<char*>(wrong));
+  }
+}

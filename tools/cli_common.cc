@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: MIT
+// cli_common.cc - see cli_common.h. Invariant: as there. Context: N.
+#include "tools/cli_common.h"
+
+#include <checkpoint_restore.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+namespace cr::tools {
+
+void misuse(const char* tool, const std::string& text) {
+  fprintf(stderr, "%s: %s\nTry '%s --help'.\n", tool, text.c_str(), tool);
+  exit(kExitMisuse);
+}
+
+void own_failure(const char* tool, const std::string& text) {
+  fprintf(stderr, "%s: %s\n", tool, text.c_str());
+  exit(kExitOwnFailure);
+}
+
+void print_version(const char* tool) {
+  printf("%s (checkpoint_restore) %d.%d.%d\n", tool, CR_VERSION_MAJOR, CR_VERSION_MINOR, CR_VERSION_PATCH);
+  exit(0);
+}
+
+double parse_interval(const char* tool, const char* text) {
+  if (strcmp(text, "off") == 0) return 0;
+  char* end = nullptr;
+  errno = 0;
+  const double v = strtod(text, &end);
+  const bool number = end != text && *end == 0 && errno == 0 && isfinite(v);
+  if (!number || v < 0 || (v > 0 && v < 0.001) || v > 1e9) {
+    misuse(tool, std::string("-i ") + text + ": give seconds (0.001 to 1e9) or 'off'");
+  }
+  return v;
+}
+
+uint64_t parse_number(const char* tool, const char* what, const char* text) {
+  char* end = nullptr;
+  errno = 0;
+  const unsigned long long v = strtoull(text, &end, 10);
+  if (end == text || *end != 0 || errno != 0 || text[0] == '-') {
+    misuse(tool, std::string(what) + " " + text + ": not a number");
+  }
+  return v;
+}
+
+uint64_t parse_bytes(const char* tool, const char* text) {
+  std::string digits = text;
+  uint64_t unit = 1;
+  if (!digits.empty()) {
+    const char last = digits.back();
+    unit = last == 'K' ? 1ull << 10 : last == 'M' ? 1ull << 20 : last == 'G' ? 1ull << 30 : 1;
+    if (unit != 1) digits.pop_back();
+  }
+  const uint64_t v = parse_number(tool, "size", digits.c_str());
+  uint64_t r;
+  if (__builtin_mul_overflow(v, unit, &r)) misuse(tool, std::string(text) + ": too large");
+  return r;
+}
+
+agent::Ids parse_ids(const char* tool, const char* text) {
+  const std::string t = text;
+  if (t == "auto") return agent::Ids::kAuto;
+  if (t == "same") return agent::Ids::kSame;
+  if (t == "namespace") return agent::Ids::kNamespace;
+  if (t == "new") return agent::Ids::kNew;
+  misuse(tool, "--ids=" + t + ": one of auto, same, namespace, new");
+}
+
+bool parse_durable(const char* tool, const char* text) {
+  const std::string t = text;
+  if (t != "crash" && t != "power") misuse(tool, "--durable=" + t + ": crash or power");
+  return t == "power";
+}
+
+std::string absolute_path(const char* tool, const std::string& path) {
+  if (!path.empty() && path[0] == '/') return path;
+  char cwd[PATH_MAX];
+  if (getcwd(cwd, sizeof(cwd)) == nullptr) own_failure(tool, std::string("getcwd: ") + strerror(errno));
+  return std::string(cwd) + "/" + path;
+}
+
+std::string find_preload(const char* tool) {
+  const char* forced = getenv("CR_PRELOAD");
+  const std::string path = forced != nullptr ? forced : agent::beside_tool("lib/libcrpreload.so");
+  if (path.empty() || access(path.c_str(), R_OK) != 0) {
+    own_failure(tool, "libcrpreload.so is missing beside the tool (../lib/libcrpreload.so); set CR_PRELOAD to its path");
+  }
+  if (path.find_first_of(" :") != std::string::npos) {
+    own_failure(tool, path + ": the loader cannot preload a path with spaces or colons; install elsewhere");
+  }
+  return path;
+}
+
+std::string human_bytes(uint64_t b) {
+  char t[32];
+  if (b >= 1ull << 30) {
+    snprintf(t, sizeof(t), "%.2f GiB", static_cast<double>(b) / (1ull << 30));
+  } else if (b >= 1ull << 20) {
+    snprintf(t, sizeof(t), "%.1f MiB", static_cast<double>(b) / (1ull << 20));
+  } else {
+    snprintf(t, sizeof(t), "%.1f KiB", static_cast<double>(b) / 1024.0);
+  }
+  return t;
+}
+
+std::string describe(const Error& e) {
+  std::string s = e.what;
+  if (e.sys_errno != 0) s += std::string(": ") + strerror(e.sys_errno);
+  return s;
+}
+
+int connect_to_agent(const std::string& dir) {
+  const int d = open(dir.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC);
+  if (d < 0) return -1;
+  const int s = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+  sockaddr_un a{};
+  a.sun_family = AF_UNIX;
+  snprintf(a.sun_path, sizeof(a.sun_path), "/proc/self/fd/%d/%s", d, format::kAgentSocketName);
+  const bool ok = connect(s, reinterpret_cast<sockaddr*>(&a), sizeof(a)) == 0;
+  const int e = errno;
+  close(d);
+  if (ok) return s;
+  close(s);
+  errno = e;
+  return -1;
+}
+
+}  // namespace cr::tools

@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: MIT
+// cli_common.h - what the command-line tools share: help, usage errors, numbers, paths.
+// Invariant: help goes to standard output with status 0, misuse to standard error with status 2.
+// Context: N.
+#pragma once
+
+#include <stdint.h>
+
+#include <string>
+
+#include "agent/supervisor.h"
+
+namespace cr::tools {
+
+inline constexpr int kExitMisuse = 2;
+inline constexpr int kExitOwnFailure = 125;
+
+[[noreturn]] void misuse(const char* tool, const std::string& text);
+[[noreturn]] void own_failure(const char* tool, const std::string& text);
+[[noreturn]] void print_version(const char* tool);
+
+// "10", "0.5", "off" or "0" (no automatic checkpoints). Misuse otherwise.
+double parse_interval(const char* tool, const char* text);
+// Bytes with an optional K, M, G (powers of 1024).
+uint64_t parse_bytes(const char* tool, const char* text);
+uint64_t parse_number(const char* tool, const char* what, const char* text);
+agent::Ids parse_ids(const char* tool, const char* text);
+bool parse_durable(const char* tool, const char* text);
+
+std::string absolute_path(const char* tool, const std::string& path);
+// libcrpreload.so beside the tool, or $CR_PRELOAD; own failure if missing.
+std::string find_preload(const char* tool);
+// "12.3 MiB"
+std::string human_bytes(uint64_t bytes);
+std::string describe(const Error& e);
+
+// Connects to the agent of the session in dir, "" and -1 if nobody listens.
+int connect_to_agent(const std::string& dir);
+
+
+}  // namespace cr::tools

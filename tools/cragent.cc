@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: MIT
+// cragent.cc - the agent of a program that called crinit() by itself; started by the library.
+// Invariant: ends when the program does. Not for people: no man page; see docs/ARCHITECTURE.md.
+// Context: N.
+#include <errno.h>
+#include <getopt.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include "tools/cli_common.h"
+
+namespace {
+
+using namespace cr;
+
+constexpr char kTool[] = "cragent";
+
+void tell(int fd, const std::string& text) {
+  (void)!write(fd, text.data(), text.size());
+  close(fd);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  enum { kPid = 256, kDir, kInterval, kStaging, kDurable, kReadyFd };
+  static const option kLong[] = {{"pid", required_argument, nullptr, kPid},
+                                 {"dir", required_argument, nullptr, kDir},
+                                 {"interval", required_argument, nullptr, kInterval},
+                                 {"staging", required_argument, nullptr, kStaging},
+                                 {"durable", required_argument, nullptr, kDurable},
+                                 {"ready-fd", required_argument, nullptr, kReadyFd},
+                                 {nullptr, 0, nullptr, 0}};
+  agent::SupervisorOptions s;
+  agent::save_signal_state(&s.start.signals);
+  sigemptyset(&s.start.signals.mask);
+  agent::SessionOptions o;
+  agent::Launched program;
+  int ready = -1;
+  for (int c; (c = getopt_long(argc, argv, "", kLong, nullptr)) != -1;) {
+    switch (c) {
+      case kPid: program.pid = static_cast<pid_t>(tools::parse_number(kTool, "--pid", optarg)); break;
+      case kDir: o.dir = optarg; break;
+      case kInterval: o.interval_seconds = tools::parse_interval(kTool, optarg); break;
+      case kStaging: o.staging_bytes = tools::parse_number(kTool, "--staging", optarg); break;
+      case kDurable: o.durable = strcmp(optarg, "0") == 0; break;
+      case kReadyFd: ready = static_cast<int>(tools::parse_number(kTool, "--ready-fd", optarg)); break;
+      default: tools::misuse(kTool, "this program is started by crinit()");
+    }
+  }
+  if (program.pid == 0 || o.dir.empty() || ready < 0) {
+    tools::misuse(kTool, "this program is started by crinit()");
+  }
+  unsetenv("LD_PRELOAD");
+  s.tool = kTool;
+  s.own_child = false;
+  s.forward_signals = false;
+  s.start.session_dir = o.dir;
+  s.start.preload = agent::beside_tool("lib/libcrpreload.so");
+  std::string notice;
+  auto session = agent::Session::create(o, true, &notice);
+  if (!session) {
+    tell(ready, "E" + o.dir + ": " + tools::describe(session.error()) +
+                    (notice.empty() ? "" : ": " + notice));
+    return tools::kExitOwnFailure;
+  }
+  agent::Supervisor supervisor(**session, s);
+  if (!notice.empty()) supervisor.say(notice);
+  (*session)->set_program(program.pid);
+  tell(ready, "O" + std::to_string(getpid()));
+  (void)supervisor.run(std::move(program));
+  return 0;
+}

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: MIT
+// crckpt.cc - ask a session for a checkpoint and wait until it is whole.
+// Invariant: exit status 0 means that the checkpoint is whole.
+// Context: N. Doc: docs/man/crckpt.1.
+#include <getopt.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "os/proc.h"
+#include "tools/cli_common.h"
+
+namespace {
+
+using namespace cr;
+
+constexpr char kTool[] = "crckpt";
+constexpr char kHelp[] =
+    "usage: crckpt [options] IMAGE.dir|PID\n"
+    "Take a checkpoint of a running session and wait until it is whole.\n"
+    "PID: of the program, or of its crrun, crrestore or cragent.\n"
+    "      --then=continue|stop|kill\n"
+    "                     what the program does next: go on (also after an earlier stop), stay\n"
+    "                     frozen (SIGCONT or --then=continue lets it go on), or be ended without\n"
+    "                     running on (default continue)\n"
+    "  -q, --quiet        print nothing on success\n"
+    "  -h, --help         this text\n"
+    "  -V, --version      the version\n"
+    "Prints the checkpoint's sequence, the bytes written, how long the program stood still, and the\n"
+    "time until it was whole. Exit status: 0 whole; 1 it could not be taken (the program runs on);\n"
+    "125 there is no such session; 2 misuse.\n";
+
+// The image directory of a process: its session's environment or its open lock file.
+std::string directory_of(const char* pid) {
+  auto env = os::read_file(std::string("/proc/") + pid + "/environ");
+  auto fds = os::list_fds(atoi(pid), atoi(pid));
+  if (fds) {
+    for (const int fd : *fds) {
+      auto link = os::read_link(std::string("/proc/") + pid + "/fd/" + std::to_string(fd));
+      if (!link || !link->ends_with("/lock")) continue;
+      const std::string dir = link->substr(0, link->size() - 5);
+      const int s = tools::connect_to_agent(dir);
+      if (s < 0) continue;
+      close(s);
+      return dir;
+    }
+  }
+  if (!env) return "";
+  size_t at = 0;
+  while (at < env->size()) {
+    const std::string v = env->c_str() + at;
+    if (v.starts_with("CR_SESSION=")) return v.substr(11);
+    at += v.size() + 1;
+  }
+  return "";
+}
+
+bool all_digits(const char* s) { return *s != 0 && s[strspn(s, "0123456789")] == 0; }
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  enum { kThen = 256 };
+  static const option kLong[] = {{"then", required_argument, nullptr, kThen},
+                                 {"quiet", no_argument, nullptr, 'q'},
+                                 {"help", no_argument, nullptr, 'h'},
+                                 {"version", no_argument, nullptr, 'V'},
+                                 {nullptr, 0, nullptr, 0}};
+  format::Request q{};
+  q.kind = format::kMessageAskCheckpoint;
+  bool quiet = false;
+  opterr = 0;
+  for (int c; (c = getopt_long(argc, argv, ":qhV", kLong, nullptr)) != -1;) {
+    switch (c) {
+      case kThen:
+        q.then = strcmp(optarg, "continue") == 0 ? 0
+                 : strcmp(optarg, "stop") == 0   ? 1
+                 : strcmp(optarg, "kill") == 0   ? 2
+                                                 : 3;
+        if (q.then == 3) {
+          tools::misuse(kTool, std::string("--then=") + optarg + ": continue, stop or kill");
+        }
+        break;
+      case 'q': quiet = true; break;
+      case 'h': fputs(kHelp, stdout); return 0;
+      case 'V': tools::print_version(kTool);
+      case ':': tools::misuse(kTool, std::string(argv[optind - 1]) + ": needs a value");
+      default: tools::misuse(kTool, std::string(argv[optind - 1]) + ": unknown option");
+    }
+  }
+  if (optind + 1 != argc) tools::misuse(kTool, "give an image directory or a process id");
+  const char* what = argv[optind];
+  struct stat st;
+  std::string dir;
+  if (stat(what, &st) != 0 && all_digits(what)) {
+    dir = directory_of(what);
+    if (dir.empty()) tools::own_failure(kTool, std::string("process ") + what + " is in no session");
+  } else {
+    dir = tools::absolute_path(kTool, what);
+  }
+  const int s = tools::connect_to_agent(dir);
+  if (s < 0) {
+    tools::own_failure(kTool, std::string(what) + ": no session is running there" +
+                                  (errno == ECONNREFUSED || errno == ENOENT ? "" : std::string(": ") + strerror(errno)));
+  }
+  format::Report r{};
+  if (send(s, &q, sizeof(q), MSG_NOSIGNAL) != sizeof(q) || recv(s, &r, sizeof(r), 0) != sizeof(r)) {
+    fprintf(stderr, "%s: %s: the session ended before the checkpoint was whole\n", kTool, what);
+    return 1;
+  }
+  if (r.code != 0) {
+    fprintf(stderr, "%s: no checkpoint: %s\n", kTool, r.text);
+    return 1;
+  }
+  if (!quiet) {
+    printf("checkpoint %llu whole: %s, pause %.3f ms, time %.3f ms\n",
+           static_cast<unsigned long long>(r.sequence), tools::human_bytes(r.image_bytes).c_str(),
+           static_cast<double>(r.pause_ns) / 1e6, static_cast<double>(r.commit_ns) / 1e6);
+  }
+  return 0;
+}

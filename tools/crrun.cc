@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: MIT
+// crrun.cc - run a program under checkpointing and stay as its agent and supervisor.
+// Invariant: the exit status is the program's; nothing of ours is visible to it.
+// Context: N. Doc: docs/man/crrun.1.
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tools/cli_common.h"
+
+namespace {
+
+using namespace cr;
+
+constexpr char kTool[] = "crrun";
+constexpr char kHelp[] =
+    "usage: crrun [options] [--] PROGRAM [ARGS]\n"
+    "Run PROGRAM under checkpointing; crrestore brings it back after a crash.\n"
+    "  -d, --dir IMAGE.dir        image directory (default ./<program>.image)\n"
+    "  -i, --interval SECONDS|off seconds between checkpoints, 0.001 to 1e9 (default 10)\n"
+    "      --restart=never|on-failure\n"
+    "                             on-failure: when a signal kills the program, restore it here and\n"
+    "                             go on; stops after three restarts without a newer checkpoint\n"
+    "                             (default never)\n"
+    "      --durable=power|crash  power: checkpoints survive a power failure (fdatasync);\n"
+    "                             crash: they survive the death of programs only (default power)\n"
+    "      --staging BYTES[K|M|G] bound of the memory a checkpoint is staged in (default: what it\n"
+    "                             needs, at most half of the available memory)\n"
+    "      --ids=auto|same|namespace|new\n"
+    "                             how a restart gets its process ids back (default auto)\n"
+    "  -h, --help                 this text\n"
+    "  -V, --version              the version\n"
+    "Exit status: PROGRAM's; 128+N if signal N ended it; 125 crrun itself failed; 126 PROGRAM is not\n"
+    "executable; 127 it was not found; 2 misuse.\n";
+
+struct Options {
+  agent::SessionOptions session;
+  bool restart = false;
+  agent::Ids ids = agent::Ids::kAuto;
+  std::vector<std::string> argv;
+};
+
+Options parse(int argc, char** argv) {
+  enum { kRestart = 256, kDurable, kStaging, kIds };
+  static const option kLong[] = {{"dir", required_argument, nullptr, 'd'},
+                                 {"interval", required_argument, nullptr, 'i'},
+                                 {"restart", required_argument, nullptr, kRestart},
+                                 {"durable", required_argument, nullptr, kDurable},
+                                 {"staging", required_argument, nullptr, kStaging},
+                                 {"ids", required_argument, nullptr, kIds},
+                                 {"help", no_argument, nullptr, 'h'},
+                                 {"version", no_argument, nullptr, 'V'},
+                                 {nullptr, 0, nullptr, 0}};
+  Options o;
+  opterr = 0;
+  for (int c; (c = getopt_long(argc, argv, "+:d:i:hV", kLong, nullptr)) != -1;) {
+    switch (c) {
+      case 'd': o.session.dir = optarg; break;
+      case 'i': o.session.interval_seconds = tools::parse_interval(kTool, optarg); break;
+      case kRestart:
+        if (strcmp(optarg, "never") != 0 && strcmp(optarg, "on-failure") != 0) {
+          tools::misuse(kTool, std::string("--restart=") + optarg + ": never or on-failure");
+        }
+        o.restart = strcmp(optarg, "on-failure") == 0;
+        break;
+      case kDurable: o.session.durable = tools::parse_durable(kTool, optarg); break;
+      case kStaging: o.session.staging_bytes = tools::parse_bytes(kTool, optarg); break;
+      case kIds: o.ids = tools::parse_ids(kTool, optarg); break;
+      case 'h': fputs(kHelp, stdout); exit(0);
+      case 'V': tools::print_version(kTool);
+      case ':': tools::misuse(kTool, std::string(argv[optind - 1]) + ": needs a value");
+      default: tools::misuse(kTool, std::string(argv[optind - 1]) + ": unknown option");
+    }
+  }
+  if (optind >= argc) tools::misuse(kTool, "no program given");
+  o.argv.assign(argv + optind, argv + argc);
+  if (o.session.dir.empty()) {
+    const std::string& p = o.argv[0];
+    o.session.dir = "./" + p.substr(p.find_last_of('/') + 1) + ".image";
+  }
+  o.session.dir = tools::absolute_path(kTool, o.session.dir);
+  return o;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  agent::SupervisorOptions s;
+  agent::save_signal_state(&s.start.signals);
+  Options o = parse(argc, argv);
+  s.tool = kTool;
+  s.ids = o.ids;
+  s.start.preload = tools::find_preload(kTool);
+  s.start.session_dir = o.session.dir;
+
+  std::string path;
+  int status = tools::kExitOwnFailure;
+  agent::Trouble bad = agent::check_program(o.argv[0], &path, &status);
+  if (bad.bad()) {
+    fprintf(stderr, "%s: %s\n", kTool, bad.text.c_str());
+    return status;
+  }
+  std::string notice;
+  auto session = agent::Session::create(o.session, true, &notice);
+  if (!session) {
+    tools::own_failure(kTool, o.session.dir + ": " + tools::describe(session.error()) +
+                                  (notice.empty() ? "" : ": " + notice));
+  }
+  agent::Supervisor supervisor(**session, s);
+  if (!notice.empty()) supervisor.say(notice);
+  agent::Launched launched;
+  bad = agent::launch_fresh(s.start, path, o.argv, &launched);
+  if (bad.bad()) {
+    fprintf(stderr, "%s: %s\n", kTool, bad.text.c_str());
+    return bad.error.sys_errno == ENOENT ? 127 : 126;
+  }
+  int wait_status = supervisor.run(std::move(launched));
+  uint64_t last_sequence = (*session)->sequence();
+  int restarts = 0;
+  while (o.restart && supervisor.wants_restart()) {
+    if ((*session)->sequence() > last_sequence) restarts = 0;
+    last_sequence = (*session)->sequence();
+    if (last_sequence == 0) {
+      supervisor.say("the program was killed before its first checkpoint was whole: nothing to restart from");
+      break;
+    }
+    if (++restarts > 3) {
+      supervisor.say("giving up: three restarts without a newer checkpoint");
+      break;
+    }
+    fprintf(stderr, "%s: the program was ended by signal %d; restoring checkpoint %llu\n", kTool,
+            agent::exit_status_of(wait_status) - 128, static_cast<unsigned long long>(last_sequence));
+    agent::Launched again;
+    bad = supervisor.restore(0, &again);
+    if (bad.bad()) {
+      supervisor.say("restarting failed: " + bad.text);
+      break;
+    }
+    wait_status = supervisor.run(std::move(again));
+  }
+  return agent::exit_status_of(wait_status);
+}
