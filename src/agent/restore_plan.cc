@@ -34,7 +34,7 @@ class Planner {
   Trouble plan_file_segment(const format::SegmentRecord& s);
   Trouble plan_vdso();
   Trouble plan_program();
-  void add_fills(const format::SegmentRecord& s, const os::Mapping* file, uint64_t file_bytes);
+  bool add_fills(const format::SegmentRecord& s, const os::Mapping* file, uint64_t file_bytes);
   void add_fill(uint64_t addr, uint64_t bytes, uint64_t off);
   int send_file(const std::string& path, int fd);
   void write_out();
@@ -102,18 +102,23 @@ void Planner::add_fill(uint64_t addr, uint64_t bytes, uint64_t off) {
   fills_.push_back({addr, bytes, off});
 }
 
-// What the segment's memory needs from the image. Pages that the file holds just so need nothing.
-void Planner::add_fills(const format::SegmentRecord& s, const os::Mapping* file, uint64_t file_bytes) {
+// What the segment's memory needs from the image; false: nothing. Pages that the file holds just so
+// are left to it.
+bool Planner::add_fills(const format::SegmentRecord& s, const os::Mapping* file, uint64_t file_bytes) {
+  bool any = false;
   auto it = std::lower_bound(image_.extents.begin(), image_.extents.end(), s.start,
                              [](const format::ExtentRecord& e, uint64_t a) { return e.addr < a; });
   for (; it != image_.extents.end() && it->addr < s.end; ++it) {
     if (it->slot == format::kSlotZero) {
-      if (file != nullptr) add_fill(it->addr, it->pages * kPageSize, format::kFillZero);
+      if (file == nullptr) continue;
+      add_fill(it->addr, it->pages * kPageSize, format::kFillZero);
+      any = true;
       continue;
     }
     const uint64_t off = image_.super.payload_off + it->slot * kPageSize;
     if (file == nullptr) {
       add_fill(it->addr, it->pages * kPageSize, off);
+      any = true;
       continue;
     }
     for (uint64_t p = 0; p < it->pages; p++) {
@@ -122,9 +127,12 @@ void Planner::add_fills(const format::SegmentRecord& s, const os::Mapping* file,
       const bool same = in_file + kPageSize <= file_bytes &&
                         format::checksum(file->data() + in_file, kPageSize) == image_.checksums[it->slot + p];
       // The last, partial page of a file reads as zeros behind its end, in the image as well.
-      if (!same) add_fill(addr, kPageSize, off + p * kPageSize);
+      if (same) continue;
+      add_fill(addr, kPageSize, off + p * kPageSize);
+      any = true;
     }
   }
+  return any;
 }
 
 Trouble Planner::plan_file_segment(const format::SegmentRecord& s) {
@@ -155,9 +163,7 @@ Trouble Planner::plan_file_segment(const format::SegmentRecord& s) {
     m.file = -1;
     m.flags = MAP_PRIVATE | MAP_ANONYMOUS;
     m.file_off = 0;
-    const size_t before = fills_.size();
-    add_fills(s, nullptr, 0);
-    m.fill = fills_.size() > before ? 1 : 0;
+    m.fill = add_fills(s, nullptr, 0) ? 1 : 0;
     maps_.push_back(m);
     return {};
   }
@@ -170,9 +176,7 @@ Trouble Planner::plan_file_segment(const format::SegmentRecord& s) {
       if (!map) return trouble(Errc::kSystem, map.error().sys_errno, "mapping " + path);
       content = std::move(*map);
     }
-    const size_t before = fills_.size();
-    add_fills(s, &content, embedded ? bytes : 0);
-    m.fill = fills_.size() > before ? 1 : 0;
+    m.fill = add_fills(s, &content, embedded ? bytes : 0) ? 1 : 0;
   }
   maps_.push_back(m);
   return {};
@@ -195,9 +199,7 @@ Trouble Planner::plan_segments() {
     m.flags = MAP_ANONYMOUS | (s.kind == format::kSegmentAnonShared ? MAP_SHARED : MAP_PRIVATE);
     if (s.kind == format::kSegmentStack) m.flags |= MAP_GROWSDOWN | MAP_STACK;
     if ((s.flags & format::kSegmentNoReserve) != 0 || s.prot == 0) m.flags |= MAP_NORESERVE;
-    const size_t before = fills_.size();
-    add_fills(s, nullptr, 0);
-    m.fill = fills_.size() > before ? 1 : 0;
+    m.fill = add_fills(s, nullptr, 0) ? 1 : 0;
     maps_.push_back(m);
   }
   for (const format::OverlayRecord& o : image_.overlays) {
@@ -247,7 +249,7 @@ Trouble Planner::plan_vdso() {
   m.flags = MAP_PRIVATE | MAP_ANONYMOUS;
   m.file = -1;
   m.fill = 1;
-  add_fills(s, nullptr, 0);
+  (void)add_fills(s, nullptr, 0);
   maps_.push_back(m);
   header_.vdso_patch = 1;
   header_.vdso_parking = find_parking(own.bytes);

@@ -64,7 +64,8 @@ Test(barrier, errors) {
         return nullptr;
       },
       &b);
-  while (reinterpret_cast<cr::crthreads::Barrier*>(&b)->entered == 0) usleep(100);
+  auto* inside = static_cast<cr::crthreads::Barrier*>(static_cast<void*>(&b));
+  while (inside->entered == 0) usleep(100);
   cr_assert_eq(crbarrier_destroy(&b), EBUSY);
   crbarrier_wait(&b);
   cr_assert_eq(crbarrier_destroy(&b), 0);
