@@ -15,6 +15,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <algorithm>
+
 #include "os/proc.h"
 #include "rawsys/rawsys.h"
 
@@ -339,19 +341,38 @@ Trouble World::describe(const format::SigactionRecord* actions) {
   return {};
 }
 
+// A thread that was killed in its stop stays a zombie, and the process with it, until its tracer has
+// waited for it.
+void World::bury(Thread& t) {
+  const uint64_t deadline = rawsys::clock_ns(CLOCK_MONOTONIC) + kStopTimeoutNs;
+  for (int round = 0; rawsys::clock_ns(CLOCK_MONOTONIC) < deadline; round++) {
+    int status = 0;
+    const pid_t r = waitpid(t.tid, &status, __WALL | WNOHANG);
+    if (r < 0 && errno != EINTR) return;
+    if (r == t.tid && (WIFEXITED(status) || WIFSIGNALED(status))) {
+      if (t.leader) {
+        dead_ = true;
+        dead_status_ = status;
+      }
+      return;
+    }
+    if (r == t.tid) trace(PTRACE_DETACH, t.tid, nullptr, nullptr);
+    wait_a_moment(round);
+  }
+}
+
 void World::resume() {
+  // The leader's end is only reported when all other threads are buried.
+  std::stable_sort(threads_.begin(), threads_.end(),
+                   [](const Thread& a, const Thread& b) { return a.leader < b.leader; });
   for (Thread& t : threads_) {
     if (t.tid == 0) continue;
-    if (t.stopped) {
-      trace(PTRACE_DETACH, t.tid, nullptr, nullptr);
-      t.stopped = false;
-      continue;
+    if (!t.stopped) {
+      // Seized but it never stopped: it cannot be detached before it does. Bounded, then given up:
+      // the kernel detaches it when this process ends.
+      (void)wait_stopped(t, rawsys::clock_ns(CLOCK_MONOTONIC) + 200000000);
     }
-    // Seized but it never stopped: it cannot be detached before it does. Bounded, then given up:
-    // the kernel detaches it when this process ends.
-    const uint64_t deadline = rawsys::clock_ns(CLOCK_MONOTONIC) + 200000000;
-    (void)wait_stopped(t, deadline);
-    if (t.stopped) trace(PTRACE_DETACH, t.tid, nullptr, nullptr);
+    if (t.stopped && trace(PTRACE_DETACH, t.tid, nullptr, nullptr) != 0) bury(t);
   }
   threads_.clear();
 }

@@ -78,6 +78,7 @@ class World {
   Trouble wait_stopped(Thread& t, uint64_t deadline_ns);
   Trouble step_out_of_vdso(Thread& t);
   Trouble run_report(Thread& t);
+  void bury(Thread& t);
   Trouble describe_thread(Thread& t, const format::SigactionRecord* actions);
   Deliverable deliverable(const Thread& t, const format::SigactionRecord* actions) const;
   bool set_regs(const Thread& t, const user_regs_struct& regs) const;

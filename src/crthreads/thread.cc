@@ -36,17 +36,19 @@ void on_start_ended(void* arg) {
   reap();
 }
 
+void keep_value(crthread* t, void* value) {
+  t->value = value;
+  t->has_value = true;
+}
+
 void* run_thread(void* arg) {
   auto* t = static_cast<crthread*>(arg);
   set_self(t);
   if (t->name[0] != 0) rawsys::sys(__NR_prctl, PR_SET_NAME, t->name, 0, 0, 0);
-  struct {
-    void* value;
-  } result{};  // in memory, not in a register that unwinding could clobber
   pthread_cleanup_push(on_start_ended, t);
-  result.value = t->start(t->arg);
+  keep_value(t, t->start(t->arg));
   pthread_cleanup_pop(1);
-  return result.value;
+  return nullptr;
 }
 
 struct Options {
@@ -175,9 +177,11 @@ int join(crthread_t thread, void** ret_value) {
   pthread_cleanup_pop(0);
   end_joining(j, j.error == 0);
   if (j.error != 0) return j.error;
+  // A cancellation that comes after start has returned can replace libc's value (seen with glibc
+  // 2.36); then nobody could tell whether the thread did its work.
+  if (ret_value != nullptr) *ret_value = thread->has_value ? thread->value : j.value;
   release_record(thread);
   reap();
-  if (ret_value != nullptr) *ret_value = j.value;
   return 0;
 }
 
@@ -193,7 +197,10 @@ int detach(crthread_t thread) {
   return 0;
 }
 
-void exit_thread(void* value) { pthread_exit(value); }
+void exit_thread(void* value) {
+  if (crthread* t = self_or_null(); t != nullptr && !t->adopted) keep_value(t, value);
+  pthread_exit(value);
+}
 
 int cancel(crthread_t thread) {
   // It may not return then, so nothing may be held.

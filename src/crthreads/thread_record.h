@@ -3,7 +3,8 @@
 // Invariant: records are never given back to the heap, only used again, oldest first; so looking
 // at a record through an old crthread_t is safe, and its state says that it is free. All fields are
 // read and written under table_lock(), except by a record's only owner (create before the thread
-// starts, release after it is gone) and start/arg/name, which do not change while it runs.
+// starts, release after it is gone) start/arg/name, which do not change while it runs, and
+// value/has_value, which the thread writes and join reads after its end.
 // Context: N. Lock order: table_lock, then the nvheap's locks. Nothing that can run program code or
 // take libc's locks (pthread_create, pthread_join, pthread_cancel) is called under table_lock; the
 // one exception is pthread_tryjoin_np of a thread that has ended.
@@ -45,6 +46,8 @@ struct crthread {
   cr::crthreads::Stack stack;
   void* (*start)(void*);
   void* arg;
+  void* value;     // what start returned or gave to crthread_exit,
+  bool has_value;  // if it did
   char name[cr::crthreads::kNameBytes];  // "": inherited
   crthread* next_all;
   crthread* previous_all;

@@ -146,21 +146,6 @@ Test(thread, four_threads_make_and_join_threads) {
   for (crthread_t one : t) cr_assert_null(join(one));
 }
 
-Test(thread, main_may_exit_first) {
-  const int status = status_of_child([]() -> int {
-    static crthread_t main_thread;
-    main_thread = crthread_self();
-    crthread_t t = nullptr;
-    const auto run = [](void*) -> void* {
-      sleep_ms(20);
-      _exit(crthread_equal(main_thread, crthread_self()) ? 1 : 42);
-    };
-    if (crthread_create(&t, nullptr, run, nullptr) == 0) crthread_exit(nullptr);
-    return 2;
-  });
-  cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 42, "status %#x", status);
-}
-
 // ---- errors --------------------------------------------------------------------------------------
 
 Test(thread, create_refuses_bad_arguments) {
