@@ -33,8 +33,9 @@ constexpr uint64_t kKeepStagingBytes = 32ull << 20;
 
 uint64_t now_ns() { return rawsys::clock_ns(CLOCK_MONOTONIC); }
 
-std::string proc_path(pid_t pid, const char* what) {
-  return "/proc/" + std::to_string(pid) + "/" + what;
+// Through a thread that lives: the main thread may have ended, and then shows nothing.
+std::string task_path(pid_t pid, pid_t tid, const char* what) {
+  return "/proc/" + std::to_string(pid) + "/task/" + std::to_string(tid) + "/" + what;
 }
 
 uint64_t kilobytes(const std::string& text, const char* field) {
@@ -59,7 +60,7 @@ Trouble check_children(pid_t pid) {
   if (!tasks) return {};
   for (const pid_t tid : *tasks) {
     const std::string kids =
-        read_or_empty("/proc/" + std::to_string(pid) + "/task/" + std::to_string(tid) + "/children");
+        read_or_empty(task_path(pid, tid, "children"));
     if (kids.empty()) continue;
     const std::string first = kids.substr(0, kids.find(' '));
     std::string name = read_or_empty("/proc/" + first + "/comm");
@@ -81,11 +82,11 @@ uint64_t available_memory() {
 Trouble Session::check_process(const World&) const {
   Trouble bad = check_children(pid_);
   if (bad.bad()) return bad;
-  if (!read_or_empty(proc_path(pid_, "timers")).empty()) {
+  if (!read_or_empty("/proc/" + std::to_string(pid_) + "/timers").empty()) {
     return trouble(Errc::kUnsupported, 0,
                    "POSIX timer (timer_create): cannot be saved yet; delete it before the checkpoint, or use setitimer");
   }
-  const std::string theirs = read_or_empty(proc_path(pid_, "status"));
+  const std::string theirs = read_or_empty(task_path(pid_, control_tid_, "status"));
   const std::string ours = read_or_empty("/proc/self/status");
   for (const char* f : {"Uid", "Gid", "CapEff"}) {
     // In a namespace of its own, or under a crrestore with a file capability, these differ anyway.
@@ -102,7 +103,7 @@ Trouble Session::check_process(const World&) const {
   if (os::status_field(theirs, "Seccomp_filters") != os::status_field(ours, "Seccomp_filters")) {
     return trouble(Errc::kUnsupported, 0, "the program installed a seccomp filter: that cannot be saved yet");
   }
-  auto root = os::read_link(proc_path(pid_, "root"));
+  auto root = os::read_link(task_path(pid_, control_tid_, "root"));
   auto our_root = os::read_link("/proc/self/root");
   if (root && our_root && *root != *our_root) {
     return trouble(Errc::kUnsupported, 0, "the program called chroot: that cannot be saved");
@@ -113,10 +114,10 @@ Trouble Session::check_process(const World&) const {
 // Room for everything the stop may produce, reserved before it; less than that if memory is short,
 // then the pause includes writing.
 Trouble Session::prepare_staging(uint64_t* ret_pages) {
-  const std::string status = read_or_empty(proc_path(pid_, "status"));
+  const std::string status = read_or_empty(task_path(pid_, control_tid_, "status"));
   uint64_t need = kilobytes(status, "RssAnon") + kilobytes(status, "RssShmem") + kilobytes(status, "VmSwap");
   // Program text and small files are captured whole.
-  auto maps = os::parse_maps(read_or_empty(proc_path(pid_, "maps")));
+  auto maps = os::parse_maps(read_or_empty(task_path(pid_, control_tid_, "maps")));
   if (maps) {
     for (const os::MapEntry& m : *maps) {
       if (m.ino != 0 && !m.shared) need += std::min(m.end - m.start, 4 * kEmbedFileBytes);
@@ -177,7 +178,15 @@ Trouble describe_thread(const World& world, Thread& t, store::Model& model) {
   }
   format::ThreadRecord r{};
   r.tid = t.inner_tid;
-  r.flags = t.leader ? format::kThreadLeader : 0;
+  r.flags = (t.leader ? format::kThreadLeader : 0) |
+            (t.report.no_new_privs != 0 ? format::kThreadNoNewPrivs : 0) |
+            (t.report.keepcaps != 0 ? format::kThreadKeepCaps : 0);
+  r.pdeathsig = t.report.pdeathsig;
+  cpu_set_t cpus;
+  CPU_ZERO(&cpus);
+  if (sched_getaffinity(t.tid, sizeof(cpus), &cpus) == 0) {
+    r.affinity = model.add_blob(&cpus, sizeof(cpus));
+  }
   r.fs_base = t.regs.fs_base;
   r.gs_base = t.regs.gs_base;
   r.clear_child_tid = t.report.clear_child_tid;
@@ -228,30 +237,28 @@ void describe_mm(const os::Stat& stat, uint64_t brk, format::MmRecord& mm) {
 Trouble Session::describe_process(World& world, const MemoryPlan& plan, store::Model& model) {
   const format::Process& asked = channel()->process;
   format::ProcessRecord& p = model.process;
-  const std::string status = read_or_empty(proc_path(pid_, "status"));
-  auto stat = os::read_stat(pid_, pid_);
-  auto exe = os::read_link(proc_path(pid_, "exe"));
-  auto cwd = os::read_link("/proc/" + std::to_string(pid_) + "/task/" + std::to_string(world.threads()[0].tid) + "/cwd");
+  const std::string status = read_or_empty(task_path(pid_, control_tid_, "status"));
+  auto stat = os::read_stat(pid_, control_tid_);
+  auto exe = os::read_link(task_path(pid_, control_tid_, "exe"));
+  auto cwd = os::read_link(task_path(pid_, control_tid_, "cwd"));
   if (status.empty() || !stat || !exe || !cwd) {
     return trouble(Errc::kUnsupported, errno, "/proc/" + std::to_string(pid_) + " cannot be read");
   }
   if (cwd->ends_with(" (deleted)")) {
     return trouble(Errc::kUnsupported, 0, "the working directory was removed: that cannot be saved");
   }
-  p.pid = innermost(status, "NSpid");
+  p.pid = innermost(status, "NStgid");
   p.ppid = stat->ppid;
   p.pgid = innermost(status, "NSpgid");
   p.sid = innermost(status, "NSsid");
   p.uid = static_cast<uint32_t>(strtoul(os::status_field(status, "Uid").c_str(), nullptr, 10));
   p.gid = static_cast<uint32_t>(strtoul(os::status_field(status, "Gid").c_str(), nullptr, 10));
   p.umask = static_cast<uint32_t>(strtoul(os::status_field(status, "Umask").c_str(), nullptr, 8));
-  p.personality = static_cast<uint32_t>(strtoul(read_or_empty(proc_path(pid_, "personality")).c_str(), nullptr, 16));
+  p.personality = static_cast<uint32_t>(strtoul(read_or_empty(task_path(pid_, control_tid_, "personality")).c_str(), nullptr, 16));
   p.flags = (world.leader_gone() ? format::kProcessLeaderGone : 0) |
-            (asked.no_new_privs != 0 ? format::kProcessNoNewPrivs : 0) |
             (asked.thp_disabled != 0 ? format::kProcessThpDisabled : 0) |
             (asked.child_subreaper != 0 ? format::kProcessChildSubreaper : 0);
   p.dumpable = asked.dumpable;
-  p.pdeathsig = asked.pdeathsig;
   p.control_tid = static_cast<uint32_t>(hello_.tid);
   p.program = model.add_string(*exe);
   p.exe_name = model.add_string(exe->substr(exe->find_last_of('/') + 1));
@@ -262,9 +269,9 @@ Trouble Session::describe_process(World& world, const MemoryPlan& plan, store::M
   utsname u{};
   uname(&u);
   p.kernel_release = model.add_string(u.release);
-  const std::string cmdline = read_or_empty(proc_path(pid_, "cmdline"));
-  const std::string environ = read_or_empty(proc_path(pid_, "environ"));
-  const std::string auxv = read_or_empty(proc_path(pid_, "auxv"));
+  const std::string cmdline = read_or_empty(task_path(pid_, control_tid_, "cmdline"));
+  const std::string environ = read_or_empty(task_path(pid_, control_tid_, "environ"));
+  const std::string auxv = read_or_empty(task_path(pid_, control_tid_, "auxv"));
   p.cmdline = model.add_blob(cmdline.data(), cmdline.size());
   p.environ = model.add_blob(environ.data(), environ.size());
   p.auxv = model.add_blob(auxv.data(), auxv.size());
@@ -346,7 +353,7 @@ Trouble Session::capture(World& world, store::Model& model,
   Trouble bad = check_process(world);
   if (bad.bad()) return bad;
   const pid_t tid = world.threads()[0].tid;
-  auto maps = os::parse_maps(read_or_empty("/proc/" + std::to_string(pid_) + "/task/" + std::to_string(tid) + "/maps"));
+  auto maps = os::parse_maps(read_or_empty(task_path(pid_, tid, "maps")));
   if (!maps) return trouble(Errc::kSystem, EIO, "the memory map cannot be read");
   for (const os::MapEntry& m : *maps) {
     if (m.name == "[vdso]") world.set_vdso(m.start, m.end);
@@ -435,7 +442,7 @@ Trouble Session::checkpoint(uint32_t then, format::Report* ret_report) {
       channel()->arg1 = leftover_.bytes;
       if (!command(format::kCommandUnmap, 1000000000).bad()) leftover_ = {};
     }
-    auto smaps = os::parse_maps(read_or_empty(proc_path(pid_, "smaps")));
+    auto smaps = os::parse_maps(read_or_empty(task_path(pid_, control_tid_, "smaps")));
     if (smaps) add_vm_flags(*smaps, model);
     bad = open_writer(super);
     if (!bad.bad()) bad = append(model, last_runs, &runs);

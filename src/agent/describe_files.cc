@@ -23,6 +23,7 @@ namespace {
 
 struct Descriptor {
   int fd = -1;
+  std::string aliases;  // other numbers of the same open file, " 7 9"
   std::string link;  // what /proc/PID/fd/N leads to
   bool deleted = false;
   struct stat st {};
@@ -57,7 +58,7 @@ class FileDescriber {
 };
 
 std::string name(const Descriptor& d) {
-  return "fd " + std::to_string(d.fd) + " (" + d.link + (d.deleted ? " (deleted)" : "") + ")";
+  return "fd " + std::to_string(d.fd) + d.aliases + " (" + d.link + (d.deleted ? " (deleted)" : "") + ")";
 }
 
 Trouble refuse(const Descriptor& d, const std::string& kind, const std::string& next) {
@@ -293,9 +294,12 @@ Trouble FileDescriber::run() {
     for (size_t k = 0; k < i; k++) {
       if (owner[k] == k && same_description(all_[k], all_[i])) {
         owner[i] = k;
+        all_[k].aliases += " " + std::to_string(all_[i].fd);
         break;
       }
     }
+  }
+  for (size_t i = 0; i < all_.size(); i++) {
     if (owner[i] == i) {
       format::FileRecord f{};
       Trouble bad = describe(all_[i], &f);

@@ -113,11 +113,16 @@ Trouble FileOpener::open_regular(const format::FileRecord& f, os::Fd* ret, Pendi
 }
 
 Trouble FileOpener::open_deleted(const format::FileRecord& f, os::Fd* ret) {
+  constexpr uint32_t kTmpfile = O_TMPFILE & ~O_DIRECTORY;
+  const bool made_unnamed = (f.open_flags & kTmpfile) != 0;
   auto it = unnamed_.find(f.ino);
   if (it == unnamed_.end()) {
     const std::string path = image_.string(f.path);
     const std::string dir = path.substr(0, path.find_last_of('/'));
-    os::Fd fresh(open(dir.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, f.mode & 07777));
+    // A file that was made by O_TMPFILE shows that in its flags.
+    const auto flags = made_unnamed ? static_cast<int>(reopen_flags(f)) : O_TMPFILE | O_RDWR;
+    os::Fd fresh(open(dir.c_str(), flags | O_CLOEXEC, f.mode & 07777));
+    const bool keeps_flags = made_unnamed && fresh;
     if (!fresh) fresh = os::Fd(open(image_dir_.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
     if (!fresh) fresh = os::Fd(memfd_create("cr-unnamed", MFD_CLOEXEC));
     const auto content = image_.blob(f.content);
@@ -133,10 +138,16 @@ Trouble FileOpener::open_deleted(const format::FileRecord& f, os::Fd* ret) {
       return trouble(Errc::kSystem, errno, describe(f) + ": the unnamed file cannot be made: " + errno_text());
     }
     it = unnamed_.emplace(f.ino, std::move(fresh)).first;
+    if (keeps_flags) {
+      *ret = os::Fd(fcntl(it->second.get(), F_DUPFD_CLOEXEC, 0));
+      if (lseek(ret->get(), static_cast<off_t>(f.position), SEEK_SET) < 0) {
+        return trouble(Errc::kSystem, errno, describe(f) + ": " + errno_text());
+      }
+      return {};
+    }
   }
   const std::string again = "/proc/self/fd/" + std::to_string(it->second.get());
-  const uint32_t flags = reopen_flags(f) & ~static_cast<uint32_t>(O_TMPFILE & ~O_DIRECTORY) &
-                         ~static_cast<uint32_t>(O_DIRECTORY | O_NOFOLLOW);
+  const uint32_t flags = reopen_flags(f) & ~kTmpfile & ~static_cast<uint32_t>(O_DIRECTORY | O_NOFOLLOW);
   os::Fd fd(open(again.c_str(), static_cast<int>(flags) | O_CLOEXEC));
   if (!fd || lseek(fd.get(), static_cast<off_t>(f.position), SEEK_SET) < 0) {
     return trouble(Errc::kSystem, errno, describe(f) + ": " + errno_text());

@@ -336,6 +336,8 @@ void Planner::write_out() {
     p.frame_bytes = frame.size();
     p.frame_off = out.reserve(frame.size(), 64);
     memcpy(plan_.bytes.data() + p.frame_off, frame.data(), frame.size());
+    const auto affinity = image_.blob(t.affinity);
+    p.affinity_off = out.add(affinity.data(), affinity.size()).off;
     p.siginfo_first = infos.size();
     for (const format::SiginfoRecord& i : image_.siginfos) {
       if (i.tid == t.tid) infos.push_back(i);

@@ -344,9 +344,21 @@ bool Supervisor::reap() {
       continue;
     }
     ended_ = true;
-    if (launched_.waiter == launched_.pid) status_ = status;
+    if (launched_.waiter == launched_.pid) {
+      status_ = status;
+    } else {
+      read_namespace_status();
+    }
     return true;
   }
+}
+
+// The first process of a namespace tells how the program ended; nothing: all of it was killed.
+void Supervisor::read_namespace_status() {
+  int status = 0;
+  ended_ = true;
+  status_ = SIGKILL;
+  if (read(launched_.status.get(), &status, sizeof(status)) == sizeof(status)) status_ = status;
 }
 
 void Supervisor::on_signals() {
@@ -415,13 +427,7 @@ int Supervisor::run(Launched launched) {
     if (n > 0) {
       if (p[0].revents != 0) on_signals();
       if (p[3].revents != 0) {
-        int status = 0;
-        ended_ = true;
-        if (read(launched_.status.get(), &status, sizeof(status)) == sizeof(status)) {
-          status_ = status;
-        } else {
-          status_ = SIGKILL;  // the namespace was killed
-        }
+        read_namespace_status();
         break;
       }
       if (p[4].revents != 0) break;

@@ -58,6 +58,7 @@ class Supervisor {
   void on_signals();
   void on_timer();
   bool reap();
+  void read_namespace_status();
   void stop_like_program();
   Trouble prepare(uint64_t sequence);
   bool peer_is_program(int fd) const;

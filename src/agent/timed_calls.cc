@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <poll.h>
+#include <sched.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <time.h>
@@ -21,6 +22,7 @@
 #include <string>
 
 #include "os/fd.h"
+#include "rawsys/rawsys.h"
 
 namespace cr::agent {
 namespace {
@@ -221,6 +223,44 @@ bool exec_start_ns(const std::string& path, uint64_t* ret) {
   return true;
 }
 
+// The scheduler's clocks of two processors differ (stolen and interrupt time is left out of each), so
+// "now" must be read on the processor on which the thread fell asleep.
+bool scheduler_now_ns(int cpu, uint64_t* ret) {
+  struct Known {
+    int cpu = -1;
+    uint64_t scheduler_ns = 0, monotonic_ns = 0;
+  };
+  static Known known[8];  // valid for the threads of one stop
+  constexpr uint64_t kFresh = 20000000;
+  const uint64_t now = rawsys::clock_ns(CLOCK_MONOTONIC);
+  Known& k = known[cpu % 8];
+  if (k.cpu != cpu || now - k.monotonic_ns > kFresh) {
+    cpu_set_t all, one;
+    CPU_ZERO(&one);
+    CPU_SET(static_cast<size_t>(cpu), &one);
+    if (sched_getaffinity(0, sizeof(all), &all) != 0 || sched_setaffinity(0, sizeof(one), &one) != 0) {
+      return false;
+    }
+    sched_yield();  // brings the figure up to date
+    uint64_t ns = 0;
+    const bool ok = exec_start_ns("/proc/thread-self/sched", &ns);
+    sched_setaffinity(0, sizeof(all), &all);
+    if (!ok) return false;
+    k = {cpu, ns, rawsys::clock_ns(CLOCK_MONOTONIC)};
+  }
+  *ret = k.scheduler_ns;
+  return true;
+}
+
+// Field 39 of stat: the processor it last ran on.
+int processor_of(const std::string& dir) {
+  auto text = os::read_file(dir + "stat");
+  if (!text) return -1;
+  size_t at = text->rfind(')');
+  for (int field = 2; field < 39 && at != std::string::npos; field++) at = text->find(' ', at + 1);
+  return at == std::string::npos ? -1 : static_cast<int>(strtol(text->c_str() + at, nullptr, 10));
+}
+
 }  // namespace
 
 BeforeStop look_before_stop(pid_t pid, pid_t tid) {
@@ -231,7 +271,8 @@ BeforeStop look_before_stop(pid_t pid, pid_t tid) {
   b.syscall_nr = strtol(text->c_str(), nullptr, 10);
   if (find(b.syscall_nr) == nullptr) return b;
   uint64_t slept_since, now;
-  if (exec_start_ns(dir + "sched", &slept_since) && exec_start_ns("/proc/thread-self/sched", &now)) {
+  const int cpu = processor_of(dir);
+  if (cpu >= 0 && exec_start_ns(dir + "sched", &slept_since) && scheduler_now_ns(cpu, &now)) {
     b.asleep_known = true;
     b.asleep_ns = now > slept_since ? now - slept_since : 0;
   }

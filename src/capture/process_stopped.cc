@@ -28,14 +28,10 @@ long describe_process(const Stopped&, format::ChannelHeader& channel) {
     return r < 0 ? 0u : static_cast<uint32_t>(r);
   };
   p.dumpable = ask(PR_GET_DUMPABLE);
-  p.no_new_privs = ask(PR_GET_NO_NEW_PRIVS);
   p.thp_disabled = ask(PR_GET_THP_DISABLE);
-  p.keepcaps = ask(PR_GET_KEEPCAPS);
-  int subreaper = 0, deathsig = 0;
+  int subreaper = 0;
   rawsys::sys(__NR_prctl, PR_GET_CHILD_SUBREAPER, &subreaper);
-  rawsys::sys(__NR_prctl, PR_GET_PDEATHSIG, &deathsig);
   p.child_subreaper = static_cast<uint32_t>(subreaper);
-  p.pdeathsig = deathsig;
   return 0;
 }
 

@@ -403,5 +403,8 @@ void cr_report_thread(cr::format::ThreadReport* report) {
   report->timer_slack_ns = slack > 0 ? static_cast<uint64_t>(slack) : 0;
   sys(__NR_get_robust_list, 0, &report->robust_list, &report->robust_list_bytes);
   sys(__NR_prctl, PR_GET_NAME, report->name);
+  sys(__NR_prctl, PR_GET_PDEATHSIG, &report->pdeathsig);
+  report->no_new_privs = sys(__NR_prctl, PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1 ? 1 : 0;
+  report->keepcaps = sys(__NR_prctl, PR_GET_KEEPCAPS) == 1 ? 1 : 0;
   report->done = 1;
 }

@@ -114,12 +114,10 @@ CR_ON_DISK(Run, 24);
 struct Process {  // what only the program itself can ask
   SigactionRecord sigactions[64];
   TimerRecord itimers[3];
-  uint32_t dumpable;
-  int32_t pdeathsig;
-  uint32_t no_new_privs, thp_disabled, child_subreaper, keepcaps;
+  uint32_t dumpable, thp_disabled, child_subreaper, reserved;
   uint64_t brk;
 };
-CR_ON_DISK(Process, 64 * 32 + 48 + 32);
+CR_ON_DISK(Process, 64 * 32 + 48 + 24);
 
 // Filled by a stopped thread itself.
 struct ThreadReport {
@@ -130,8 +128,10 @@ struct ThreadReport {
   uint64_t timer_slack_ns;
   uint64_t robust_list, robust_list_bytes;
   char name[16];
+  int32_t pdeathsig;
+  uint32_t no_new_privs, keepcaps, reserved;
 };
-CR_ON_DISK(ThreadReport, 72);
+CR_ON_DISK(ThreadReport, 88);
 
 struct ChannelHeader {
   uint32_t version;

@@ -127,7 +127,6 @@ struct RlimitRecord {
 CR_ON_DISK(RlimitRecord, 16);
 
 inline constexpr uint32_t kProcessLeaderGone = 1;  // the main thread had ended
-inline constexpr uint32_t kProcessNoNewPrivs = 2;
 inline constexpr uint32_t kProcessThpDisabled = 4;
 inline constexpr uint32_t kProcessChildSubreaper = 8;
 
@@ -138,7 +137,7 @@ struct ProcessRecord {
   uint32_t personality;
   uint32_t flags;  // kProcess...
   uint32_t dumpable;
-  int32_t pdeathsig;
+  uint32_t reserved0;
   uint32_t control_tid;  // not among the threads
   StringRef program;     // argv[0] path of the executable (/proc/PID/exe)
   StringRef exe_name;    // file name of the same, for messages
@@ -223,10 +222,13 @@ struct ThreadRecord {
   int64_t syscall_nr;  // system call the thread was blocked in, -1 none
   char name[16];
   int32_t sched_policy, sched_priority, nice;
-  uint32_t reserved;
+  int32_t pdeathsig;
+  BlobRef affinity;  // cpu_set_t bits; empty: unknown
 };
-CR_ON_DISK(ThreadRecord, 128);
+CR_ON_DISK(ThreadRecord, 144);
 inline constexpr uint32_t kThreadLeader = 1;
+inline constexpr uint32_t kThreadNoNewPrivs = 2;
+inline constexpr uint32_t kThreadKeepCaps = 4;
 
 // One open file description; several descriptors may share it.
 enum FileKind : uint32_t {

@@ -158,7 +158,8 @@ Result<void> MetadataReader::check_threads() {
   if (v_.threads.empty()) return damaged("there is no thread");
   uint64_t leaders = 0;
   for (const ThreadRecord& t : v_.threads) {
-    if (t.tid <= 0 || !good(t.frame) || t.frame.bytes < kLeastFrame || t.frame.off % 8 != 0) {
+    if (t.tid <= 0 || !good(t.frame) || t.frame.bytes < kLeastFrame || t.frame.off % 8 != 0 ||
+        !good(t.affinity)) {
       return damaged("a thread record is impossible");
     }
     if (t.name[15] != 0) return damaged("a thread's name is not terminated");

@@ -44,8 +44,9 @@ struct PlanThread {
   uint64_t frame_bytes;
   uint64_t stack_top_off;  // a small stack inside the plan region
   uint64_t siginfo_first, siginfo_count;
+  uint64_t affinity_off;  // record.affinity.bytes long
 };
-CR_ON_DISK(PlanThread, 168);
+CR_ON_DISK(PlanThread, 192);
 
 struct PlanFd {
   int32_t fd;       // number in the restored process

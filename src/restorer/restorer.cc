@@ -224,12 +224,10 @@ void set_process_state(const Restore& rs) {
     const long r = sys(__NR_rt_sigaction, sig, raw, nullptr, 8);
     if (r < 0) fail(rs, format::kStepSignals, r, sig);
   }
-  if ((p.flags & format::kProcessNoNewPrivs) != 0) sys(__NR_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
   if ((p.flags & format::kProcessThpDisabled) != 0) {
     sys(__NR_prctl, PR_SET_THP_DISABLE, 1, 0, 0, 0);
   }
   if ((p.flags & format::kProcessChildSubreaper) != 0) sys(__NR_prctl, PR_SET_CHILD_SUBREAPER, 1);
-  sys(__NR_prctl, PR_SET_PDEATHSIG, p.pdeathsig);
   if (p.dumpable <= 1) sys(__NR_prctl, PR_SET_DUMPABLE, p.dumpable);
   for (int i = 0; i < 16; i++) {
     // Lowering always works; a hard limit that is lower here than it was stays so.
@@ -260,6 +258,14 @@ void become(const Restore& rs, const format::PlanThread& t) {
     sys(__NR_sched_setscheduler, 0, r.sched_policy, &priority);
   }
   if (r.nice != 0) sys(__NR_setpriority, 0, 0, r.nice);
+  if (r.affinity.bytes != 0) {  // fails where none of those processors exists: then all are allowed
+    sys(__NR_sched_setaffinity, 0, r.affinity.bytes, rs.at<uint8_t>(t.affinity_off));
+  }
+  if (r.pdeathsig != 0) sys(__NR_prctl, PR_SET_PDEATHSIG, r.pdeathsig);
+  if ((r.flags & format::kThreadKeepCaps) != 0) sys(__NR_prctl, PR_SET_KEEPCAPS, 1);
+  if ((r.flags & format::kThreadNoNewPrivs) != 0) {
+    sys(__NR_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+  }
   const auto* info = rs.array<format::SiginfoRecord>(rs.plan->siginfos);
   const long pid = rawsys::sys_getpid(), tid = rawsys::sys_gettid();
   for (uint64_t i = t.siginfo_first; i < t.siginfo_first + t.siginfo_count; i++) {
