@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <map>
@@ -19,8 +20,9 @@ std::string errno_text() { return strerror(errno); }
 
 class FileOpener {
  public:
-  FileOpener(const format::ImageView& image, const std::string& image_dir, RestorePlan& plan)
-      : image_(image), image_dir_(image_dir), plan_(plan) {}
+  FileOpener(const format::ImageView& image, const std::string& image_dir, int live_pidfd,
+             RestorePlan& plan)
+      : image_(image), image_dir_(image_dir), live_pidfd_(live_pidfd), plan_(plan) {}
   Trouble run(std::vector<format::PlanFd>* ret_fds);
 
  private:
@@ -28,7 +30,9 @@ class FileOpener {
   Trouble open_regular(const format::FileRecord& f, os::Fd* ret, PendingFile* pending);
   Trouble open_deleted(const format::FileRecord& f, os::Fd* ret);
   Trouble open_pipe(const format::FileRecord& f, os::Fd* ret);
+  Trouble broken_pipe(const format::FileRecord& f, os::Fd* ret);
   Trouble open_path(const format::FileRecord& f, uint32_t extra, os::Fd* ret);
+  bool take_live(const format::FileRecord& f, os::Fd* ret) const;
   bool rename_back(const format::FileRecord& f, const std::string& path);
   std::string describe(const format::FileRecord& f) const;
 
@@ -38,6 +42,7 @@ class FileOpener {
   };
   const format::ImageView& image_;
   const std::string& image_dir_;
+  int live_pidfd_;
   RestorePlan& plan_;
   std::map<uint32_t, Pipe> pipes_;
   std::map<uint64_t, os::Fd> unnamed_;  // by inode number
@@ -83,6 +88,22 @@ bool FileOpener::rename_back(const format::FileRecord& f, const std::string& pat
   return true;
 }
 
+// restore() in place: the description that the process still has for this file.
+bool FileOpener::take_live(const format::FileRecord& f, os::Fd* ret) const {
+  if (live_pidfd_ < 0) return false;
+  for (const format::FdRecord& r : image_.fds) {
+    if (&image_.files[r.file] != &f) continue;
+    os::Fd fd(static_cast<int>(syscall(__NR_pidfd_getfd, live_pidfd_, r.fd, 0)));
+    struct stat st;
+    if (!fd || fstat(fd.get(), &st) != 0 || st.st_dev != f.dev || st.st_ino != f.ino) continue;
+    const auto flags = static_cast<uint32_t>(fcntl(fd.get(), F_GETFL));
+    if ((flags & O_ACCMODE) != (f.open_flags & O_ACCMODE)) continue;
+    *ret = std::move(fd);
+    return true;
+  }
+  return false;
+}
+
 Trouble FileOpener::open_regular(const format::FileRecord& f, os::Fd* ret, PendingFile* pending) {
   const std::string path = image_.string(f.path);
   struct stat st;
@@ -90,8 +111,10 @@ Trouble FileOpener::open_regular(const format::FileRecord& f, os::Fd* ret, Pendi
     return trouble(Errc::kNotFound, ENOENT,
                    describe(f) + " was removed since the checkpoint; put it back, then try again");
   }
-  Trouble bad = open_path(f, 0, ret);
-  if (bad.bad()) return bad;
+  if (!take_live(f, ret)) {
+    Trouble bad = open_path(f, 0, ret);
+    if (bad.bad()) return bad;
+  }
   if (fstat(ret->get(), &st) != 0 || !S_ISREG(st.st_mode)) {
     return trouble(Errc::kUnsupported, 0, describe(f) + " is no regular file any more");
   }
@@ -106,9 +129,8 @@ Trouble FileOpener::open_regular(const format::FileRecord& f, os::Fd* ret, Pendi
     pending->truncate = true;
     pending->bytes = f.file_bytes;
   }
-  if (lseek(ret->get(), static_cast<off_t>(f.position), SEEK_SET) < 0) {
-    return trouble(Errc::kSystem, errno, describe(f) + ": lseek: " + errno_text());
-  }
+  pending->seek = true;  // later: a live description may still be in use
+  pending->position = f.position;
   return {};
 }
 
@@ -193,6 +215,17 @@ Trouble FileOpener::open_pipe(const format::FileRecord& f, os::Fd* ret) {
   return {};
 }
 
+// What led outside and has no counterpart here: end of file for a reader, EPIPE for a writer.
+Trouble FileOpener::broken_pipe(const format::FileRecord& f, os::Fd* ret) {
+  int ends[2];
+  if (pipe2(ends, O_CLOEXEC) != 0) return trouble(Errc::kSystem, errno, "making a pipe: " + errno_text());
+  os::Fd reading(ends[0]), writing(ends[1]);
+  const bool reader = (f.open_flags & O_ACCMODE) == O_RDONLY;
+  *ret = reader ? std::move(reading) : std::move(writing);
+  plan_.warnings.push_back(describe(f) + " led outside; its other end is closed now");
+  return {};
+}
+
 Trouble FileOpener::open_one(const format::FileRecord& f, os::Fd* ret, PendingFile* pending) {
   switch (f.kind) {
     case format::kFileRegular:
@@ -219,6 +252,7 @@ Trouble FileOpener::open_one(const format::FileRecord& f, os::Fd* ret, PendingFi
       return {};
     }
     case format::kFileTerminal:
+      if (take_live(f, ret)) return {};
       if (f.std_fd < 0) {
         *ret = os::Fd(open("/dev/tty", static_cast<int>(reopen_flags(f)) | O_CLOEXEC | O_NOCTTY));
         if (!*ret) {
@@ -228,7 +262,13 @@ Trouble FileOpener::open_one(const format::FileRecord& f, os::Fd* ret, PendingFi
       }
       [[fallthrough]];
     case format::kFileStdPipe: {
-      const int own = fcntl(f.std_fd, F_DUPFD_CLOEXEC, 0);
+      if (take_live(f, ret)) return {};
+      int own = -1;
+      struct stat st;
+      if (f.std_fd <= 2 || (fstat(f.std_fd, &st) == 0 && (S_ISFIFO(st.st_mode) || S_ISSOCK(st.st_mode)))) {
+        own = fcntl(f.std_fd, F_DUPFD_CLOEXEC, 0);
+      }
+      if (own < 0 && f.std_fd > 2) return broken_pipe(f, ret);
       if (own < 0) {
         return trouble(Errc::kSystem, errno,
                        describe(f) + " led outside; descriptor " + std::to_string(f.std_fd) +
@@ -250,7 +290,7 @@ Trouble FileOpener::run(std::vector<format::PlanFd>* ret_fds) {
     Trouble bad = open_one(image_.files[i], &fd, &pending);
     if (bad.bad()) return bad;
     index[i] = static_cast<uint32_t>(plan_.fds.size());
-    if (pending.truncate || !pending.proc_path.empty()) {
+    if (pending.truncate || pending.seek || !pending.proc_path.empty()) {
       pending.fd = static_cast<int>(plan_.fds.size());
       plan_.pending.push_back(pending);
     }
@@ -264,9 +304,9 @@ Trouble FileOpener::run(std::vector<format::PlanFd>* ret_fds) {
 
 }  // namespace
 
-Trouble open_files(const format::ImageView& image, const std::string& image_dir, RestorePlan& plan,
-                   std::vector<format::PlanFd>* ret_fds) {
-  return FileOpener(image, image_dir, plan).run(ret_fds);
+Trouble open_files(const format::ImageView& image, const std::string& image_dir, int live_pidfd,
+                   RestorePlan& plan, std::vector<format::PlanFd>* ret_fds) {
+  return FileOpener(image, image_dir, live_pidfd, plan).run(ret_fds);
 }
 
 Trouble finish_files(RestorePlan& plan, pid_t pid) {
@@ -277,6 +317,9 @@ Trouble finish_files(RestorePlan& plan, pid_t pid) {
       fd = os::Fd(open(path.c_str(), static_cast<int>(p.proc_flags) | O_CLOEXEC));
       if (!fd) return trouble(Errc::kSystem, errno, path + " cannot be opened: " + errno_text());
       lseek(fd.get(), static_cast<off_t>(p.position), SEEK_SET);
+    }
+    if (p.seek && lseek(fd.get(), static_cast<off_t>(p.position), SEEK_SET) < 0) {
+      return trouble(Errc::kSystem, errno, "setting a file's offset: " + errno_text());
     }
     if (p.truncate && ftruncate(fd.get(), static_cast<off_t>(p.bytes)) != 0) {
       return trouble(Errc::kSystem, errno, "cutting a file back to its size at the checkpoint: " + errno_text());

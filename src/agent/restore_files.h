@@ -8,7 +8,9 @@
 namespace cr::agent {
 
 // Fills plan.fds from index plan.fds.size() on, plan.pending, and ret_fds.
-Trouble open_files(const format::ImageView& image, const std::string& image_dir, RestorePlan& plan,
-                   std::vector<format::PlanFd>* ret_fds);
+// live_pidfd: for restore() in place, the process that is rolled back; what it still has open is
+// taken from it, so that descriptions shared with other processes stay shared. -1: none.
+Trouble open_files(const format::ImageView& image, const std::string& image_dir, int live_pidfd,
+                   RestorePlan& plan, std::vector<format::PlanFd>* ret_fds);
 
 }  // namespace cr::agent

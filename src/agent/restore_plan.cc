@@ -23,8 +23,9 @@ namespace {
 
 class Planner {
  public:
-  Planner(const store::LoadedImage& loaded, const std::string& dir, RestorePlan& plan)
-      : loaded_(loaded), image_(loaded.view), dir_(dir), plan_(plan) {}
+  Planner(const store::LoadedImage& loaded, const std::string& dir, int live_pidfd,
+          RestorePlan& plan)
+      : loaded_(loaded), image_(loaded.view), dir_(dir), live_pidfd_(live_pidfd), plan_(plan) {}
   Trouble run();
 
  private:
@@ -43,6 +44,7 @@ class Planner {
   const store::LoadedImage& loaded_;
   const format::ImageView& image_;
   const std::string& dir_;
+  int live_pidfd_;
   RestorePlan& plan_;
   format::PlanHeader header_{};
   std::vector<format::PlanMap> maps_;
@@ -369,7 +371,7 @@ Trouble Planner::run() {
     Trouble bad = (this->*step)();
     if (bad.bad()) return bad;
   }
-  Trouble bad = open_files(image_, dir_, plan_, &fds_);
+  Trouble bad = open_files(image_, dir_, live_pidfd_, plan_, &fds_);
   if (bad.bad()) return bad;
   write_out();
   return {};
@@ -378,8 +380,8 @@ Trouble Planner::run() {
 }  // namespace
 
 Trouble make_restore_plan(const store::LoadedImage& image, const std::string& image_dir,
-                          RestorePlan* ret_plan) {
-  return Planner(image, image_dir, *ret_plan).run();
+                          int live_pidfd, RestorePlan* ret_plan) {
+  return Planner(image, image_dir, live_pidfd, *ret_plan).run();
 }
 
 }  // namespace cr::agent

@@ -18,7 +18,7 @@ namespace cr::agent {
 
 struct PendingFile {  // changes to be made when the process exists
   int fd = -1;               // index into RestorePlan::fds
-  bool truncate = false;
+  bool truncate = false, seek = false;
   uint64_t bytes = 0;
   std::string proc_path;     // opened below /proc/<pid> then
   uint32_t proc_flags = 0;
@@ -35,9 +35,9 @@ struct RestorePlan {
   format::PlanHeader* header() { return reinterpret_cast<format::PlanHeader*>(bytes.data()); }
 };
 
-// image_dir: for unnamed files that need a place.
+// image_dir: for unnamed files that need a place. live_pidfd: see open_files().
 Trouble make_restore_plan(const store::LoadedImage& image, const std::string& image_dir,
-                          RestorePlan* ret_plan);
+                          int live_pidfd, RestorePlan* ret_plan);
 
 // Truncations and /proc files, once process `pid` exists. Part of taking over, not of planning.
 Trouble finish_files(RestorePlan& plan, pid_t pid);

@@ -42,6 +42,7 @@ class Session {
   int control_fd() const { return control_.get(); }
   bool attached() const { return static_cast<bool>(control_); }
   pid_t pid() const { return pid_; }
+  int pidfd() const { return pidfd_.get(); }
 
   // The program, in this process's pid namespace.
   void set_program(pid_t pid);
@@ -69,6 +70,7 @@ class Session {
     if (died_) *ret_status = died_status_;
     return died_;
   }
+  bool said_goodbye() const { return channel()->exited != 0; }
   bool frozen() const { return frozen_; }
   void set_frozen(bool f) { frozen_ = f; }
 

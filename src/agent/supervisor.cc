@@ -199,12 +199,12 @@ Trouble Supervisor::take(uint32_t then, format::Report* ret) {
   return bad;
 }
 
-Trouble Supervisor::prepare(uint64_t sequence) {
+Trouble Supervisor::prepare(uint64_t sequence, int live_pidfd) {
   std::unique_ptr<store::LoadedImage> image;
   Trouble bad = choose_image(session_.options().dir, sequence, &image);
   if (bad.bad()) return bad;
   auto plan = std::make_unique<RestorePlan>();
-  bad = make_restore_plan(*image, session_.options().dir, plan.get());
+  bad = make_restore_plan(*image, session_.options().dir, live_pidfd, plan.get());
   if (bad.bad()) return bad;
   for (const std::string& w : plan->warnings) say(w);
   plan_ = std::move(plan);
@@ -214,7 +214,7 @@ Trouble Supervisor::prepare(uint64_t sequence) {
 }
 
 Trouble Supervisor::restore(uint64_t sequence, Launched* ret) {
-  Trouble bad = prepare(sequence);
+  Trouble bad = prepare(sequence, -1);
   if (bad.bad()) return bad;
   session_.adopt(plan_image_->view.super, plan_image_->index);
   fault_point(FaultPoint::kRestorePlanned);
@@ -227,7 +227,7 @@ Trouble Supervisor::restore(uint64_t sequence, Launched* ret) {
 
 // restore(): the running process execs itself and takes over as a restored one would.
 void Supervisor::on_rollback(uint64_t id) {
-  Trouble bad = prepare(0);
+  Trouble bad = prepare(0, session_.pidfd());
   if (!bad.bad()) {
     format::PlanHeader& h = *plan_->header();
     h.ids = format::kIdsTry;
@@ -459,7 +459,8 @@ bool Supervisor::wants_restart() const {
 
 // A program that came to its end needs its images no more; a new run may overwrite them.
 void Supervisor::after_end(int status) {
-  if (killed_by_us_ || !options_.own_child || !WIFEXITED(status) || plan_ != nullptr) return;
+  const bool finished = options_.own_child ? WIFEXITED(status) : session_.said_goodbye();
+  if (killed_by_us_ || !finished || plan_ != nullptr) return;
   const std::string path = session_.options().dir + "/finished";
   os::Fd fd(open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
 }

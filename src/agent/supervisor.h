@@ -60,7 +60,7 @@ class Supervisor {
   bool reap();
   void read_namespace_status();
   void stop_like_program();
-  Trouble prepare(uint64_t sequence);
+  Trouble prepare(uint64_t sequence, int live_pidfd);
   bool peer_is_program(int fd) const;
   void after_end(int status);
 

@@ -158,6 +158,11 @@ int init_locked(const crattr& a) {
 
 constinit bool g_initialised = false;
 
+// An agent that is not the parent learns from this alone that the program came to its end.
+__attribute__((destructor)) void say_goodbye() {
+  if (control::attached()) control::state().channel->exited = 1;
+}
+
 void forget_in_child() {
   g_initialised = false;
   control::state().status = control::kDetached;

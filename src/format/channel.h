@@ -162,6 +162,8 @@ struct ChannelHeader {
   double interval_seconds;
   char image_dir[4096];
   char last_error[512];
+  uint32_t exited;  // the program called exit(): its images are not needed for a restart
+  uint32_t reserved1;
   // restore(): the program to exec, with its arguments and environment as NUL-separated strings
   char exec_path[4096];
   uint32_t exec_argv_bytes, exec_env_bytes;
