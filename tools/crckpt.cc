@@ -31,8 +31,14 @@ constexpr char kHelp[] =
     "  -h, --help         this text\n"
     "  -V, --version      the version\n"
     "Prints the checkpoint's sequence, the bytes written, how long the program stood still, and the\n"
-    "time until it was whole. Exit status: 0 whole; 1 it could not be taken (the program runs on);\n"
-    "125 there is no such session; 2 misuse.\n";
+    "time until it was whole. Exit status: 0 whole; 1 it could not be taken (a program that runs\n"
+    "runs on) or there is no such session; 2 misuse.\n";
+constexpr int kExitNoCheckpoint = 1;
+
+[[noreturn]] void no_session(const std::string& text) {
+  fprintf(stderr, "%s: %s\n", kTool, text.c_str());
+  exit(kExitNoCheckpoint);
+}
 
 // The image directory of a process: its session's environment or its open lock file.
 std::string directory_of(const char* pid) {
@@ -98,26 +104,26 @@ int main(int argc, char** argv) {
   std::string dir;
   if (stat(what, &st) != 0 && all_digits(what)) {
     dir = directory_of(what);
-    if (dir.empty()) tools::own_failure(kTool, std::string("process ") + what + " is in no session");
+    if (dir.empty()) no_session(std::string("process ") + what + " is in no session");
   } else {
     dir = tools::absolute_path(kTool, what);
   }
   const int s = tools::connect_to_agent(dir);
   if (s < 0) {
-    tools::own_failure(kTool, std::string(what) + ": no session is running there" +
+    no_session(std::string(what) + ": no session is running there" +
                                   (errno == ECONNREFUSED || errno == ENOENT ? "" : std::string(": ") + strerror(errno)));
   }
   format::Report r{};
   if (send(s, &q, sizeof(q), MSG_NOSIGNAL) != sizeof(q) || recv(s, &r, sizeof(r), 0) != sizeof(r)) {
     fprintf(stderr, "%s: %s: the session ended before the checkpoint was whole\n", kTool, what);
-    return 1;
+    return kExitNoCheckpoint;
   }
   if (r.code != 0) {
     fprintf(stderr, "%s: no checkpoint: %s\n", kTool, r.text);
-    return 1;
+    return kExitNoCheckpoint;
   }
   if (!quiet) {
-    printf("checkpoint %llu whole: %s, pause %.3f ms, time %.3f ms\n",
+    printf("sequence %llu whole: %s, pause %.3f ms, time %.3f ms\n",
            static_cast<unsigned long long>(r.sequence), tools::human_bytes(r.image_bytes).c_str(),
            static_cast<double>(r.pause_ns) / 1e6, static_cast<double>(r.commit_ns) / 1e6);
   }

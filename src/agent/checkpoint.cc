@@ -358,7 +358,7 @@ Trouble Session::capture(World& world, store::Model& model,
   for (const os::MapEntry& m : *maps) {
     if (m.name == "[vdso]") world.set_vdso(m.start, m.end);
   }
-  bad = command(format::kCommandDescribe, kCommandTimeoutNs);
+  bad = command(format::kCommandDescribe, kCommandTimeoutNs, &world);
   if (bad.bad()) return bad;
   bad = world.describe(channel()->process.sigactions);
   if (bad.bad()) return bad;
@@ -380,7 +380,7 @@ Trouble Session::capture(World& world, store::Model& model,
   c->cursor_range = c->cursor_addr = 0;
   c->use_pagemap_scan = getenv("CR_NO_PAGEMAP_SCAN") == nullptr ? c->use_pagemap_scan : 0;
   for (;;) {
-    bad = command(format::kCommandCapture, kCommandTimeoutNs);
+    bad = command(format::kCommandCapture, kCommandTimeoutNs, &world);
     if (bad.bad()) return bad;
     if (c->more == 0) break;
     // Staging is full: this much must be written before the rest can be taken.
@@ -440,7 +440,7 @@ Trouble Session::checkpoint(uint32_t then, format::Report* ret_report) {
     if (leftover_free && then != 2) {
       channel()->arg0 = leftover_.start;
       channel()->arg1 = leftover_.bytes;
-      if (!command(format::kCommandUnmap, 1000000000).bad()) leftover_ = {};
+      if (!command(format::kCommandUnmap, 1000000000, nullptr).bad()) leftover_ = {};
     }
     auto smaps = os::parse_maps(read_or_empty(task_path(pid_, control_tid_, "smaps")));
     if (smaps) add_vm_flags(*smaps, model);

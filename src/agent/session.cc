@@ -248,7 +248,7 @@ void Session::publish(const std::string& error) {
   __atomic_add_fetch(&c->status_lock, 1, __ATOMIC_ACQ_REL);
 }
 
-Trouble Session::command(format::CommandKind kind, uint64_t timeout_ns) {
+Trouble Session::command(format::CommandKind kind, uint64_t timeout_ns, World* world) {
   format::ChannelHeader* c = channel();
   c->command = kind;
   const uint32_t seq = __atomic_add_fetch(&c->command_seq, 1, __ATOMIC_ACQ_REL);
@@ -266,7 +266,8 @@ Trouble Session::command(format::CommandKind kind, uint64_t timeout_ns) {
       return trouble(Errc::kAgentGone, EPIPE, "the program ended");
     }
     timespec slice{0, 20000000};
-    rawsys::sys_futex(&c->done_seq, FUTEX_WAIT, done, &slice);
+    const long r = rawsys::sys_futex(&c->done_seq, FUTEX_WAIT, done, &slice);
+    if (r == -ETIMEDOUT && world != nullptr) world->keep_control_running();
   }
   if (c->result_errno != 0) {
     return trouble(Errc::kSystem, c->result_errno, std::string("the control thread: ") + strerror(c->result_errno));
@@ -281,7 +282,7 @@ void Session::answer(uint64_t id, const Trouble& result) {
   c->answer_code = static_cast<int32_t>(result.error.code);
   c->answer_errno = result.error.sys_errno;
   rawsys::str_copy(c->answer_text, result.text.c_str(), sizeof(c->answer_text));
-  (void)command(format::kCommandReply, 1000000000);
+  (void)command(format::kCommandReply, 1000000000, nullptr);
   os::fault_point(os::FaultPoint::kAnswered);
 }
 

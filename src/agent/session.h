@@ -82,7 +82,8 @@ class Session {
   Trouble capture(World& world, store::Model& model,
                   format::SuperBlock* super, std::vector<format::Run>* last_runs);
   Trouble prepare_staging(uint64_t* ret_pages);
-  Trouble command(format::CommandKind kind, uint64_t timeout_ns);
+  // world: the stop in which the command is given; nullptr: the program runs.
+  Trouble command(format::CommandKind kind, uint64_t timeout_ns, World* world);
   Trouble append(store::Model& model, uint64_t run_count, std::vector<format::Run>* keep);
   Trouble open_writer(const format::SuperBlock& super);
   Trouble check_process(const World& world) const;

@@ -361,7 +361,39 @@ void World::bury(Thread& t) {
   }
 }
 
+void World::keep_control_running() {
+  if (!control_held_) {
+    auto stat = os::read_stat(pid_, control_tid_);
+    if (!stat || stat->state != 'T') return;
+    if (trace(PTRACE_SEIZE, control_tid_, nullptr, nullptr) != 0) return;
+    control_held_ = true;
+    trace(PTRACE_INTERRUPT, control_tid_, nullptr, nullptr);
+  }
+  int status = 0;
+  if (waitpid(control_tid_, &status, __WALL | WNOHANG) == control_tid_ && WIFSTOPPED(status)) {
+    trace(PTRACE_CONT, control_tid_, nullptr, nullptr);
+  }
+}
+
+void World::release_control() {
+  if (!control_held_) return;
+  control_held_ = false;
+  trace(PTRACE_INTERRUPT, control_tid_, nullptr, nullptr);
+  const uint64_t deadline = rawsys::clock_ns(CLOCK_MONOTONIC) + 500000000;
+  for (int round = 0; rawsys::clock_ns(CLOCK_MONOTONIC) < deadline; round++) {
+    int status = 0;
+    const pid_t r = waitpid(control_tid_, &status, __WALL | WNOHANG);
+    if (r < 0 && errno != EINTR) return;
+    if (r == control_tid_) {
+      if (WIFSTOPPED(status)) trace(PTRACE_DETACH, control_tid_, nullptr, nullptr);
+      return;
+    }
+    wait_a_moment(round);
+  }
+}
+
 void World::resume() {
+  release_control();
   // The leader's end is only reported when all other threads are buried.
   std::stable_sort(threads_.begin(), threads_.end(),
                    [](const Thread& a, const Thread& b) { return a.leader < b.leader; });

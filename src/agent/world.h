@@ -62,6 +62,9 @@ class World {
   Trouble stop();
   // Fills in everything of every thread. Needs the process-wide dispositions (channel->process).
   Trouble describe(const format::SigactionRecord* actions);
+  // The control thread must run while the others are held; a stop signal (SIGSTOP, Ctrl-Z) halts it
+  // with the rest of the process, until it is let out of that stop here.
+  void keep_control_running();
   // Lets all threads go on.
   void resume();
 
@@ -79,6 +82,7 @@ class World {
   Trouble step_out_of_vdso(Thread& t);
   Trouble run_report(Thread& t);
   void bury(Thread& t);
+  void release_control();
   Trouble describe_thread(Thread& t, const format::SigactionRecord* actions);
   Deliverable deliverable(const Thread& t, const format::SigactionRecord* actions) const;
   bool set_regs(const Thread& t, const user_regs_struct& regs) const;
@@ -90,6 +94,7 @@ class World {
   std::vector<Thread> threads_;
   std::vector<siginfo_t> shared_pending_;
   bool leader_gone_ = false;
+  bool control_held_ = false;
   bool dead_ = false;
   int dead_status_ = 0;
   uint64_t vdso_start_ = 0, vdso_end_ = 0;
