@@ -92,10 +92,16 @@ class Chain:
         seen = subject.records()
         subject.kill_all()
         subject.check_output()
-        if not early and subject.foreground.returncode not in (-signal.SIGKILL, 137):
-            raise Failure(f"the agent should end by SIGKILL or say 137: {subject.describe()}")
+        if not early:
+            self.check_status()
         subject.remember(seen)
         self.check_images(seen)
+
+    def check_status(self):
+        status = self.subject.foreground.returncode
+        if status not in (-signal.SIGKILL, 128 + signal.SIGKILL):
+            raise Failure(f"crrun or crrestore should end by SIGKILL or say that the program did, "
+                          f"not with status {status}: {self.subject.describe()}")
 
     def check_images(self, seen):
         images = self.subject.images()

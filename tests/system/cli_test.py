@@ -79,8 +79,20 @@ class Counter(Session):
     def kill_program(self):
         """Kills the program alone and waits until it is gone."""
         pid = self.wait_until(self.program_pid, "the program's pid")
+        started = start_time(pid)
         harness.signal_pid(pid, signal.SIGKILL)
-        self.workspace.wait_until(lambda: not harness.is_alive(pid), "death of the program")
+        # A restarted program has the same pid: only its start tells it from the killed one.
+        self.workspace.wait_until(lambda: not harness.is_alive(pid) or start_time(pid) != started,
+                                  "death of the program")
+
+
+def start_time(pid):
+    """When the process started, in clock ticks since boot; None if it is gone."""
+    try:
+        text = pathlib.Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    return int(text.rsplit(")", 1)[1].split()[19])
 
 
 def started_counter(workspace, **keywords):

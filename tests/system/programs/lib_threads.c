@@ -20,7 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { kWorkers = 4, kPerWorker = 8192, kPasses = 24, kPrintEvery = 100 };
+enum { kWorkers = 4, kPerWorker = 8192, kPasses = 48, kPrintEvery = 100 };
 
 static struct {
   crmutex_t mutex;
