@@ -3,4 +3,4 @@
 tools_PROGRAM_SRCS := $(foreach s,$(wildcard tools/cr*.cc),$(if $(findstring _,$(s)),,$(s)))
 tools_PROGRAMS := $(basename $(notdir $(tools_PROGRAM_SRCS)))
 tools_COMMON_SRCS := $(filter-out $(tools_PROGRAM_SRCS),$(wildcard tools/*.cc))
-tools_PKGS_crinspect := libunwind-coredump libunwind-generic
+tools_PKGS_crinspect := libunwind-generic

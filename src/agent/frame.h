@@ -7,6 +7,7 @@
 #include <stdint.h>
 #include <sys/user.h>
 
+#include <span>
 #include <string>
 #include <vector>
 
@@ -27,6 +28,14 @@ struct FrameRegisters {
 };
 FrameRegisters frame_registers(const uint8_t* frame);
 uint64_t frame_sigmask(const uint8_t* frame);
+struct FrameRest {
+  uint16_t cs, ss;
+  uint64_t altstack_sp, altstack_bytes;
+  uint32_t altstack_flags;
+  uint64_t xfeatures;               // XCR0 when it was made
+  std::span<const uint8_t> xstate;  // XSAVE area in standard format; empty if it does not fit
+};
+FrameRest frame_rest(std::span<const uint8_t> frame);
 
 // This machine's capabilities, and the names of those the image needs and this machine lacks.
 format::CpuRecord this_cpu();

@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/futex.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -68,12 +69,57 @@ Session::~Session() {
   if (lock_) unlink((options_.dir + "/" + format::kAgentSocketName).c_str());
 }
 
+// The agent of a program that was just killed may still be writing its last checkpoint: it will not
+// answer, and end soon. One whose program lives answers.
+bool Session::lock_directory() {
+  constexpr int kPatienceMs = 30000;
+  const uint64_t deadline = rawsys::clock_ns(CLOCK_MONOTONIC) + kPatienceMs * 1000000ull;
+  while (flock(lock_.get(), LOCK_EX | LOCK_NB) != 0) {
+    if (rawsys::clock_ns(CLOCK_MONOTONIC) > deadline) return false;
+    os::Fd dir(open(options_.dir.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+    os::Fd s(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+    sockaddr_un a;
+    socket_address(dir.get(), &a);
+    format::Request q{};
+    q.kind = format::kMessageAskStatus;
+    format::Report r{};
+    const bool asked = connect(s.get(), reinterpret_cast<sockaddr*>(&a), sizeof(a)) == 0 &&
+                       send(s.get(), &q, sizeof(q), MSG_NOSIGNAL) == sizeof(q);
+    pollfd p{s.get(), POLLIN, 0};
+    if (asked && poll(&p, 1, kPatienceMs) > 0 && recv(s.get(), &r, sizeof(r), 0) == sizeof(r)) {
+      return false;
+    }
+    timespec pause{0, 10000000};
+    nanosleep(&pause, nullptr);
+  }
+  return true;
+}
+
+// A program whose agent was killed goes on by itself; a second copy would write to the same files.
+bool Session::program_is_alive() {
+  os::Fd lock(open((options_.dir + "/" + format::kProgramLockName).c_str(), O_RDWR | O_CLOEXEC));
+  constexpr uint64_t kDyingNs = 3000000000ull;  // a large process needs a while to be gone
+  const uint64_t deadline = rawsys::clock_ns(CLOCK_MONOTONIC) + kDyingNs;
+  while (lock && flock(lock.get(), LOCK_EX | LOCK_NB) != 0) {
+    if (rawsys::clock_ns(CLOCK_MONOTONIC) > deadline) return true;
+    timespec pause{0, 10000000};
+    nanosleep(&pause, nullptr);
+  }
+  return false;
+}
+
 Result<void> Session::lock_and_listen(std::string* ret_text) {
   const std::string path = options_.dir + "/lock";
   CR_TRY(lock_, os::open_file(path, O_RDWR | O_CREAT, 0600));
-  if (flock(lock_.get(), LOCK_EX | LOCK_NB) != 0) {
+  if (!lock_directory()) {
     lock_.reset();
     *ret_text = "another session is running in this image directory; end it or choose another -d";
+    return Error{Errc::kBusy, EBUSY, "the image directory is in use"};
+  }
+  if (program_is_alive()) {
+    lock_.reset();
+    *ret_text = "its program still runs, without an agent; end it first (fuser " + options_.dir + "/" +
+                format::kProgramLockName + " finds it)";
     return Error{Errc::kBusy, EBUSY, "the image directory is in use"};
   }
   const std::string sock = options_.dir + "/" + format::kAgentSocketName;

@@ -76,6 +76,8 @@ class Session {
 
  private:
   explicit Session(SessionOptions o) : options_(std::move(o)) {}
+  bool lock_directory();
+  bool program_is_alive();
   Result<void> lock_and_listen(std::string* ret_text);
   Result<void> make_channel();
   Result<void> move_aside(std::string* ret_text);

@@ -392,7 +392,9 @@ void Supervisor::on_timer() {
   }
   format::Report r{};
   const Trouble bad = take(0, &r);
-  if (bad.bad()) {
+  if (bad.bad() && bad.error.sys_errno == ESRCH) {
+    // it ended just now
+  } else if (bad.bad()) {
     say("checkpoint failed: " + bad.text + "; the program runs on");
   } else {
     last_said_.clear();

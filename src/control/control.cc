@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <linux/close_range.h>
 #include <sched.h>
+#include <sys/file.h>
 #include <sys/prctl.h>
 #include <sys/un.h>
 
@@ -22,7 +23,6 @@ void cr_resume_entry();
 void cr_resume_end();
 void cr_report_entry();
 [[noreturn]] void cr_control_main(uint64_t restored);
-void cr_report_thread(cr::format::ThreadReport* report);
 }
 
 namespace cr::control {
@@ -77,6 +77,10 @@ class ControlThread {
 long ControlThread::connect_to_agent() {
   const long dir = rawsys::sys_openat(AT_FDCWD, g_state.session_dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
   if (dir < 0) return dir;
+  // Kept open for as long as the process lives; failing to lock is no reason not to run.
+  const long lock = rawsys::sys_openat(static_cast<int>(dir), format::kProgramLockName,
+                                       O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+  if (lock >= 0) sys(__NR_flock, lock, LOCK_SH | LOCK_NB);
   const long s = sys(__NR_socket, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
   if (s < 0) return s;
   rawsys::LineBuffer<108> path;  // sun_path is short; the directory's own path need not be
@@ -192,7 +196,8 @@ void ControlThread::give_up() {
   __atomic_store_n(&g_state.answered_id, ~0ull, __ATOMIC_RELEASE);
   __atomic_add_fetch(&g_state.answer_word, 1, __ATOMIC_ACQ_REL);
   sys_futex(&g_state.answer_word, FUTEX_WAKE_PRIVATE, 0x7fffffff);
-  rawsys::sys_exit_thread(0);
+  const uint32_t never = 0;  // stays, for the sake of its lock on program.lock
+  for (;;) sys_futex(&never, FUTEX_WAIT_PRIVATE, 0);
 }
 
 void ControlThread::take_answer() {
@@ -384,27 +389,4 @@ void cr_control_main(uint64_t restored) {
   if (restored != 0) __atomic_add_fetch(&st.answer_word, 1, __ATOMIC_ACQ_REL);
   set_status(kAttached);
   g_thread.serve();
-}
-
-void cr_report_thread(cr::format::ThreadReport* report) {
-  using cr::rawsys::sys;
-  struct {
-    uint64_t sp;
-    int32_t flags;
-    int32_t pad;
-    uint64_t size;
-  } ss{};
-  sys(__NR_sigaltstack, nullptr, &ss);
-  report->altstack_sp = ss.sp;
-  report->altstack_bytes = ss.size;
-  report->altstack_flags = static_cast<uint32_t>(ss.flags);
-  sys(__NR_prctl, PR_GET_TID_ADDRESS, &report->clear_child_tid);
-  const long slack = sys(__NR_prctl, PR_GET_TIMERSLACK);
-  report->timer_slack_ns = slack > 0 ? static_cast<uint64_t>(slack) : 0;
-  sys(__NR_get_robust_list, 0, &report->robust_list, &report->robust_list_bytes);
-  sys(__NR_prctl, PR_GET_NAME, report->name);
-  sys(__NR_prctl, PR_GET_PDEATHSIG, &report->pdeathsig);
-  report->no_new_privs = sys(__NR_prctl, PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1 ? 1 : 0;
-  report->keepcaps = sys(__NR_prctl, PR_GET_KEEPCAPS) == 1 ? 1 : 0;
-  report->done = 1;
 }

@@ -2,3 +2,6 @@
 # The control thread: no libc.
 control_SRCS := $(call layer_sources,control)
 control_KIND := freestanding
+
+# Runs on the program's threads while their vector registers are live.
+$(O)/lib/src/control/report_stopped.o: CXX_COMMON += -mgeneral-regs-only

@@ -14,6 +14,9 @@ namespace cr::format {
 
 inline constexpr uint32_t kChannelVersion = 1;
 inline constexpr char kAgentSocketName[] = "agent.sock";
+// Locked (shared) by the control thread while the program lives, with or without an agent, so that a
+// second copy of it is never brought to life.
+inline constexpr char kProgramLockName[] = "program.lock";
 
 // ---- messages: program -> agent ---------------------------------------------------------------
 enum MessageKind : uint32_t {

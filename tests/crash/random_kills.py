@@ -14,12 +14,12 @@ import time
 
 import harness
 from harness import Failure
-from subject import THREADS, Subject
+from subject import LARGE, SMALL, THREADS, Subject
 
 INTERVAL = "0.02"
 EARLY_SHARE = 0.25       # of the restores are killed before anything is known of them
 EARLY_SECONDS = 0.08
-LATE_SECONDS = 0.08
+LATE_SECONDS = {SMALL: 0.08, LARGE: 0.5}  # so that about every second life makes a checkpoint
 HOWS = ("program then agent", "agent then program", "both at once", "program", "agent")
 
 
@@ -60,7 +60,7 @@ class Chain:
     def death(self, early):
         """One kill, and what must be true right after it."""
         subject = self.subject
-        time.sleep(self.random.uniform(0, EARLY_SECONDS if early else LATE_SECONDS))
+        time.sleep(self.random.uniform(0, EARLY_SECONDS if early else LATE_SECONDS[subject.size]))
         how = self.random.choice(HOWS)
         pids = subject.pids()
         if early and how == "program" and not pids:

@@ -169,14 +169,17 @@ class Subject:
 
     def _begin(self, name):
         self.lives += 1
-        # Records of the life before must not be taken for this one's. The file keeps its length:
-        # crrestore would rightly refuse one that became shorter.
-        if self.status.exists():
-            with open(self.status, "r+b", buffering=0) as file:
-                file.write(bytes(THREADS * RECORD.size))
+        self.clear_records()
         # Of many lives only the last few error files are kept.
         self.error_file = f"{name}-{self.lives % 4}.txt"
         (self.workspace.path / self.error_file).unlink(missing_ok=True)
+
+    def clear_records(self):
+        """Old records must not be taken for news. The file keeps its length: crrestore would
+        rightly refuse one that became shorter."""
+        if self.status.exists():
+            with open(self.status, "r+b", buffering=0) as file:
+                file.write(bytes(THREADS * RECORD.size))
 
     def errors(self):
         return harness.read_file(self.workspace.path / self.error_file)
@@ -252,24 +255,23 @@ class Subject:
                 raise Failure(f"{what}: not within {seconds:g} s; {self.describe()}")
             time.sleep(LOOK_SECONDS)
 
-    def progress(self, what="progress of all threads", alone=False, pid=0):
-        """Returns the records of all threads after each has made a step while we looked.
-        alone: without an agent, as process pid."""
-        def look():
-            records = self.records()
-            self.remember(records)
-            return records if len(records) == THREADS else None
-
-        def gone():
-            return alone and not harness.is_alive(pid)
-        first = self.wait(lambda: gone() or look(), what, may_end=alone)
-        again = self.wait(
-            lambda: gone() or ((now := look()) and all(
-                now[t].step > first[t].step for t in range(THREADS)) and now), what, may_end=alone)
-        if gone():
-            raise Failure(f"{what}: the program ended; {self.describe()}")
-        self.check_threads(pid or self.program_pid())
+    def progress(self, what="progress of all threads"):
+        """Returns the records of all threads after each has made a step while we looked."""
+        first = self.wait(self.look, what)
+        again = self.wait(lambda: self.look_beyond(first), what)
+        self.check_threads(self.program_pid())
         return again
+
+    def look(self):
+        """The records if all threads have written one."""
+        records = self.records()
+        self.remember(records)
+        return records if len(records) == THREADS else None
+
+    def look_beyond(self, first):
+        """The records if each thread is further than in `first`."""
+        now = self.look()
+        return now if now and all(now[t].step > first[t].step for t in first) else None
 
     def check_threads(self, pid):
         """All threads are there, and none that should not be."""
@@ -358,19 +360,20 @@ class Subject:
         """After the death of a crrun or crrestore alone: the program is either complete and makes
         progress, or it ends by itself. Returns its pid, 0 if it ended."""
         deadline = time.monotonic() + seconds * harness.SLOWNESS
-        while True:
-            left = self.left_over()
-            if not left:
-                return 0
+        first = None
+        self.clear_records()
+        while left := self.left_over():
+            first = first or self.look()
             pid = self.program_pid(left)
-            if pid and len(self.records()) == THREADS:
-                self.progress("progress of the program without its agent", alone=True, pid=pid)
+            if pid and first and self.look_beyond(first) and harness.is_alive(pid):
+                self.check_threads(pid)
                 return pid
             if time.monotonic() > deadline:
                 raise Failure("neither ended nor complete: "
                               + "; ".join(map(harness.describe_process, left))
                               + "; " + self.describe())
             time.sleep(LOOK_SECONDS)
+        return 0
 
     def finish(self):
         """Lets the program come to its end, which verifies everything once more."""

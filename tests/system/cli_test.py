@@ -12,6 +12,7 @@ that gets a Workspace; its name and docstring say what it checks.
 import argparse
 import os
 import pathlib
+import random
 import re
 import select
 import shutil
@@ -322,6 +323,23 @@ def test_checkpoint_without_session(workspace):
 
 
 # ------------------------------------------------------------------------------- checkpoints ----
+
+
+def test_end_during_checkpoint(workspace):
+    """A program that ends or is killed while a checkpoint is being taken: its status comes
+    through, and the image stays whole."""
+    rnd = random.Random(1)
+    for round_number in range(12):
+        kind, number, status = (("exit", 9, 9), ("die", int(signal.SIGABRT), 134),
+                                ("die", int(signal.SIGKILL), 137))[round_number % 3]
+        session = Session(workspace, helper(workspace, "late", 60 + rnd.randrange(60), kind, number))
+        session.start()
+        workspace.wait_until(
+            lambda s=session: s.checkpoint(check=None).returncode == 0 or s.ended(), "a checkpoint")
+        while not session.ended():  # succeeds, or says that the program has gone
+            session.checkpoint(check=None)
+        session.wait_end(status)
+        session.verify_image()
 
 
 def test_default_image_directory(workspace):

@@ -175,6 +175,10 @@ PROGRAMS = (
     RealProgram("cxx_workload", ("program:cxx_workload", "500", "4")),
     RealProgram("log_appender", ("program:log_appender", "app.log", "1200"),
                 outputs=("out.txt", "app.log"), log="app.log"),
+    *(demo("tsp", threads, "--rounds", "25") for threads in (1, 4)),
+    *(demo("kmeans", threads, "--points", "262144", "--iterations", "40") for threads in (1, 4)),
+    *(demo("gradient_descent", threads, "--iterations", "100") for threads in (1, 4)),
+    demo("kmeans", 4, "--points", "262144", "--iterations", "40", library_door=False),
 )
 
 
@@ -204,7 +208,7 @@ def reference(program, workspace):
 
 def _run_undisturbed(program, workspace):
     command = program.resolved(workspace)
-    if program.library_door:
+    if command[0].startswith(str(workspace.build / "demos")):
         command.append("--no-checkpoint")
     popen = workspace.start(command, stdin=program.stdin and INPUTS.path(program.stdin))
     cpu = 0.0

@@ -115,9 +115,8 @@ def run_live(workspace, program, must_succeed):
     session.expect_pass()
 
 
-def run_refuse(workspace, program):
+def run_refuse(workspace, program, expression):
     """Each checkpoint is refused with a message that names the cause, and the program lives."""
-    expression = program.mode.partition(":")[2]
     session = Session(workspace, [workspace.program(program.name)])
     session.start()
     session.wait_ready()
@@ -144,20 +143,30 @@ def run_plain(workspace, program):
     session.expect_pass()
 
 
-def run_program(workspace, program, plain):
+def run_program(workspace, program, mode, plain):
     if plain:
         run_plain(workspace, program)
         return
     if program.skip_unprivileged and (workspace.user.uid is not None or os.geteuid() != 0):
         raise Skip(program.skip_unprivileged)
-    if program.mode == "cycles":
+    if mode == "cycles":
         run_cycles(workspace, program)
-    elif program.mode in ("live", "live-any"):
-        run_live(workspace, program, must_succeed=program.mode == "live")
-    elif program.mode.startswith("refuse:"):
-        run_refuse(workspace, program)
+    elif mode in ("live", "live-any"):
+        run_live(workspace, program, must_succeed=mode == "live")
     else:
-        raise SystemExit(f"{program.name}: unknown mode {program.mode}")
+        run_refuse(workspace, program, mode.removeprefix("refuse:"))
+
+
+def modes_of(program):
+    """The modes of a program and the names of its tests: NAME, and NAME/MODE for all but the
+    first."""
+    if program.mode.startswith("refuse:"):
+        return {program.name: program.mode}
+    modes = program.mode.split(",")
+    for mode in modes:
+        if mode not in ("cycles", "live", "live-any"):
+            raise SystemExit(f"{program.name}: unknown mode {mode}")
+    return {program.name if mode == modes[0] else f"{program.name}/{mode}": mode for mode in modes}
 
 
 def tests(plain=False, extra_user=None):
@@ -167,12 +176,14 @@ def tests(plain=False, extra_user=None):
         names = program.users.split(",")
         if extra_user and extra_user not in names:
             names.append(extra_user)
-        for user in harness.usable_users(names):
-            result.append(Test(
-                name=program.name, user=user, timeout=program.timeout,
-                function=lambda workspace, program=program: run_program(workspace, program, plain),
-                repeat=f"python3 tests/system/run.py {program.name} --user={user.name}"
-                       + (" --plain" if plain else "")))
+        for name, mode in modes_of(program).items():
+            for user in harness.usable_users(names):
+                result.append(Test(
+                    name=name, user=user, timeout=program.timeout,
+                    function=lambda workspace, program=program, mode=mode: run_program(
+                        workspace, program, mode, plain),
+                    repeat=f"python3 tests/system/run.py {name} --user={user.name}"
+                           + (" --plain" if plain else "")))
     return result
 
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* crtest: mode=cycles
+/* crtest: mode=cycles,live
  *
  * The vDSO: two threads call clock_gettime, gettimeofday, time and getcpu in a tight loop, so that
  * most checkpoints find one inside the vDSO. Time must never go backwards within a thread, every

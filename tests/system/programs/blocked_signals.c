@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* crtest: mode=cycles
+/* crtest: mode=cycles,live
  *
  * Threads that block all signals by a raw call, including 32 and 33, which libc would keep open:
  * one spins in user code, one is blocked in read(2), and main waits. No signal can stop them.

@@ -20,7 +20,8 @@ static volatile int go, detached_ended;
 
 static void *tid_address(void) {
   void *address = NULL;
-  return prctl(PR_GET_TID_ADDRESS, &address) == 0 ? address : NULL; /* needs CONFIG_CHECKPOINT_RESTORE */
+  return prctl(PR_GET_TID_ADDRESS, &address) == 0 ? address
+                                                  : NULL; /* needs CONFIG_CHECKPOINT_RESTORE */
 }
 
 static void *worker(void *argument) {
@@ -44,8 +45,7 @@ static void join_in_time(pthread_t thread, void *expected) {
 int main(void) {
   pthread_t joinable[2], detached, late;
   pthread_barrier_init(&built, NULL, 4);
-  for (intptr_t i = 0; i < 2; i++)
-    pthread_create(&joinable[i], NULL, worker, (void *)(i + 100));
+  for (intptr_t i = 0; i < 2; i++) pthread_create(&joinable[i], NULL, worker, (void *)(i + 100));
   pthread_create(&detached, NULL, worker, NULL);
   pthread_detach(detached);
   pthread_barrier_wait(&built);

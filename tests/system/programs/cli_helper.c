@@ -4,6 +4,8 @@
  *
  *   exit N           exits with N
  *   die N            kills itself with signal N
+ *   late MS exit N   exits with N from a second thread, MS milliseconds after its start
+ *   late MS die N    raises signal N in a second thread, likewise
  *   count FILE N     writes 1, 2, ... N to FILE in place, a millisecond apart; then exits with 42
  *   grow FILE N MIB  as count, and rewrites MIB MiB of memory between two numbers
  *   sigint FILE      writes "ready"; on SIGINT adds "interrupted" and exits with 55
@@ -11,11 +13,29 @@
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+static struct { int milliseconds, dies, number; } late;
+static void *end_late(void *unused) {
+  (void)unused;
+  usleep((unsigned)late.milliseconds * 1000u);
+  if (!late.dies) exit(late.number);
+  raise(late.number);
+  return NULL;
+}
+static int wait_for_end(char **argv) {
+  late.milliseconds = atoi(argv[2]);
+  late.dies = strcmp(argv[3], "die") == 0;
+  late.number = atoi(argv[4]);
+  pthread_t thread;
+  if (pthread_create(&thread, NULL, end_late, NULL) != 0) return 1;
+  for (;;) pause();
+}
 
 static int open_file(const char *path) {
   int fd = open(path, O_RDWR | O_CREAT | O_TRUNC, 0644);
@@ -62,6 +82,7 @@ int main(int argc, char **argv) {
     raise(atoi(argv[2]));
     return 1;
   }
+  if (strcmp(what, "late") == 0 && argc == 5) return wait_for_end(argv);
   if (strcmp(what, "count") == 0 && argc == 4) return count(argv[2], atol(argv[3]), 0);
   if (strcmp(what, "grow") == 0 && argc == 5)
     return count(argv[2], atol(argv[3]), (size_t)atol(argv[4]));

@@ -96,8 +96,10 @@ void grow_and_prune() {
     else
       state.shapes.push_back(std::make_unique<Rectangle>(r % 100, r % 77));
   }
-  if (state.shapes.size() > 4000) state.shapes.erase(state.shapes.begin(), state.shapes.begin() + 3000);
-  if (state.tree.size() > 4000) state.tree.erase(state.tree.begin(), std::next(state.tree.begin(), 2000));
+  if (state.shapes.size() > 4000)
+    state.shapes.erase(state.shapes.begin(), state.shapes.begin() + 3000);
+  if (state.tree.size() > 4000)
+    state.tree.erase(state.tree.begin(), std::next(state.tree.begin(), 2000));
 }
 
 uint64_t one_round() {

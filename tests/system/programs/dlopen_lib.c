@@ -35,8 +35,8 @@ int main(void) {
   double (*sine)(double) = (double (*)(double))dlsym(library, "sin");
   CHECK("dlsym of another function", sine != NULL && sine(0.0) == 0.0);
   Dl_info info;
-  CHECK("dladdr knows the function", dladdr((void *)cosine, &info) != 0 &&
-                                         strstr(info.dli_fname, "libm") != NULL);
+  CHECK("dladdr knows the function",
+        dladdr((void *)cosine, &info) != 0 && strstr(info.dli_fname, "libm") != NULL);
   dl_iterate_phdr(count_objects, objects_after);
   CHECK_EQ("loaded objects", objects[0], objects_after[0]);
   CHECK_EQ("addresses of the loaded objects", objects[1], objects_after[1]);

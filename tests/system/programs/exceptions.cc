@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* crtest: mode=cycles
+/* crtest: mode=cycles,live
  *
  * C++ exceptions in flight at the checkpoint: main waits in a catch block (and rethrows
  * afterwards), one thread waits in a destructor that runs during unwinding, one holds an

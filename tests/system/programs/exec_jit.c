@@ -18,7 +18,8 @@ static void generate(unsigned char *where, signed char addend) {
 }
 
 static unsigned char *page(void) {
-  void *p = mmap(NULL, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  void *p =
+      mmap(NULL, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (p == MAP_FAILED) test_skip("this system forbids memory that is writable and executable");
   return p;
 }

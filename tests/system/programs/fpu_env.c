@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* crtest: mode=cycles
+/* crtest: mode=cycles,live
  *
  * Floating-point environments: rounding mode, flush-to-zero, exception masks and sticky flags of
  * MXCSR, control word and tag state of the x87 unit; different in each of three threads.
@@ -83,8 +83,7 @@ static void *worker(void *e) {
 int main(void) {
   pthread_t threads[2];
   pthread_barrier_init(&ready, NULL, 3);
-  for (int i = 0; i < 2; i++)
-    pthread_create(&threads[i], NULL, worker, (void *)&kEnvironments[i]);
+  for (int i = 0; i < 2; i++) pthread_create(&threads[i], NULL, worker, (void *)&kEnvironments[i]);
   hold(&kEnvironments[2], wait_for_runner);
   for (int i = 0; i < 2; i++) pthread_join(threads[i], NULL);
   test_finish();

@@ -29,7 +29,8 @@ static void check_armed(const char *what, int which, long interval_us) {
   getitimer(which, &timer);
   CHECK_EQ(what, interval_us, timer.it_interval.tv_usec);
   CHECK_EQ(what, 0, timer.it_interval.tv_sec);
-  CHECK_BETWEEN(what, 0, interval_us + 20000, timer.it_value.tv_sec * 1000000 + timer.it_value.tv_usec);
+  CHECK_BETWEEN(what, 0, interval_us + 20000,
+                timer.it_value.tv_sec * 1000000 + timer.it_value.tv_usec);
 }
 
 /* Burns CPU time until each timer has fired anew. */

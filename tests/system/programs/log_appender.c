@@ -27,8 +27,9 @@ int main(int argc, char **argv) {
   for (int number = 0; number < lines; number++) {
     char text[128];
     digest = digest * 1664525u + 1013904223u + (unsigned)number;
-    int length = snprintf(text, sizeof text, "line %08d %08x %.*s\n", number, digest,
-                          (int)(digest % 60), "............................................................");
+    int length =
+        snprintf(text, sizeof text, "line %08d %08x %.*s\n", number, digest, (int)(digest % 60),
+                 "............................................................");
     if (write(fd, text, (size_t)length) != length || fsync(fd) != 0) {
       perror("writing the log");
       return 1;

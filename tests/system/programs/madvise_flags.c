@@ -59,7 +59,8 @@ int main(void) {
   for (int i = 0; i < kAdvices; i++) {
     struct advice *a = &advices[i];
     int extra = a->value == -1 ? MAP_NORESERVE : 0;
-    a->memory = mmap(NULL, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | extra, -1, 0);
+    a->memory =
+        mmap(NULL, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | extra, -1, 0);
     REQUIRE(a->memory != MAP_FAILED);
     if (a->value == 0)
       REQUIRE(mlock(a->memory, 16384) == 0 || errno == ENOMEM);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* crtest: mode=cycles kill=later users=root,nobody,54321
+/* crtest: mode=cycles,live kill=later users=root,nobody,54321
  *
  * Four threads allocate, resize and free blocks of all sizes without pause, hand some to each
  * other, and check each block's pattern before giving it back. Checkpoints come at any instant,
@@ -25,9 +25,12 @@ static pthread_mutex_t exchange_mutex = PTHREAD_MUTEX_INITIALIZER;
 
 static size_t pick_size(uint64_t random) {
   switch (random % 8) {
-    case 0: return 1 + (random >> 8) % 200000; /* mmapped ones as well */
-    case 1: return 1 + (random >> 8) % 20000;
-    default: return 1 + (random >> 8) % 700;
+    case 0:
+      return 1 + (random >> 8) % 200000; /* mmapped ones as well */
+    case 1:
+      return 1 + (random >> 8) % 20000;
+    default:
+      return 1 + (random >> 8) % 700;
   }
 }
 /* Only the ends of a block carry the pattern: the rest costs time and shows nothing new. */
@@ -45,9 +48,15 @@ static void allocate(struct block *b, uint64_t random) {
   b->size = pick_size(random);
   b->seed = random;
   switch (random % 5) {
-    case 0: b->bytes = calloc(1, b->size); break;
-    case 1: b->bytes = memalign(64, b->size); break;
-    default: b->bytes = malloc(b->size); break;
+    case 0:
+      b->bytes = calloc(1, b->size);
+      break;
+    case 1:
+      b->bytes = memalign(64, b->size);
+      break;
+    default:
+      b->bytes = malloc(b->size);
+      break;
   }
   REQUIRE(b->bytes != NULL);
   if (random % 5 == 0)

@@ -29,7 +29,8 @@ int main(void) {
   close(fd);
   for (int page = 0; page < 16; page += 3) memset(dirty + page * kPage + 100, 0xEE, 50);
   part[0] ^= 0xFF;
-  volatile unsigned char touched = clean[5 * kPage]; /* one clean page is present, the rest is not */
+  volatile unsigned char touched =
+      clean[5 * kPage]; /* one clean page is present, the rest is not */
   (void)touched;
 
   test_ready();

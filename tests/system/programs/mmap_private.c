@@ -69,8 +69,7 @@ int main(void) {
   REQUIRE(mprotect(none, kBytes, PROT_NONE) == 0);
   char *guarded = map(kBytes); /* every other page is a guard */
   test_fill(guarded, kBytes, 5);
-  for (int i = 1; i < kPages; i += 2)
-    REQUIRE(mprotect(guarded + i * kPage, kPage, PROT_NONE) == 0);
+  for (int i = 1; i < kPages; i += 2) REQUIRE(mprotect(guarded + i * kPage, kPage, PROT_NONE) == 0);
   char *holed = map(kBytes); /* the middle is unmapped */
   test_fill(holed, kBytes, 6);
   REQUIRE(munmap(holed + 4 * kPage, 8 * kPage) == 0);

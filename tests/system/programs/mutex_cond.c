@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* crtest: mode=cycles
+/* crtest: mode=cycles,live
  *
  * Contended pthread objects: a mutex of each type held by main with threads waiting for it (their
  * owner checks depend on the thread id), a condition with many waiters, a read-write lock with a
@@ -11,8 +11,8 @@
 #include "three_phase.h"
 
 enum { kMutexes = 5, kWaitersEach = 3 };
-static const char *const kMutexNames[kMutexes] = {"normal", "error-checking", "recursive", "adaptive",
-                                                  "priority-inheriting"};
+static const char *const kMutexNames[kMutexes] = {"normal", "error-checking", "recursive",
+                                                  "adaptive", "priority-inheriting"};
 static pthread_mutex_t mutexes[kMutexes];
 static int locked_by_waiters[kMutexes];
 
@@ -111,8 +111,7 @@ int main(void) {
     deadline.tv_sec += 20;
     CHECK_EQ("join of a waiter", 0, pthread_timedjoin_np(threads[i], NULL, &deadline));
   }
-  for (int i = 0; i < kMutexes; i++)
-    CHECK_EQ(kMutexNames[i], kWaitersEach, locked_by_waiters[i]);
+  for (int i = 0; i < kMutexes; i++) CHECK_EQ(kMutexNames[i], kWaitersEach, locked_by_waiters[i]);
   CHECK_EQ("tokens taken", kWaitersEach, tokens_taken);
   CHECK_EQ("writers", kWaitersEach, writers_done);
   CHECK_EQ("threads past the barrier, one of them serial", 100 + kWaitersEach + 1, barrier_passed);

@@ -43,8 +43,14 @@ static struct timed_call calls[] = {
     {.name = "epoll_wait", .run = run_epoll_wait},
     {.name = "epoll_pwait", .run = run_epoll_pwait},
     {.name = "recv with SO_RCVTIMEO", .run = run_recv, .expected = -1, .expected_errno = EAGAIN},
-    {.name = "read with SO_RCVTIMEO", .run = run_read_socket, .expected = -1, .expected_errno = EAGAIN},
-    {.name = "recvmsg with SO_RCVTIMEO", .run = run_recvmsg, .expected = -1, .expected_errno = EAGAIN},
+    {.name = "read with SO_RCVTIMEO",
+     .run = run_read_socket,
+     .expected = -1,
+     .expected_errno = EAGAIN},
+    {.name = "recvmsg with SO_RCVTIMEO",
+     .run = run_recvmsg,
+     .expected = -1,
+     .expected_errno = EAGAIN},
 };
 
 static void set_timeout(int fd) {

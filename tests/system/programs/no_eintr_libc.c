@@ -15,7 +15,8 @@
 #include <sys/time.h>
 
 static int empty_pipe[2], sysv_semaphore = -1;
-static pthread_mutex_t cond_mutex = PTHREAD_MUTEX_INITIALIZER, held_mutex = PTHREAD_MUTEX_INITIALIZER;
+static pthread_mutex_t cond_mutex = PTHREAD_MUTEX_INITIALIZER,
+                       held_mutex = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t cond = PTHREAD_COND_INITIALIZER;
 static pthread_rwlock_t held_rwlock = PTHREAD_RWLOCK_INITIALIZER;
 static sem_t semaphore;
@@ -128,9 +129,15 @@ static struct timed_call calls[] = {
     {.name = "pthread_cond_timedwait", .run = run_cond_timedwait, .expected = ETIMEDOUT},
     {.name = "pthread_mutex_timedlock", .run = run_mutex_timedlock, .expected = ETIMEDOUT},
     {.name = "pthread_rwlock_timedwrlock", .run = run_rwlock_timedwrlock, .expected = ETIMEDOUT},
-    {.name = "sem_timedwait", .run = run_sem_timedwait, .expected = -1, .expected_errno = ETIMEDOUT},
+    {.name = "sem_timedwait",
+     .run = run_sem_timedwait,
+     .expected = -1,
+     .expected_errno = ETIMEDOUT},
     {.name = "sigtimedwait", .run = run_sigtimedwait, .expected = -1, .expected_errno = EAGAIN},
-    {.name = "sigtimedwait for all", .run = run_sigtimedwait_all, .expected = -1, .expected_errno = EAGAIN},
+    {.name = "sigtimedwait for all",
+     .run = run_sigtimedwait_all,
+     .expected = -1,
+     .expected_errno = EAGAIN},
     {.name = "pause until an alarm", .run = run_pause, .expected = -1, .expected_errno = EINTR},
     {.name = "semtimedop", .run = run_semtimedop, .expected = -1, .expected_errno = EAGAIN},
 };

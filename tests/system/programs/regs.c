@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* crtest: mode=cycles users=root,nobody,54321
+/* crtest: mode=cycles,live users=root,nobody,54321
  *
  * Every register a thread has: all general-purpose registers, the direction flag, the x87 stack,
  * the mask registers and SSE, AVX or AVX-512 vectors (the widest this CPU has). Two threads hold

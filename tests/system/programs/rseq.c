@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* crtest: mode=cycles
+/* crtest: mode=cycles,live
  *
  * The restartable-sequences area that glibc registered for each thread is registered again after
  * a restore: the kernel keeps its cpu_id current, and sched_getcpu() is right on each CPU.

@@ -29,7 +29,7 @@ static int is_settable(int number) {
 }
 
 static void disposition(int number, struct sigaction *action) {
-  static const int kFlags[] = {SA_RESTART,   SA_NODEFER,      SA_RESETHAND, SA_ONSTACK,
+  static const int kFlags[] = {SA_RESTART,   SA_NODEFER,   SA_RESETHAND,           SA_ONSTACK,
                                SA_NOCLDSTOP, SA_NOCLDWAIT, SA_RESTART | SA_ONSTACK};
   memset(action, 0, sizeof *action);
   sigemptyset(&action->sa_mask);

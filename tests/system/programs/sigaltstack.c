@@ -38,8 +38,8 @@ static void hold(unsigned flags, void (*wait)(void)) {
   for (int i = 0; i < 2; i++) { /* twice: the first return must leave it usable */
     handler_frame = 0;
     raise(SIGUSR1);
-    CHECK("handler ran on the alternate stack", handler_frame >= (uintptr_t)memory &&
-                                                    handler_frame < (uintptr_t)memory + kStackBytes);
+    CHECK("handler ran on the alternate stack",
+          handler_frame >= (uintptr_t)memory && handler_frame < (uintptr_t)memory + kStackBytes);
   }
   sigaltstack(NULL, &after);
   CHECK_EQ("alternate stack flags after a handler", (int)flags, after.ss_flags);

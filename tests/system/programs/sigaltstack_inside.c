@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* crtest: mode=cycles
+/* crtest: mode=cycles,live
  *
  * The checkpoint comes while main is inside a handler on its alternate stack, with a second
  * handler nested in the first; a thread is inside a handler on an SS_AUTODISARM stack, which the

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* crtest: mode=cycles users=root,nobody,54321
+/* crtest: mode=cycles,live users=root,nobody,54321
  *
  * Sixteen threads, each blocked in a different call and each with its own TLS values, name, signal
  * mask and alternate stack. Afterwards every call must end properly once its reason to wait is
@@ -28,8 +28,8 @@ static volatile int cond_flag, sleep_flag, spin_flag, futex_word, pause_signals;
 static pthread_t helper_thread;
 
 struct worker {
-  const char *name;     /* also the thread's name: at most 15 characters */
-  void (*block)(void);  /* in the worker: waits, then checks how the wait ended */
+  const char *name;                 /* also the thread's name: at most 15 characters */
+  void (*block)(void);              /* in the worker: waits, then checks how the wait ended */
   void (*release)(struct worker *); /* in main: removes the reason to wait */
   pthread_t thread;
   pid_t tid;
@@ -225,7 +225,8 @@ static void *run_worker(void *argument) {
   pthread_sigmask(SIG_SETMASK, &mask, NULL);
   pthread_setname_np(pthread_self(), w->name);
   stack_t stack = {.ss_size = 65536 + (size_t)index * 4096}, stack_after;
-  stack.ss_sp = mmap(NULL, stack.ss_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  stack.ss_sp =
+      mmap(NULL, stack.ss_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   REQUIRE(sigaltstack(&stack, NULL) == 0);
   tls_word = test_pattern(7, (uint64_t)index);
   test_fill(tls_block, sizeof tls_block, (uint64_t)index);

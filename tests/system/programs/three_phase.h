@@ -74,17 +74,18 @@ static inline void test_wait_doing(void (*step)(void)) {
 /* Failed checks so far. Any thread may fail, so it is only touched atomically. */
 static int test_failures;
 
-#define TEST_FAIL(format, ...)                                             \
-  do {                                                                     \
-    __atomic_add_fetch(&test_failures, 1, __ATOMIC_SEQ_CST);               \
-    dprintf(STDOUT_FILENO, "FAIL: " format "\n", ##__VA_ARGS__);           \
+#define TEST_FAIL(format, ...)                                   \
+  do {                                                           \
+    __atomic_add_fetch(&test_failures, 1, __ATOMIC_SEQ_CST);     \
+    dprintf(STDOUT_FILENO, "FAIL: " format "\n", ##__VA_ARGS__); \
   } while (0)
 
 /* CHECK* record a failure and go on, so that one run shows everything that is wrong. */
-#define CHECK(what, condition)                                              \
-  do {                                                                      \
-    if (!(condition)) TEST_FAIL("%s, expected %s, got false (errno %d, %s)", what, #condition, \
-                                errno, strerror(errno));                    \
+#define CHECK(what, condition)                                                        \
+  do {                                                                                \
+    if (!(condition))                                                                 \
+      TEST_FAIL("%s, expected %s, got false (errno %d, %s)", what, #condition, errno, \
+                strerror(errno));                                                     \
   } while (0)
 
 #define CHECK_EQ(what, expected, got)                                                          \
@@ -95,19 +96,19 @@ static int test_failures;
                 (unsigned long long)check_expected, check_got, (unsigned long long)check_got); \
   } while (0)
 
-#define CHECK_BETWEEN(what, low, high, got)                                                     \
-  do {                                                                                          \
-    long long check_low = (long long)(low), check_high = (long long)(high);                     \
-    long long check_got = (long long)(got);                                                     \
-    if (check_got < check_low || check_got > check_high)                                        \
-      TEST_FAIL("%s, expected %lld..%lld, got %lld", what, check_low, check_high, check_got);   \
+#define CHECK_BETWEEN(what, low, high, got)                                                   \
+  do {                                                                                        \
+    long long check_low = (long long)(low), check_high = (long long)(high);                   \
+    long long check_got = (long long)(got);                                                   \
+    if (check_got < check_low || check_got > check_high)                                      \
+      TEST_FAIL("%s, expected %lld..%lld, got %lld", what, check_low, check_high, check_got); \
   } while (0)
 
-#define CHECK_STR(what, expected, got)                                                        \
-  do {                                                                                        \
-    const char *check_expected = (expected), *check_got = (got);                              \
-    if (strcmp(check_expected, check_got) != 0)                                               \
-      TEST_FAIL("%s, expected \"%s\", got \"%s\"", what, check_expected, check_got);          \
+#define CHECK_STR(what, expected, got)                                               \
+  do {                                                                               \
+    const char *check_expected = (expected), *check_got = (got);                     \
+    if (strcmp(check_expected, check_got) != 0)                                      \
+      TEST_FAIL("%s, expected \"%s\", got \"%s\"", what, check_expected, check_got); \
   } while (0)
 
 static inline void test_check_bytes(const char *what, const void *expected, const void *got,
@@ -123,13 +124,13 @@ static inline void test_check_bytes(const char *what, const void *expected, cons
 #define CHECK_BYTES(what, expected, got, size) test_check_bytes(what, expected, got, size)
 
 /* REQUIRE ends the program at once: phase 1 could not build the state, so nothing can be said. */
-#define REQUIRE(condition)                                                              \
-  do {                                                                                  \
-    if (!(condition)) {                                                                 \
-      dprintf(STDOUT_FILENO, "FAIL: %s:%d, expected %s, got errno %d (%s)\n", __FILE__, \
-              __LINE__, #condition, errno, strerror(errno));                            \
-      _exit(1);                                                                         \
-    }                                                                                   \
+#define REQUIRE(condition)                                                                        \
+  do {                                                                                            \
+    if (!(condition)) {                                                                           \
+      dprintf(STDOUT_FILENO, "FAIL: %s:%d, expected %s, got errno %d (%s)\n", __FILE__, __LINE__, \
+              #condition, errno, strerror(errno));                                                \
+      _exit(1);                                                                                   \
+    }                                                                                             \
   } while (0)
 
 /* Phase 3 is over. */

@@ -17,7 +17,8 @@ static void coroutine(int index) {
   char pattern[5000];
   test_fill(pattern, sizeof pattern, (uint64_t)index);
   for (int step = 0; step < kSteps; step++) {
-    if (step == kSteps / 2 && index == kCoroutines - 1) { /* the last one: all others are half way */
+    if (step == kSteps / 2 &&
+        index == kCoroutines - 1) { /* the last one: all others are half way */
       test_ready();
       test_wait();
     }

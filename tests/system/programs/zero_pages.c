@@ -24,11 +24,22 @@ int main(void) {
   for (int page = 0; page < kPages; page++) {
     char *p = memory + (size_t)page * kPage;
     switch (kind_of(page)) {
-      case kRead: sink = *p; break;
-      case kZeroed: memset(p, 1, kPage); memset(p, 0, kPage); break;
-      case kDiscarded: memset(p, 1, kPage); madvise(p, kPage, MADV_DONTNEED); break;
-      case kData: test_fill(p, kPage, (uint64_t)page); break;
-      default: break;
+      case kRead:
+        sink = *p;
+        break;
+      case kZeroed:
+        memset(p, 1, kPage);
+        memset(p, 0, kPage);
+        break;
+      case kDiscarded:
+        memset(p, 1, kPage);
+        madvise(p, kPage, MADV_DONTNEED);
+        break;
+      case kData:
+        test_fill(p, kPage, (uint64_t)page);
+        break;
+      default:
+        break;
     }
   }
   (void)sink;

@@ -20,6 +20,24 @@ int value_of(crsem_t* s) {
   return value;
 }
 
+// A helper sends signals to the test's thread until `g_enough`, at least 50, and then posts.
+std::atomic<pthread_t> g_waiter{};
+std::atomic<bool> g_enough{false};
+crthread_t start_sending_signals(int flags) {
+  set_handler(SIGUSR1, [](int) { g_count = g_count + 1; }, flags);
+  g_waiter = pthread_self();
+  g_enough = false;
+  g_count = 0;
+  return start([](void*) -> void* {
+    for (int i = 0; i < 50 || !g_enough; i++) {
+      pthread_kill(g_waiter, SIGUSR1);
+      usleep(500);
+    }
+    crsem_post(&g_sem);
+    return nullptr;
+  });
+}
+
 }  // namespace
 
 Test(sem, errors) {
@@ -80,24 +98,6 @@ Test(sem, timedwait_waits_and_gives_up) {
   cr_assert_eq(errno, ETIMEDOUT);
   cr_assert_geq(now_s() - begin, 0.049);
   cr_assert_eq(value_of(&s), 0);
-}
-
-// A helper sends signals to the test's thread until `g_enough`, at least 50, and then posts.
-std::atomic<pthread_t> g_waiter{};
-std::atomic<bool> g_enough{false};
-crthread_t start_sending_signals(int flags) {
-  set_handler(SIGUSR1, [](int) { g_count = g_count + 1; }, flags);
-  g_waiter = pthread_self();
-  g_enough = false;
-  g_count = 0;
-  return start([](void*) -> void* {
-    for (int i = 0; i < 50 || !g_enough; i++) {
-      pthread_kill(g_waiter, SIGUSR1);
-      usleep(500);
-    }
-    crsem_post(&g_sem);
-    return nullptr;
-  });
 }
 
 Test(sem, wait_is_interrupted_by_a_handler) {

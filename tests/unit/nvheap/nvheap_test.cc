@@ -222,6 +222,7 @@ Test(nvheap, behaves_as_the_model_with_four_threads) {
     pthread_join(t, &wrong);
     cr_assert_null(wrong, "%s", static_cast<char*>(wrong));
   }
+  for (Player* p : players) delete p;
   cr_assert_eq(in_use(), 0u);
 }
 
@@ -512,4 +513,5 @@ Test(nvheap, fork_in_the_middle) {
     pthread_join(t, &wrong);
     cr_assert_null(wrong, "%s", static_cast<char*>(wrong));
   }
+  for (Player* p : players) delete p;
 }

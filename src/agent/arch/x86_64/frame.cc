@@ -112,6 +112,27 @@ uint64_t frame_sigmask(const uint8_t* frame) {
   return uc.sigmask;
 }
 
+FrameRest frame_rest(std::span<const uint8_t> frame) {
+  KernelUcontext uc;
+  memcpy(&uc, frame.data(), sizeof(uc));
+  FrameRest r{};
+  r.cs = uc.sc.cs;
+  r.ss = uc.sc.ss;
+  r.altstack_sp = uc.stack_sp;
+  r.altstack_bytes = uc.stack_bytes;
+  r.altstack_flags = uc.stack_flags;
+  SwBytes sw;
+  if (frame.size() < kXstateOff + 464 + sizeof(sw)) return r;
+  memcpy(&sw, frame.data() + kXstateOff + 464, sizeof(sw));
+  if (sw.magic1 != kMagic1 || sw.xstate_bytes < 576 ||
+      sw.xstate_bytes > frame.size() - kXstateOff) {
+    return r;
+  }
+  r.xfeatures = sw.xfeatures;
+  r.xstate = frame.subspan(kXstateOff, sw.xstate_bytes);
+  return r;
+}
+
 format::CpuRecord this_cpu() {
   format::CpuRecord c{};
   uint32_t a, b, x, d;

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: MIT
+// report_stopped.cc - what a stopped thread is made to run so that it tells what only it knows.
+// Invariant: touches no floating-point or vector register, because the interrupted thread's are
+// live: this file is compiled with -mgeneral-regs-only (src/control/module.mk). No TLS, no libc.
+// Context: S, on a thread of the program's, on a stack of the library's.
+#include <sys/prctl.h>
+
+#include "format/channel.h"
+#include "rawsys/rawsys.h"
+
+extern "C" void cr_report_thread(cr::format::ThreadReport* report);
+
+void cr_report_thread(cr::format::ThreadReport* report) {
+  using cr::rawsys::sys;
+  struct {
+    uint64_t sp;
+    int32_t flags;
+    int32_t pad;
+    uint64_t size;
+  } ss{};
+  sys(__NR_sigaltstack, nullptr, &ss);
+  report->altstack_sp = ss.sp;
+  report->altstack_bytes = ss.size;
+  report->altstack_flags = static_cast<uint32_t>(ss.flags);
+  sys(__NR_prctl, PR_GET_TID_ADDRESS, &report->clear_child_tid);
+  const long slack = sys(__NR_prctl, PR_GET_TIMERSLACK);
+  report->timer_slack_ns = slack > 0 ? static_cast<uint64_t>(slack) : 0;
+  sys(__NR_get_robust_list, 0, &report->robust_list, &report->robust_list_bytes);
+  sys(__NR_prctl, PR_GET_NAME, report->name);
+  sys(__NR_prctl, PR_GET_PDEATHSIG, &report->pdeathsig);
+  report->no_new_privs = sys(__NR_prctl, PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1 ? 1 : 0;
+  report->keepcaps = sys(__NR_prctl, PR_GET_KEEPCAPS) == 1 ? 1 : 0;
+  report->done = 1;
+}

@@ -1,0 +1,177 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""run.py - runs the crash tests: die at each step of writing and of restoring an image.
+
+  python3 tests/crash/run.py                        all of them, about five minutes
+  python3 tests/crash/run.py --quick                a small part of each kind
+  python3 tests/crash/run.py 'fault/*' --user=nobody
+  python3 tests/crash/run.py 'random/*' --kills 20000 --seconds 0
+
+fault/     SIGKILL at each named point of src/os/fault.h            (faults.py)
+random/    SIGKILL at random instants, restored and killed again    (random_kills.py)
+bad/       images that are damaged, foreign, too new, ...           (bad_images.py)
+limits/    no room, no permission                                   (limits.py)
+The same names behind no_pagemap_scan/ and vdso_patch/ take the portable paths of the engine.
+"""
+
+import argparse
+import os
+import pathlib
+import random
+import shutil
+import subprocess
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "system"))
+import bad_images  # noqa: E402
+import faults  # noqa: E402
+import harness  # noqa: E402
+import limits  # noqa: E402
+import random_kills  # noqa: E402
+from harness import Failure, Test  # noqa: E402
+from subject import LARGE, SMALL  # noqa: E402
+
+DEFAULT_KILLS, QUICK_KILLS = 1000, 60
+DEFAULT_SECONDS = 300
+LEAST_SHARE = 0.3  # of the kills, however long they take
+USERS = ("root", "nobody")
+# Each chain of random kills and its share of them; two chains run at a time.
+CHAINS = (("64KiB", SMALL, 0.6), ("4MiB", LARGE, 0.4))
+PORTABLE = (("no_pagemap_scan", {"CR_NO_PAGEMAP_SCAN": "1"}),
+            ("vdso_patch", {"CR_FORCE_VDSO_PATCH": "1"}))
+
+
+class Plan:
+    """All tests of one run."""
+
+    def __init__(self, arguments):
+        self.arguments = arguments
+        self.quick = arguments.quick
+        self.seed = arguments.seed
+        self.kills_done = 0
+        self.tests = []
+        users = list(USERS)
+        if arguments.user and arguments.user not in users:
+            users.append(arguments.user)
+        self.users = [user for user in harness.usable_users(users)
+                      if arguments.user in (None, user.name)]
+
+    def add(self, name, user, function, heavy=False, timeout=harness.DEFAULT_TIMEOUT, extra=""):
+        self.tests.append(Test(
+            name=name, user=user, function=function, heavy=heavy, timeout=timeout,
+            repeat=f"python3 tests/crash/run.py {name} --user={user.name} --seed={self.seed}"
+                   + (" --quick" if self.quick else "") + extra))
+
+    def add_all(self):
+        for user in self.users:
+            self.add_random("", user, None, self.arguments.kills)
+            self.add_checkpoint_tests("", user, None)
+        for label, environment in PORTABLE:
+            for user in self.users[:1] if self.quick else self.users:
+                self.add_random(label + "/", user, environment, 20 if self.quick else 50)
+                self.add_checkpoint_tests(label + "/", user, environment)
+
+    def add_random(self, label, user, environment, total):
+        seconds = self.arguments.seconds * min(2, len(os.sched_getaffinity(0))) / (
+            len(CHAINS) * len(self.users))
+        for number, (name, size, share) in enumerate(CHAINS):
+            kills = max(5, round(total * share / len(self.users)))
+            least = kills if seconds == 0 else max(5, round(kills * LEAST_SHARE))
+            seed = self.seed + number
+
+            def run(workspace, size=size, kills=kills, least=least, seed=seed, name=name):
+                harness.require_restore(user)
+                done, summary = random_kills.run(workspace, size, seed, kills, seconds, least,
+                                                 environment)
+                self.kills_done += done
+                harness.say(f"      {label}random/{name} [{user.name}] seed {seed}: {summary}")
+            self.add(f"{label}random/{name}", user, run, heavy=not label,
+                     timeout=120 + 4 * seconds + 4 * kills,
+                     extra=f" --kills={total} --seconds={self.arguments.seconds:g}")
+
+    def add_checkpoint_tests(self, label, user, environment):
+        """Faults, bad images and limits. The portable paths are tried once each."""
+        nths = (1,) if self.quick else faults.NTHS if not label else (3,)
+        sizes = (SMALL, LARGE) if not label and not self.quick else (SMALL,)
+        rounds = 2 if self.quick or label else 8
+
+        def fault(workspace, point):
+            harness.require_restore(user)
+            faults.run_point(workspace, point, sizes, nths, environment)
+
+        def bad(workspace, name):
+            harness.require_restore(user)
+            bad_images.run(workspace, name, self.seed, rounds, environment)
+
+        def limit(workspace, name):
+            harness.require_restore(user)
+            limits.ALL[name](workspace, environment)
+        for point in faults.CHECKPOINT_POINTS + faults.RESTORE_POINTS:
+            self.add(f"{label}fault/{point}", user,
+                     lambda workspace, point=point: fault(workspace, point))
+        for name in bad_images.ALL:
+            self.add(f"{label}bad/{name}", user, lambda workspace, name=name: bad(workspace, name))
+        for name in limits.ALL:
+            self.add(f"{label}limits/{name}", user,
+                     lambda workspace, name=name: limit(workspace, name))
+        if not label and user == self.users[0]:
+            self.add("fault/all_points_are_tried", user, lambda workspace: all_points_are_tried())
+
+
+def all_points_are_tried():
+    """A point that is new in the source has its place here too."""
+    source = faults.points_of_source()
+    if source != list(faults.CHECKPOINT_POINTS + faults.RESTORE_POINTS):
+        raise Failure(f"src/os/fault.cc has the points {source}, tests/crash/faults.py has others")
+
+
+def complete_build_copies(users):
+    """A copy of the build for users that cannot reach it lacks the crash programs."""
+    for user in users:
+        copy = harness.BUILD.for_user(user) / "tests" / "crash"
+        source = harness.BUILD.directory / "tests" / "crash"
+        if source.is_dir() and not copy.exists():
+            shutil.copytree(source, copy)
+            subprocess.run(["chmod", "-R", "a+rX", str(copy.parent)], check=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Runs the crash tests.")
+    harness.add_common_arguments(parser)
+    parser.add_argument("--quick", action="store_true", help="a small part of each kind")
+    parser.add_argument("--seed", type=int, default=None, help="of all random choices")
+    parser.add_argument("--kills", type=int, default=None,
+                        help=f"random kills in total (default: {DEFAULT_KILLS})")
+    parser.add_argument("--seconds", type=float, default=DEFAULT_SECONDS,
+                        help="for the random kills; at least 30 %% of them are done however long it "
+                             "takes; 0: all are done (default: %(default)s)")
+    arguments = parser.parse_args()
+    if arguments.seed is None:
+        arguments.seed = random.SystemRandom().randrange(1 << 31)
+    if arguments.kills is None:
+        arguments.kills = QUICK_KILLS if arguments.quick else DEFAULT_KILLS
+    plan = Plan(arguments)
+    plan.add_all()
+    tests = harness.select(plan.tests, arguments.names, arguments.user)
+    if arguments.list:
+        for test in tests:
+            print(f"{test.name} [{test.user.name}]")
+        return 0
+    print(f"seed {arguments.seed}, {arguments.kills} random kills wanted", flush=True)
+    try:
+        complete_build_copies(plan.users)
+        counts = harness.run_tests(tests, arguments.jobs, arguments.keep)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    finally:
+        harness.BUILD.remove_copy()
+    if plan.kills_done:
+        print(f"{plan.kills_done} random kills")
+    print(counts.line())
+    return 1 if counts.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
