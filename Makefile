@@ -237,6 +237,7 @@ $(BIN_TOOLS): $(OUT)/bin/%: $(O)/host/tools/%.o $(TOOL_COMMON_OBJS) $(AGENT_A)
 	$(call say,LD,$@)
 	@mkdir -p $(@D)
 	$(Q)$(link_tool) $(if $(tools_PKGS_$*),$$($(PKG_CONFIG) --libs $(tools_PKGS_$*)))
+$(foreach t,$(tools_PROGRAMS),$(eval $(filter %/$(t),$(BIN_TOOLS) $(LIBEXEC_TOOLS)): $(call to_obj,host,$(call tools_parts_of,$(t)))))
 $(LIBEXEC_TOOLS): $(LIBEXEC)/%: $(O)/host/tools/%.o $(TOOL_COMMON_OBJS) $(AGENT_A)
 	$(call say,LD,$@)
 	@mkdir -p $(@D)
@@ -328,7 +329,8 @@ $(FUZZERS): $(BUILD)/tests/fuzz/%: $(FUZZ_O)/tests/fuzz/%.o $(FUZZ_O)/tools/dev/
 # ---------------------------------------------------------------------------- building
 all: $(LIBS) $(BIN_TOOLS) $(LIBEXEC_TOOLS) $(DEMOS)
 
-TOOL_OBJS := $(addprefix $(O)/host/tools/,$(addsuffix .o,$(tools_PROGRAMS))) $(TOOL_COMMON_OBJS)
+TOOL_OBJS := $(addprefix $(O)/host/tools/,$(addsuffix .o,$(tools_PROGRAMS))) $(TOOL_COMMON_OBJS) \
+             $(call to_obj,host,$(tools_PART_SRCS))
 IN_PROGRAM_OBJS := $(ENGINE_OBJS) $(INTERPOSE_OBJS) $(OS_LIB_OBJS)
 ## objects       compile everything, link nothing
 objects: $(IN_PROGRAM_OBJS) $(BLOB_OBJS) $(AGENT_OBJS) $(UNIT_LIB_OBJS) $(TOOL_OBJS)
@@ -367,7 +369,7 @@ demo: deps all
 CXX_FILES = $(wildcard include/*.h $(foreach d,src tools tests,$(d)/*.h $(d)/*.cc $(d)/*/*.h $(d)/*/*.cc \
   $(d)/*/*/*.h $(d)/*/*/*.cc $(d)/*/*/*/*.h $(d)/*/*/*/*.cc) demos/*.c demos/*.cc bench/*.c bench/*.cc \
   tests/system/programs/*.c)
-TIDY_OK := $(patsubst %.cc,$(O)/tidy/%.ok,$(filter %.cc,$(foreach l,$(LAYERS),$($(l)_SRCS)) $(tools_PROGRAM_SRCS) $(tools_COMMON_SRCS)))
+TIDY_OK := $(patsubst %.cc,$(O)/tidy/%.ok,$(filter %.cc,$(foreach l,$(LAYERS),$($(l)_SRCS)) $(tools_PROGRAM_SRCS) $(tools_PART_SRCS) $(tools_COMMON_SRCS)))
 
 ## lint          check layers, symbols, format, headers, docs and man pages
 lint: $(IN_PROGRAM_OBJS) $(LIBS)

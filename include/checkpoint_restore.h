@@ -102,14 +102,18 @@ CR_API int crcheckpoint(void) CR_RETURNS_TWICE;
 CR_API int crrestore_self(void);
 
 enum crhook_when {
-  CR_HOOK_BEFORE_CHECKPOINT = 0, /* in the thread calling checkpoint(); for other triggers: not run before the stop */
-  CR_HOOK_AFTER_CHECKPOINT = 1,  /* in the thread calling checkpoint(), when it returns 0 or -1 */
-  CR_HOOK_AFTER_RESTORE = 2      /* on a thread of the restored process before any thread runs on */
+  CR_HOOK_BEFORE_CHECKPOINT = 0, /* before the program is stopped */
+  CR_HOOK_AFTER_CHECKPOINT = 1,  /* when the checkpoint is whole or has failed */
+  CR_HOOK_AFTER_RESTORE = 2      /* in the restored process */
 };
 typedef void (*crhook_fn)(void *arg);
 /* Register fn(arg). At most 64. Before-hooks run in reverse order of registration, after-hooks in
- * order. Hooks must not call checkpoint()/restore()/crinit().
- * Returns 0, or -1: EINVAL, ENOSPC. Context: thread-safe: yes; signal-safe: no; blocks: no; hook: no. */
+ * order. For checkpoint() they run in the calling thread (after a restore: before it returns
+ * CR_RESTORED there); for all other checkpoints (interval, crckpt) on a thread of the library's,
+ * made by the first crhook(), beside the running threads of the program; hooks that take longer
+ * than 30 s are no longer waited for. Hooks must not call checkpoint(), restore() or crinit().
+ * Returns 0, or -1: EINVAL, ENOSPC, EAGAIN (no thread).
+ * Context: thread-safe: yes; async-signal-safe: no; may block: yes; from a hook: no. */
 CR_API int crhook(enum crhook_when when, crhook_fn fn, void *arg);
 
 /* Leave [ptr, ptr+len) out of checkpoints; after a restore it reads as zeros. Only the whole pages

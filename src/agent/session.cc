@@ -321,6 +321,13 @@ Trouble Session::command(format::CommandKind kind, uint64_t timeout_ns, World* w
   return {};
 }
 
+void Session::run_hooks(uint32_t when) {
+  constexpr uint64_t kHookTimeoutNs = 31000000000ull;
+  if (!attached() || frozen_) return;
+  channel()->arg0 = when;
+  (void)command(format::kCommandHooks, kHookTimeoutNs, nullptr);
+}
+
 void Session::answer(uint64_t id, const Trouble& result) {
   if (!attached()) return;
   format::ChannelHeader* c = channel();

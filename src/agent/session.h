@@ -53,6 +53,8 @@ class Session {
 
   // Take a checkpoint. ret_report is filled in any case. then: 0 continue, 1 stop, 2 kill.
   Trouble checkpoint(uint32_t then, format::Report* ret_report);
+  // Run the program's hooks (enum crhook_when) before or after a checkpoint it did not ask for.
+  void run_hooks(uint32_t when);
   // Answer API request `id`.
   void answer(uint64_t id, const Trouble& result);
   // What restore() has to exec.

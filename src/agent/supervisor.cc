@@ -174,7 +174,7 @@ void Supervisor::on_take(size_t i) {
 void Supervisor::on_ask(int fd, const format::Request& q) {
   format::Report r{};
   if (q.kind == format::kMessageAskCheckpoint) {
-    (void)take(q.then, &r);
+    (void)take(q.then, false, &r);
     if (q.then == 0 && r.code == 0 && session_.frozen()) {
       session_.set_frozen(false);
       kill(session_.pid(), SIGCONT);
@@ -187,8 +187,11 @@ void Supervisor::on_ask(int fd, const format::Request& q) {
   (void)send_with_fds(fd, r, nullptr, 0);
 }
 
-Trouble Supervisor::take(uint32_t then, format::Report* ret) {
+Trouble Supervisor::take(uint32_t then, bool asked_by_program, format::Report* ret) {
+  constexpr uint32_t kBefore = 0, kAfter = 1;  // enum crhook_when; checkpoint() runs them itself
+  if (!asked_by_program) session_.run_hooks(kBefore);
   Trouble bad = session_.checkpoint(then, ret);
+  if (!asked_by_program && then == 0) session_.run_hooks(kAfter);
   if (!bad.bad() && then == 2) killed_by_us_ = true;
   next_ns_ = now_ns() + static_cast<uint64_t>(session_.options().interval_seconds * 1e9);
   int status;
@@ -263,7 +266,7 @@ void Supervisor::serve_control() {
     format::Report r{};
     switch (q.kind) {
       case format::kMessageCheckpoint: {
-        const Trouble t = take(0, &r);
+        const Trouble t = take(0, true, &r);
         session_.answer(q.id, t);
         break;
       }
@@ -391,7 +394,7 @@ void Supervisor::on_timer() {
     return;
   }
   format::Report r{};
-  const Trouble bad = take(0, &r);
+  const Trouble bad = take(0, false, &r);
   if (bad.bad() && bad.error.sys_errno == ESRCH) {
     // it ended just now
   } else if (bad.bad()) {

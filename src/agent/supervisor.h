@@ -54,7 +54,7 @@ class Supervisor {
   void on_take(size_t i);
   void on_ask(int fd, const format::Request& q);
   void on_rollback(uint64_t id);
-  Trouble take(uint32_t then, format::Report* ret);
+  Trouble take(uint32_t then, bool asked_by_program, format::Report* ret);
   void on_signals();
   void on_timer();
   bool reap();

@@ -3,6 +3,8 @@
 // Invariant: the place in a table is the number (asm/unistd_64.h). Context: N (agent).
 #include "agent/syscall_names.h"
 
+#include <iterator>
+
 namespace cr::agent {
 namespace {
 
@@ -57,6 +59,7 @@ constexpr const char* kFromZero[] = {
     "preadv2", "pwritev2", "pkey_mprotect", "pkey_alloc", "pkey_free", "statx", "io_pgetevents",
     "rseq",
 };
+static_assert(std::size(kFromZero) == 335);
 constexpr int64_t kSecondBegin = 424;
 constexpr const char* kSecond[] = {
     "pidfd_send_signal", "io_uring_setup", "io_uring_enter", "io_uring_register", "open_tree",
@@ -69,6 +72,7 @@ constexpr const char* kSecond[] = {
     "setxattrat", "getxattrat", "listxattrat", "removexattrat", "open_tree_attr", "file_getattr",
     "file_setattr",
 };
+static_assert(std::size(kSecond) == 46);
 // clang-format on
 
 }  // namespace

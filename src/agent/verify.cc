@@ -90,7 +90,8 @@ Verdict verify_buffer(const std::string& dir, int index, const store::BufferStat
   const uint64_t stray = find_stray_byte(v);
   char text[160];
   if (stray != v.file_bytes) {
-    snprintf(text, sizeof(text), ": damaged: a byte that must be zero or not be there, at offset %lu",
+    snprintf(text, sizeof(text),
+             ": damaged: a byte that must be zero or not be there, at offset %lu",
              static_cast<unsigned long>(stray));
     *ret_text = path + text;
     return Verdict::kDamaged;

@@ -17,6 +17,8 @@
 
 #include <algorithm>
 
+#include "agent/frame.h"
+#include "format/plan.h"
 #include "os/proc.h"
 #include "rawsys/rawsys.h"
 
@@ -209,45 +211,62 @@ Trouble World::step_out_of_vdso(Thread& t) {
 }
 
 // Makes the stopped thread itself say what nobody else can ask: alternate stack, tid address, ...
-// It runs cr_report_entry on a stack of the library's, which ends in a trap.
+// It runs cr_report_entry on a stack of the library's and is stopped again when it has reported. If
+// this process died meanwhile, it would go on by itself from the frame written here.
 Trouble World::run_report(Thread& t) {
+  const std::string who = thread_text(pid_, t.tid);
+  const uint64_t frame_addr = (hello_.report_stack_top - format::kReportFrameRoom) & ~63ull;
+  format::ThreadReport leave_altstack{};
+  leave_altstack.altstack_flags = ~1u;  // invalid: rt_sigreturn then leaves it as it is
+  auto frame = make_frame(t.saved, t.xstate, t.sigmask, leave_altstack);
+  if (!frame || frame->size() > format::kReportFrameRoom) {
+    return trouble(Errc::kUnsupported, 0,
+                   who + ": " + (frame ? "its registers are too large" : frame.error().what) + " cannot be saved");
+  }
+  const uint64_t xstate_addr = frame_addr + format::kFrameXstateOff;
+  memcpy(frame->data() + format::kFrameFpstatePointerOff, &xstate_addr, sizeof(xstate_addr));
   user_regs_struct r = t.regs;
   r.rip = hello_.report_entry;
-  r.rsp = hello_.report_stack_top;
-  r.rdi = hello_.report_arg;
+  r.rsp = frame_addr - 64;
+  r.rdi = channel_->report_addr;
+  r.rsi = frame_addr;
   r.orig_rax = ~0ull;
   r.eflags &= ~0x500ull;  // direction and trap flags
-  const uint64_t all_but_trap = ~(1ull << (SIGTRAP - 1));
-  format::ThreadReport none{};
-  if (!write_memory(hello_.report_arg, &none, sizeof(none)) ||
-      trace(PTRACE_SETSIGMASK, t.tid, reinterpret_cast<void*>(8), &all_but_trap) != 0 ||
-      !set_regs(t, r)) {
-    return trouble(Errc::kCannotStop, errno, thread_text(pid_, t.tid) + " could not be questioned");
+  const uint64_t all = ~0ull;
+  channel_->report = {};
+  if (!write_memory(frame_addr, frame->data(), frame->size()) ||
+      trace(PTRACE_SETSIGMASK, t.tid, 8, &all) != 0 || !set_regs(t, r) ||
+      trace(PTRACE_CONT, t.tid, nullptr, nullptr) != 0) {
+    return trouble(Errc::kCannotStop, errno, who + " could not be questioned");
   }
-  int status = 0;
-  bool trapped = false;
-  for (int tries = 0; tries < 100 && !trapped; tries++) {
-    if (trace(PTRACE_CONT, t.tid, nullptr, nullptr) != 0) break;
-    while (waitpid(t.tid, &status, __WALL) < 0 && errno == EINTR) {
+  t.stopped = false;
+  const uint64_t deadline = rawsys::clock_ns(CLOCK_MONOTONIC) + kStopTimeoutNs;
+  for (int round = 0; __atomic_load_n(&channel_->report.done, __ATOMIC_ACQUIRE) == 0; round++) {
+    int status = 0;
+    if (round % 16 == 15 && waitpid(t.tid, &status, __WALL | WNOHANG) == t.tid) {
+      if (WIFSTOPPED(status)) {
+        trace(PTRACE_CONT, t.tid, nullptr, nullptr);  // out of a group stop
+      } else {
+        if (t.leader) {
+          dead_ = true;
+          dead_status_ = status;
+        }
+        t.tid = 0;
+        return trouble(Errc::kCannotStop, ESRCH, "the program has ended");
+      }
     }
-    if (!WIFSTOPPED(status)) break;
-    trapped = status >> 16 == 0 && WSTOPSIG(status) == SIGTRAP;
-  }
-  if (!WIFSTOPPED(status)) {
-    if (t.leader && (WIFEXITED(status) || WIFSIGNALED(status))) {
-      dead_ = true;
-      dead_status_ = status;
+    if (rawsys::clock_ns(CLOCK_MONOTONIC) > deadline) {
+      return trouble(Errc::kCannotStop, ETIMEDOUT, who + " does not report");
     }
-    t.tid = 0;
-    t.stopped = false;
-    return trouble(Errc::kCannotStop, ESRCH, "the program has ended");
+    if (round > 50) wait_a_moment(round);
   }
-  const bool told = read_memory(hello_.report_arg, &t.report, sizeof(t.report)) && t.report.done != 0;
+  trace(PTRACE_INTERRUPT, t.tid, nullptr, nullptr);
+  Trouble bad = wait_stopped(t, deadline);
+  if (bad.bad()) return bad;
+  if (t.tid == 0) return trouble(Errc::kCannotStop, ESRCH, "the program has ended");
+  t.report = channel_->report;
   set_regs(t, t.regs);
-  trace(PTRACE_SETSIGMASK, t.tid, reinterpret_cast<void*>(8), &t.sigmask);
-  if (!told) {
-    return trouble(Errc::kCannotStop, EFAULT, thread_text(pid_, t.tid) + " could not be questioned");
-  }
+  trace(PTRACE_SETSIGMASK, t.tid, 8, &t.sigmask);
   return {};
 }
 
@@ -307,8 +326,6 @@ Trouble World::describe_thread(Thread& t, const format::SigactionRecord* actions
     t.rseq_signature = rseq.signature;
   }
   t.pending = peek_signals(t.tid, false);
-  bad = run_report(t);
-  if (bad.bad()) return bad;
 
   CallContext x;
   x.before = t.before;
@@ -329,7 +346,7 @@ Trouble World::describe_thread(Thread& t, const format::SigactionRecord* actions
     }
     if (ok && set_regs(t, c.live)) t.regs = c.live;
   }
-  return {};
+  return run_report(t);
 }
 
 Trouble World::describe(const format::SigactionRecord* actions) {

@@ -53,6 +53,43 @@ void run_hooks(crhook_when when) {
   t_in_hook = false;
 }
 
+// Runs hooks for checkpoints and restores that the program did not ask for. A thread of the program
+// like any other, made when the first hook is registered.
+void* hook_thread(void*) {
+  control::State& st = control::state();
+  pthread_setname_np(pthread_self(), "cr-hooks");
+  uint32_t done = st.hooks_done;
+  for (;;) {
+    const uint32_t wanted = __atomic_load_n(&st.hooks_wanted, __ATOMIC_ACQUIRE);
+    if (wanted == done) {
+      rawsys::sys_futex(&st.hooks_wanted, FUTEX_WAIT_PRIVATE, wanted);
+      continue;
+    }
+    run_hooks(static_cast<crhook_when>(st.hook_when));
+    done = wanted;
+    __atomic_store_n(&st.hooks_done, wanted, __ATOMIC_RELEASE);
+    rawsys::sys_futex(&st.hooks_done, FUTEX_WAKE_PRIVATE, 0x7fffffff);
+  }
+  return nullptr;
+}
+
+int start_hook_thread() {
+  control::State& st = control::state();
+  if (st.hook_threads != 0) return 0;
+  st.hooks_done = st.hooks_wanted;
+  sigset_t all, old;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &old);
+  pthread_t t;
+  const int r = pthread_create(&t, nullptr, hook_thread, nullptr);
+  pthread_sigmask(SIG_SETMASK, &old, nullptr);
+  if (r == 0) {
+    pthread_detach(t);
+    st.hook_threads = 1;
+  }
+  return r;
+}
+
 // The defaults, overlaid by what the caller's (possibly older, shorter) struct says.
 Result<crattr> read_attr(const crattr* given) {
   crattr a{};
@@ -166,6 +203,7 @@ __attribute__((destructor)) void say_goodbye() {
 void forget_in_child() {
   g_initialised = false;
   control::state().status = control::kDetached;
+  control::state().hook_threads = 0;
 }
 
 int ask(control::Ask what) {
@@ -258,8 +296,12 @@ int crhook(enum crhook_when when, crhook_fn fn, void* arg) {
   }
   pthread_mutex_lock(&g_hooks.lock);
   const bool room = g_hooks.count < kMaxHooks;
-  if (room) g_hooks.table[g_hooks.count++] = {when, fn, arg};
+  const int thread_error = start_hook_thread();
+  if (room && thread_error == 0) g_hooks.table[g_hooks.count++] = {when, fn, arg};
   pthread_mutex_unlock(&g_hooks.lock);
+  if (thread_error != 0) {
+    return fail(Error{Errc::kSystem, thread_error, "crhook: making the hook thread"});
+  }
   return room ? 0 : fail(Error{Errc::kNoMemory, ENOSPC, "crhook: at most 64 hooks"});
 }
 

@@ -32,10 +32,9 @@ using rawsys::sys;
 using rawsys::sys_futex;
 
 constexpr uint64_t kControlStackBytes = 64 * 1024;
-constexpr uint64_t kReportStackBytes = 16 * 1024;
+using format::kReportStackBytes;
 alignas(kPageSize) constinit unsigned char g_control_stack[kControlStackBytes] = {};
 alignas(kPageSize) constinit unsigned char g_report_stack[kReportStackBytes] = {};
-constinit format::ThreadReport g_report = {};
 constinit State g_state = {};
 constinit format::Exclusions g_exclusions = {};
 
@@ -63,6 +62,7 @@ class ControlThread {
   long connect_to_agent();
   long say_hello(bool restored);
   void run_command();
+  long run_hooks_elsewhere(uint32_t when);
   void forward_requests();
   void take_answer();
   bool agent_is_gone();
@@ -105,7 +105,6 @@ long ControlThread::say_hello(bool restored) {
   hello.pid = static_cast<int32_t>(rawsys::sys_getpid());
   hello.tid = static_cast<int32_t>(rawsys::sys_gettid());
   hello.report_entry = a.report_entry;
-  hello.report_arg = a.report_arg;
   hello.report_stack_top = a.report_stack_top;
   hello.resume_entry = a.resume_entry;
   hello.control_entry = a.control_entry;
@@ -171,6 +170,7 @@ long ControlThread::attach(bool restored) {
   ch_->use_pagemap_scan = capture::has_pagemap_scan(files_.pagemap) ? 1 : 0;
   done_command_ = load(ch_->done_seq);
   g_state.channel = ch_;
+  ch_->report_addr = reinterpret_cast<uint64_t>(&ch_->report);
   return 0;
 }
 
@@ -209,6 +209,21 @@ void ControlThread::take_answer() {
   sys_futex(&g_state.answer_word, FUTEX_WAKE_PRIVATE, 0x7fffffff);
 }
 
+// Hooks are the program's code: its hook thread runs them. Bounded: a hook may hang.
+long ControlThread::run_hooks_elsewhere(uint32_t when) {
+  if (load(g_state.hook_threads) == 0) return 0;
+  constexpr int kSlices = 300;
+  const uint32_t before = load(g_state.hooks_done);
+  g_state.hook_when = when;
+  __atomic_add_fetch(&g_state.hooks_wanted, 1, __ATOMIC_ACQ_REL);
+  sys_futex(&g_state.hooks_wanted, FUTEX_WAKE_PRIVATE, 1);
+  for (int i = 0; i < kSlices && load(g_state.hooks_done) == before; i++) {
+    const timespec slice{0, 100 * 1000 * 1000};
+    sys_futex(&g_state.hooks_done, FUTEX_WAIT_PRIVATE, before, &slice);
+  }
+  return load(g_state.hooks_done) == before ? -ETIMEDOUT : 0;
+}
+
 void ControlThread::run_command() {
   const uint32_t seq = load(ch_->command_seq);
   if (seq == done_command_) return;
@@ -233,6 +248,9 @@ void ControlThread::run_command() {
       break;
     case format::kCommandExit:
       leave = true;
+      break;
+    case format::kCommandHooks:
+      r = run_hooks_elsewhere(static_cast<uint32_t>(ch_->arg0));
       break;
     default:
       r = -EINVAL;
@@ -291,7 +309,7 @@ format::Exclusions& exclusions() { return g_exclusions; }
 
 Addresses addresses() {
   auto u = [](auto* p) { return reinterpret_cast<uint64_t>(p); };
-  return {u(&cr_report_entry),  u(&g_report),
+  return {u(&cr_report_entry),
           u(g_report_stack) + kReportStackBytes,
           u(&cr_resume_entry),  u(&cr_resume_end),
           u(&cr_control_entry), u(g_control_stack) + kControlStackBytes,
@@ -373,6 +391,7 @@ void cr_control_main(uint64_t restored) {
     st.owner_pid = static_cast<int32_t>(rawsys::sys_getpid());
     const uint64_t sent =
         st.sent_checkpoint > st.sent_rollback ? st.sent_checkpoint : st.sent_rollback;
+    st.caller_waiting = sent > st.answered_id;
     st.answered_id = sent;
     st.restored_up_to = sent;
     st.status = kStarting;
@@ -386,7 +405,14 @@ void cr_control_main(uint64_t restored) {
     set_status(kFailed);
     rawsys::sys_exit_thread(0);
   }
-  if (restored != 0) __atomic_add_fetch(&st.answer_word, 1, __ATOMIC_ACQ_REL);
+  if (restored != 0) {
+    __atomic_add_fetch(&st.answer_word, 1, __ATOMIC_ACQ_REL);
+    // The caller of checkpoint() runs the hooks itself; without one the hook thread does.
+    if (!st.caller_waiting) {
+      st.hook_when = 2;  // CR_HOOK_AFTER_RESTORE
+      st.hooks_wanted++;
+    }
+  }
   set_status(kAttached);
   g_thread.serve();
 }

@@ -34,6 +34,12 @@ struct State {
   uint64_t restored_up_to;  // requests up to here were in flight at the checkpoint that came back
   int32_t answer_code, answer_errno;
   char answer_text[512];
+  // Hooks for checkpoints that the program did not ask for: its hook thread waits on hooks_wanted.
+  uint32_t hook_threads;   // 1: there is one
+  uint32_t hooks_wanted;   // futex
+  uint32_t hooks_done;     // futex
+  uint32_t hook_when;
+  bool caller_waiting;     // a checkpoint() call was under way when this was saved
   double wanted_interval;   // < 0: nothing to tell
   uint64_t epoch;           // of this incarnation
   format::ChannelHeader* channel;
@@ -67,7 +73,7 @@ format::Exclusions& exclusions();
 
 // What the agent must know about this library's memory.
 struct Addresses {
-  uint64_t report_entry, report_arg, report_stack_top, resume_entry, resume_end;
+  uint64_t report_entry, report_stack_top, resume_entry, resume_end;
   uint64_t control_entry, control_stack_top, state, state_bytes;
 };
 Addresses addresses();

@@ -42,7 +42,6 @@ struct Hello {
   uint32_t version;
   int32_t pid, tid;         // in the program's own pid namespace
   uint64_t report_entry;    // function a stopped thread is made to run (control::report_thread)
-  uint64_t report_arg;      // its ThreadReport
   uint64_t report_stack_top;
   uint64_t resume_entry;    // continues an interrupted timed call (crcontrol_resume_call)
   uint64_t control_entry, control_stack_top;
@@ -51,7 +50,7 @@ struct Hello {
   uint32_t restored;  // 1: after a restore
   uint32_t reserved;
 };
-CR_ON_DISK(Hello, 96);
+CR_ON_DISK(Hello, 88);
 
 // crexclude(): read by the agent from the program's memory.
 struct Exclusions {
@@ -92,6 +91,7 @@ enum CommandKind : uint32_t {
   kCommandUnmap = 3,     // munmap [arg0, arg0 + arg1): leftovers of a restore
   kCommandExit = 4,      // end the control thread
   kCommandDescribe = 5,  // fill in `process`
+  kCommandHooks = 6,     // run the hooks of kind arg0 (enum crhook_when)
 };
 
 inline constexpr uint32_t kRangeAnon = 0;      // private pages: those that differ from file/zero
@@ -126,15 +126,21 @@ CR_ON_DISK(Process, 64 * 32 + 48 + 24);
 struct ThreadReport {
   uint64_t altstack_sp, altstack_bytes;
   uint32_t altstack_flags;
-  uint32_t done;
+  uint32_t done;  // futex-sized; the agent looks at it
   uint64_t clear_child_tid;
   uint64_t timer_slack_ns;
   uint64_t robust_list, robust_list_bytes;
   char name[16];
   int32_t pdeathsig;
-  uint32_t no_new_privs, keepcaps, reserved;
+  uint32_t no_new_privs, keepcaps;
+  uint32_t hold;  // futex: the thread waits here for the agent to give it its registers back
 };
 CR_ON_DISK(ThreadReport, 88);
+
+// Below report_stack_top (Hello): room for the frame by which a thread takes its registers back by
+// itself if the agent dies meanwhile.
+inline constexpr uint64_t kReportFrameRoom = 16384;
+inline constexpr uint64_t kReportStackBytes = 32768;
 
 struct ChannelHeader {
   uint32_t version;
@@ -153,6 +159,7 @@ struct ChannelHeader {
   uint64_t ranges_off, runs_off, runs_cap;
   Process process;
   ThreadReport report;
+  uint64_t report_addr;  // of `report` in the program
   // answers to API requests
   uint64_t answered_id;
   int32_t answer_code;  // Errc

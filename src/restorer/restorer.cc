@@ -385,7 +385,9 @@ void make_control_thread(const Restore& rs) {
 void start_timers(const Restore& rs) {
   const format::ProcessRecord& p = rs.plan->process;
   for (int which = 0; which < 3; which++) {
-    const format::TimerRecord& t = p.itimers[which];
+    format::TimerRecord t = p.itimers[which];
+    // Expired, its signal still pending: the kernel would start it again when that is delivered.
+    if (which == 0 && t.value_us == 0) t.value_us = t.interval_us;
     if (t.value_us == 0) continue;
     const int64_t it[4] = {t.interval_us / 1000000, t.interval_us % 1000000, t.value_us / 1000000,
                            t.value_us % 1000000};

@@ -19,7 +19,9 @@ from subject import LARGE, SMALL, THREADS, Subject
 INTERVAL = "0.02"
 EARLY_SHARE = 0.25       # of the restores are killed before anything is known of them
 EARLY_SECONDS = 0.08
-LATE_SECONDS = {SMALL: 0.08, LARGE: 0.5}  # so that about every second life makes a checkpoint
+LATE_SECONDS = {SMALL: 0.08, LARGE: 0.4}  # the time of a few checkpoints
+# Lives in which a checkpoint is waited for, and the random time begins then.
+WAIT_SHARE_FRESH, WAIT_SHARE_RESTORED = 0.8, 0.4
 HOWS = ("program then agent", "agent then program", "both at once", "program", "agent")
 
 
@@ -37,25 +39,36 @@ class Chain:
         self.last_sequence = 0
 
     def run(self):
-        self.subject.start()
-        self.subject.progress("progress of all threads under crrun")
+        self.fresh()
         while self.done < self.kills and (self.done < self.at_least or
                                           time.monotonic() < self.until):
             self.death(early=False)
             while True:
                 whole = self.choose()
                 if whole is None:
-                    self.subject.start()
-                    self.subject.progress("progress of all threads under crrun")
+                    self.fresh()
                     break
                 self.subject.restore()
                 if self.random.random() < EARLY_SHARE and self.done < self.kills:
                     self.death(early=True)
                     continue
                 self.subject.check_restored(whole)
+                self.maybe_wait_beyond(whole.sequence, WAIT_SHARE_RESTORED)
                 break
         self.subject.finish()
         self.subject.expect_gone()
+
+    def fresh(self):
+        self.subject.start()
+        self.subject.progress("progress of all threads under crrun")
+        self.maybe_wait_beyond(0, WAIT_SHARE_FRESH)
+
+    def maybe_wait_beyond(self, sequence, share):
+        """In some lives: until the program is told of a newer checkpoint."""
+        if self.random.random() < share:
+            self.subject.wait(lambda: any(record.sequence > sequence
+                                          for record in self.subject.records().values()),
+                              f"a checkpoint after {sequence}")
 
     def death(self, early):
         """One kill, and what must be true right after it."""

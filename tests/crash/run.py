@@ -8,6 +8,7 @@
   python3 tests/crash/run.py 'random/*' --kills 20000 --seconds 0
 
 fault/     SIGKILL at each named point of src/os/fault.h            (faults.py)
+alone/     only the program or only its agent is killed             (alone.py)
 random/    SIGKILL at random instants, restored and killed again    (random_kills.py)
 bad/       images that are damaged, foreign, too new, ...           (bad_images.py)
 limits/    no room, no permission                                   (limits.py)
@@ -24,6 +25,7 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "system"))
+import alone  # noqa: E402
 import bad_images  # noqa: E402
 import faults  # noqa: E402
 import harness  # noqa: E402
@@ -91,7 +93,7 @@ class Plan:
                      extra=f" --kills={total} --seconds={self.arguments.seconds:g}")
 
     def add_checkpoint_tests(self, label, user, environment):
-        """Faults, bad images and limits. The portable paths are tried once each."""
+        """Faults, lone deaths, bad images and limits. The portable paths are tried once each."""
         nths = (1,) if self.quick else faults.NTHS if not label else (3,)
         sizes = (SMALL, LARGE) if not label and not self.quick else (SMALL,)
         rounds = 2 if self.quick or label else 8
@@ -110,6 +112,9 @@ class Plan:
         for point in faults.CHECKPOINT_POINTS + faults.RESTORE_POINTS:
             self.add(f"{label}fault/{point}", user,
                      lambda workspace, point=point: fault(workspace, point))
+        for name in alone.ALL:
+            self.add(f"{label}alone/{name}", user, lambda workspace, name=name: alone.run(
+                workspace, name, self.seed, 10 if self.quick or label else 60, environment))
         for name in bad_images.ALL:
             self.add(f"{label}bad/{name}", user, lambda workspace, name=name: bad(workspace, name))
         for name in limits.ALL:

@@ -332,7 +332,8 @@ def test_end_during_checkpoint(workspace):
     for round_number in range(12):
         kind, number, status = (("exit", 9, 9), ("die", int(signal.SIGABRT), 134),
                                 ("die", int(signal.SIGKILL), 137))[round_number % 3]
-        session = Session(workspace, helper(workspace, "late", 60 + rnd.randrange(60), kind, number))
+        command = helper(workspace, "late", 60 + rnd.randrange(60), kind, number)
+        session = Session(workspace, command)
         session.start()
         workspace.wait_until(
             lambda s=session: s.checkpoint(check=None).returncode == 0 or s.ended(), "a checkpoint")
@@ -572,7 +573,8 @@ def test_ctrl_c_after_restore(workspace):
     session.name = "crrestore"
     session.wait_until(session.program_pid, "the restored program")
     # A checkpoint shows that it is running again.
-    terminal.wait_for(lambda: session.checkpoint(check=None).returncode == 0, "the restored session")
+    terminal.wait_for(lambda: session.checkpoint(check=None).returncode == 0,
+                      "the restored session")
     terminal.send("\x03")
     terminal.wait_end(55)
 
@@ -676,8 +678,8 @@ def tests():
             continue
         name = "cli/" + key.removeprefix("test_")
         for user in harness.usable_users(USERS):
-            result.append(Test(name=name, user=user, function=function, timeout=60.0,
-                               repeat=f"python3 tests/system/cli_test.py {name} --user={user.name}"))
+            repeat = f"python3 tests/system/cli_test.py {name} --user={user.name}"
+            result.append(Test(name, user, function, repeat, timeout=60.0))
     return result
 
 

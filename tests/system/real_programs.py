@@ -66,7 +66,8 @@ def write_sql(path, blocks):
     for block in range(blocks):
         statements += [
             "INSERT INTO numbers (block, text, value) "
-            "WITH RECURSIVE count(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM count WHERE n < 1500) "
+            "WITH RECURSIVE count(n) AS "
+            "(SELECT 1 UNION ALL SELECT n + 1 FROM count WHERE n < 1500) "
             f"SELECT {block}, printf('%08x', (n * 2654435761 + {block}) % 4294967296), "
             f"(n * n + {block}) % 9973 FROM count;",
             f"INSERT INTO totals SELECT {block}, count(*), sum(value) FROM numbers "
@@ -303,7 +304,8 @@ def run_program(workspace, program):
         compare_outputs(workspace, whole)
         session.verify_image()
     except Failure as failure:
-        raise Failure(f"{failure}\n(with CR_TEST_SEED={SEED}; {session.restores} restores)") from None
+        raise Failure(
+            f"{failure}\n(CR_TEST_SEED={SEED}, after {session.restores} restores)") from None
 
 
 def tests():

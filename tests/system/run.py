@@ -7,7 +7,7 @@ as its mode says, to its verdict. See README.md beside this file for the words o
 
   python3 tests/system/run.py                      all programs, all their users
   python3 tests/system/run.py 'fds_*' --user=nobody
-  python3 tests/system/run.py --plain regs         without checkpointing: is the program itself right?
+  python3 tests/system/run.py --plain regs         without checkpointing: is the program right?
 """
 
 import argparse

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// entry.S (x86_64) - where the control thread begins, how it is cloned, the end of a thread report,
+// entry.S (x86_64) - where the control thread begins, how it is cloned, a thread's report,
 // and the continuation of an interrupted timed call.
 // Invariant: cr_resume_entry leaves every register but rax, rcx and r11 as the program had it.
 // Context: N, S.
@@ -30,21 +30,41 @@ cr_control_entry:
 	call	cr_control_main
 	ud2
 
-// rdi = ThreadReport*; ends in a trap that the agent, which traces the thread, is waiting for.
+// rdi = ThreadReport*, rsi = ucontext of the interrupted thread. When the report is done the thread
+// waits; the agent, which traces it, stops it there and sets its registers. Should the agent die, the
+// wait ends by itself and the thread takes its registers from the ucontext.
 	.type cr_report_entry, @function
 cr_report_entry:
 	xor	%ebp, %ebp
 	and	$-16, %rsp
 	cld
+	mov	%rsi, %rbx
 	call	cr_report_thread
-	int3
+	mov	%rbx, %rsp
+	mov	$15, %eax		// rt_sigreturn
+	syscall
 	ud2
 
 // rsp = ResumeFrame (src/agent/timed_calls.h):
 //   0 mode  8 nr  16..56 arguments  64..104 the program's rdi rsi rdx r10 r8 r9
 //   112 rsp 120 rip 128 timespec 144 pollfd
+// The unwind table says where the program's registers are, so that backtraces and the unwinding of
+// a cancelled thread go through. Bytes: DW_OP_breg7 (rsp) with its offset, DW_OP_deref for the CFA.
+	.macro	saved_at reg, low		// DW_CFA_expression: reg is at rsp + offset (SLEB128)
+	.cfi_escape 0x10, \reg, 3, 0x77, \low, 0
+	.endm
 	.type cr_resume_entry, @function
 cr_resume_entry:
+	.cfi_startproc
+	.cfi_signal_frame
+	.cfi_escape 0x0f, 4, 0x77, 0xf0, 0, 0x06	// the caller's rsp is at rsp + 112
+	saved_at 16, 0xf8		// rip 120
+	saved_at 5, 0xc0		// rdi 64
+	saved_at 4, 0xc8		// rsi 72
+	saved_at 1, 0xd0		// rdx 80
+	saved_at 10, 0xd8		// r10 88
+	saved_at 8, 0xe0		// r8 96
+	saved_at 9, 0xe8		// r9 104
 	cmpq	$0, 0(%rsp)
 	je	1f
 	lea	144(%rsp), %rdi		// wait for the socket with the time left ...
@@ -75,7 +95,16 @@ cr_resume_entry:
 	mov	104(%rsp), %r9
 	mov	120(%rsp), %rcx
 	mov	112(%rsp), %rsp
+	.cfi_def_cfa rsp, 0
+	.cfi_register rip, rcx
+	.cfi_same_value rdi
+	.cfi_same_value rsi
+	.cfi_same_value rdx
+	.cfi_same_value r10
+	.cfi_same_value r8
+	.cfi_same_value r9
 	jmp	*%rcx
+	.cfi_endproc
 cr_resume_end:
 
 	.section .note.GNU-stack,"",@progbits
