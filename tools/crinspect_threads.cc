@@ -108,7 +108,10 @@ std::string chain_text(Checkpoint& c, agent::Unwinder& unwinder, const format::T
     const agent::Place p = c.objects.place(f.ip, f.is_return);
     out += text_of("  #%-2zu 0x%016lx ", i, f.ip) +
            printable(p.object.empty() ? "in no program or library" : agent::to_string(p, f.ip));
-    if (f.is_signal_frame) out += "  [signal delivered here]";
+    if (f.is_signal_frame) {
+      out += p.function == "cr_resume_entry" ? "  [continues an interrupted call]"
+                                             : "  [signal delivered here]";
+    }
     if (f.by_frame_pointer) out += "  [by frame pointer]";
     out += "\n";
   }

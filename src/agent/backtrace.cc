@@ -202,10 +202,13 @@ Backtrace Unwinder::run(const format::ThreadRecord& thread) {
   }
   bool guessing = false;
   for (;;) {
-    f.is_signal_frame = unw_is_signal_frame(&cursor) > 0;
-    // Behind a signal frame comes the interrupted instruction, not a call; and the frame itself
-    // begins at the trampoline's first instruction.
-    f.is_return = !out.frames.empty() && !out.frames.back().is_signal_frame && !f.is_signal_frame;
+    // libunwind says it of the interrupted function; the frame of the signal is the one before.
+    const bool interrupted = !out.frames.empty() && unw_is_signal_frame(&cursor) > 0;
+    if (interrupted) {
+      out.frames.back().is_signal_frame = true;
+      out.frames.back().is_return = false;  // the trampoline's first instruction
+    }
+    f.is_return = !out.frames.empty() && !interrupted;
     f.by_frame_pointer = guessing;
     out.frames.push_back(f);
     if (out.frames.size() == kMostFrames) {

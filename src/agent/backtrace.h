@@ -22,7 +22,7 @@ namespace cr::agent {
 struct StackFrame {
   uint64_t ip = 0;
   bool is_return = false;         // a return address, not the place of an instruction to be run
-  bool is_signal_frame = false;   // this frame was made by the kernel to deliver a signal
+  bool is_signal_frame = false;   // put between by the kernel or by us, no function called it
   bool by_frame_pointer = false;  // found without unwind tables: may be wrong
 };
 

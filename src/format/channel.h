@@ -133,7 +133,7 @@ struct ThreadReport {
   char name[16];
   int32_t pdeathsig;
   uint32_t no_new_privs, keepcaps;
-  uint32_t hold;  // futex: the thread waits here for the agent to give it its registers back
+  uint32_t reserved;
 };
 CR_ON_DISK(ThreadReport, 88);
 

@@ -123,7 +123,7 @@ class Build:
 
     def _make_copy(self):
         copy = pathlib.Path(tempfile.mkdtemp(prefix="crtest-build-"))
-        for part in ("bin", "lib", "libexec", "demos", "tests/programs"):
+        for part in ("bin", "lib", "libexec", "demos", "tests/programs", "tests/crash"):
             if (self.directory / part).is_dir():
                 shutil.copytree(self.directory / part, copy / part, symlinks=True)
         subprocess.run(["chmod", "-R", "a+rX", str(copy)], check=True)

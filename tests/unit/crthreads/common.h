@@ -17,6 +17,23 @@
 
 namespace cr_test {
 
+// ThreadSanitizer: does not understand asynchronous cancellation, forbids new threads after a fork,
+// delays signals until the next intercepted call, and wants large stacks.
+#if defined(__SANITIZE_THREAD__)
+#define UNDER_TSAN 1
+inline constexpr uint64_t kSmallStackBytes = 1 << 20;
+#else
+#define UNDER_TSAN 0
+inline constexpr uint64_t kSmallStackBytes = 64 * 1024;
+#endif
+// AddressSanitizer: takes writes below the frame for overruns, and its allocator's locks are left
+// held in the child of a fork.
+#if defined(__SANITIZE_ADDRESS__)
+#define UNDER_ASAN 1
+#else
+#define UNDER_ASAN 0
+#endif
+
 inline timespec from_now_ms(int64_t ms) {
   timespec t{};
   clock_gettime(CLOCK_REALTIME, &t);

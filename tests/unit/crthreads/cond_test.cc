@@ -242,7 +242,7 @@ Test(cond, timeouts_and_signals_race_but_none_is_lost) {
   cr_assert_eq(taken, kTokens);
 }
 
-#if !defined(__SANITIZE_THREAD__)  // it does not understand asynchronous cancellation
+#if !UNDER_TSAN
 Test(cond, cancelled_in_wait_holds_the_mutex_in_its_handlers) {
   for (crmutex_type type : {CRMUTEX_NORMAL, CRMUTEX_ERRORCHECK, CRMUTEX_RECURSIVE}) {
     cr_assert_eq(crmutex_init(&g_mutex, type), 0);

@@ -131,6 +131,7 @@ Test(sem, timedwait_is_always_interrupted) {
   join(helper);
 }
 
+#if !UNDER_TSAN
 Test(sem, post_in_a_signal_handler) {
   crsem_init(&g_sem, 0);
   set_handler(SIGALRM, [](int) { crsem_post(&g_sem); }, SA_RESTART);
@@ -140,6 +141,7 @@ Test(sem, post_in_a_signal_handler) {
   }
   ualarm(0, 0);
 }
+#endif
 
 Test(sem, nothing_is_lost_with_timeouts_and_signals) {
   // Consumers use all kinds of waits while signals fly; each post must be taken exactly once.
@@ -169,7 +171,7 @@ Test(sem, nothing_is_lost_with_timeouts_and_signals) {
   cr_assert_eq(value_of(&g_sem), 0);
 }
 
-#if !defined(__SANITIZE_THREAD__)  // it does not understand asynchronous cancellation
+#if !UNDER_TSAN
 Test(sem, cancelled_in_wait) {
   crsem_init(&g_sem, 0);
   crthread_t t = start([](void*) -> void* {

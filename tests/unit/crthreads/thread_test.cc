@@ -86,7 +86,7 @@ Test(thread, a_thousand_joined) {
 Test(thread, a_thousand_at_once) {
   static crthread_t t[1000];
   static crsem_t gate;
-  const crthread_attr_t attr = {sizeof(attr), 0, 65536, 0, nullptr};
+  const crthread_attr_t attr = {sizeof(attr), 0, kSmallStackBytes, 0, nullptr};
   for (crthread_t& one : t) {
     cr_assert_eq(crthread_create(
                      &one, &attr,
@@ -283,6 +283,7 @@ Test(thread, plain_pthreads_are_adopted) {
   cr_assert_leq(heap_in_use(), before + 16 * 1024, "records of plain threads leak");
 }
 
+#if !UNDER_TSAN
 Test(thread, adopted_threads_can_be_cancelled_but_not_joined) {
   static std::atomic<crthread_t> seen{nullptr};
   pthread_t plain;
@@ -300,6 +301,7 @@ Test(thread, adopted_threads_can_be_cancelled_but_not_joined) {
   pthread_join(plain, &value);
   cr_assert_eq(value, PTHREAD_CANCELED);
 }
+#endif
 
 Test(thread, names) {
   const auto own_name = [](void* wanted) -> void* {
@@ -324,6 +326,7 @@ Test(thread, names) {
 
 // ---- stacks --------------------------------------------------------------------------------------
 
+#if !UNDER_ASAN && !UNDER_TSAN
 Test(thread, stacks_lie_in_the_nvheap_and_have_their_size) {
   const auto use_most = [](void* bytes) -> void* {
     int here = 0;
@@ -343,9 +346,6 @@ Test(thread, stacks_lie_in_the_nvheap_and_have_their_size) {
     }
     return nullptr;
   };
-#if defined(__SANITIZE_ADDRESS__)
-  (void)use_most;  // it takes the writes for overruns
-#else
   for (size_t bytes : {size_t{1}, size_t{65536}, size_t{100000}, size_t{1} << 20}) {
     size_t expected = bytes < 65536 ? 65536 : (bytes + 4095) / 4096 * 4096;
     const crthread_attr_t attr = {sizeof(attr), 0, bytes, 0, nullptr};
@@ -360,10 +360,8 @@ Test(thread, stacks_lie_in_the_nvheap_and_have_their_size) {
   cr::crthreads::set_default_stack_bytes(300000);
   expected = 303104;
   cr_assert_null(join(start(use_most, &expected)));
-#endif
 }
 
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
 Test(thread, the_guard_stops_an_overrun) {
   for (const uint64_t guard : {0, 65536}) {
     const int status = status_of_child([=] {
@@ -393,7 +391,7 @@ Test(thread, the_guard_stops_an_overrun) {
 
 Test(thread, guards_do_not_leak_into_the_heap) {
   for (int i = 0; i < 20; i++) {
-    const crthread_attr_t attr = {sizeof(attr), 0, 65536, 8192, nullptr};
+    const crthread_attr_t attr = {sizeof(attr), 0, kSmallStackBytes, 8192, nullptr};
     crthread_t t = nullptr;
     cr_assert_eq(crthread_create(&t, &attr, give_back, nullptr), 0);
     join(t);
@@ -405,7 +403,7 @@ Test(thread, guards_do_not_leak_into_the_heap) {
 
 // ---- cancellation, destructors -------------------------------------------------------------------
 
-#if !defined(__SANITIZE_THREAD__)
+#if !UNDER_TSAN
 Test(thread, cancel_in_sleep_runs_handlers) {
   static std::atomic<int> order{0};
   static int first = -1, second = -1;
@@ -537,7 +535,7 @@ Test(thread, adopted_threads_know_themselves_in_destructors) {
 
 // ---- fork ----------------------------------------------------------------------------------------
 
-#if !defined(__SANITIZE_ADDRESS__)  // its allocator's locks are left held in the child
+#if !UNDER_ASAN && !UNDER_TSAN
 Test(thread, fork_child_is_whole) {
   static std::atomic<bool> stop{false};
   static crmutex_t mutex;
@@ -577,7 +575,6 @@ Test(thread, fork_child_is_whole) {
   stop = true;
   for (crthread_t one : busy) join(one);
 }
-#endif
 
 Test(thread, fork_in_a_cr_thread) {
   crthread_t t = start([](void*) -> void* {
@@ -596,3 +593,4 @@ Test(thread, fork_in_a_cr_thread) {
   });
   cr_assert_null(join(t));
 }
+#endif

@@ -1,0 +1,444 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""run.py - the benchmarks of `make bench`: a memory hog is checkpointed and restored.
+
+Measured is what the program sees: the longest gap between two of its stamps (one per millisecond)
+around a checkpoint is the pause, the first stamp after a restore is progress. Beside it CRIU (as
+root, where it works) and DMTCP (where dmtcp_launch is on PATH), on the same program in the same run.
+
+  python3 bench/run.py                                   everything, then bench/overhead.py
+  python3 bench/run.py --mib 256 --threads 1 8 --runs 5
+"""
+
+import argparse
+import os
+import pathlib
+import re
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+
+import common
+
+PAGE = 4096
+HEAD = struct.Struct("<4Q")
+GAP = struct.Struct("<2Q")
+GAPS = 254
+
+
+class Unusable(Exception):
+    """A peer that is installed but does not work here; the message says why."""
+
+
+# --------------------------------------------------------------------------------- the program ----
+
+
+class Status:
+    """The hog's status file."""
+
+    def __init__(self, path, threads):
+        self.path, self.threads = path, threads
+
+    def _block(self, data, thread):
+        block = data[thread * PAGE:(thread + 1) * PAGE]
+        stamps, last_ns, gaps, _ = HEAD.unpack_from(block)
+        list_of_gaps = [GAP.unpack_from(block, HEAD.size + i * GAP.size)
+                        for i in range(min(gaps, GAPS))]
+        return stamps, last_ns, list_of_gaps
+
+    def read(self):
+        """[(stamps, last_ns, [(end_ns, length_ns)])] per thread."""
+        try:
+            data = self.path.read_bytes()
+        except OSError:
+            return []
+        if len(data) < self.threads * PAGE:
+            return []
+        return [self._block(data, thread) for thread in range(self.threads)]
+
+    def all_stamped_after(self, when_ns):
+        blocks = self.read()
+        return bool(blocks) and all(last > when_ns for _, last, _ in blocks)
+
+    def longest_gap(self, begin_ns, end_ns):
+        """Seconds of the longest gap of any thread that overlaps the time span; a gap is only
+        recorded from 2 ms on, the tick is 1 ms."""
+        longest = 1e-3
+        for _, _, gaps in self.read():
+            for gap_end, length in gaps:
+                if gap_end >= begin_ns and gap_end - length <= end_ns:
+                    longest = max(longest, length * 1e-9)
+        return longest
+
+    def first_progress(self, begin_ns):
+        """Seconds from then to the first stamp of all threads that had stood still since before."""
+        firsts = []
+        for _, last, gaps in self.read():
+            ends = [end for end, length in gaps if end > begin_ns >= end - length]
+            firsts.append(min(ends) if ends else last)
+        return (min(firsts) - begin_ns) * 1e-9
+
+
+def wait_for(predicate, what, seconds=180):
+    deadline = time.monotonic() + seconds
+    while not predicate():
+        if time.monotonic() > deadline:
+            raise SystemExit(f"{what}: not within {seconds} s")
+        time.sleep(0.001)
+
+
+def alive(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def kill(pid):
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+def disk_bytes(path):
+    """What the files below take on disk."""
+    path = pathlib.Path(path)
+    files = [path] if path.is_file() else [f for f in path.rglob("*") if f.is_file()]
+    return sum(file.stat().st_blocks * 512 for file in files)
+
+
+# ------------------------------------------------------------------------------- checkpointers ----
+
+
+class Ours:
+    """crrun, crckpt, crrestore. durable: as crrun's option."""
+
+    def __init__(self, directory, durable):
+        self.directory = pathlib.Path(directory)
+        self.durable = [f"--durable={durable}"]
+        self.image = self.directory / "image"
+        self.log = open(self.directory / "log", "ab")
+        self.foreground = None
+
+    def start(self, command):
+        self.foreground = subprocess.Popen(
+            [common.tool("crrun"), "-d", str(self.image), "-i", "off", *self.durable, "--",
+             *command], stdout=self.log, stderr=self.log, stdin=subprocess.DEVNULL)
+
+    def checkpoint(self):
+        subprocess.run([common.tool("crckpt"), "-q", str(self.image)], check=True)
+
+    def image_bytes(self):
+        """Of one checkpoint: the directory holds two."""
+        return max(disk_bytes(self.image / f"image.{i}") for i in (0, 1)
+                   if (self.image / f"image.{i}").exists())
+
+    def stop(self):
+        pids = [int(p) for p in pathlib.Path(
+            f"/proc/{self.foreground.pid}/task/{self.foreground.pid}/children").read_text().split()]
+        for pid in (*pids, self.foreground.pid):
+            kill(pid)
+        self.foreground.wait()
+        wait_for(lambda: not any(map(alive, pids)), "death of the program")
+
+    def restore(self):
+        self.foreground = subprocess.Popen(
+            [common.tool("crrestore"), "-i", "off", *self.durable, str(self.image)],
+            stdout=self.log, stderr=self.log, stdin=subprocess.DEVNULL)
+
+
+class Criu:
+    """criu dump --leave-running and criu restore, as root. It makes nothing durable."""
+
+    def __init__(self, directory, _durable):
+        self.directory = pathlib.Path(directory)
+        self.number = 0
+        self.pid = 0
+        self.child = None
+        self.log = open(self.directory / "log", "ab")
+
+    @staticmethod
+    def usable():
+        if shutil.which("criu") is None:
+            raise Unusable("criu is not installed")
+        if os.geteuid() != 0:
+            raise Unusable("criu takes root")
+        version = subprocess.run(["criu", "--version"], capture_output=True, text=True, check=False)
+        done = subprocess.run(["criu", "check"], capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            lines = [line for line in done.stderr.splitlines() if "Error" in line]
+            raise Unusable(f"criu {version.stdout.split()[1:2]} does not work on this kernel: "
+                           f"{lines[0] if lines else done.stderr.strip()}")
+        return "CRIU " + version.stdout.split()[1]
+
+    def start(self, command):
+        self.child = subprocess.Popen(command, stdout=self.log, stderr=self.log,
+                                      stdin=subprocess.DEVNULL, start_new_session=True)
+        self.pid = self.child.pid
+
+    def images(self):
+        return self.directory / f"images-{self.number}"
+
+    def checkpoint(self):
+        shutil.rmtree(self.images(), ignore_errors=True)
+        self.number += 1
+        self.images().mkdir()
+        done = subprocess.run(["criu", "dump", "-t", str(self.pid), "-D", str(self.images()),
+                               "--leave-running", "-o", "dump.log"], capture_output=True,
+                              text=True, check=False)
+        if done.returncode != 0:
+            raise Unusable("criu dump failed: " + self._last_error("dump.log"))
+
+    def _last_error(self, name):
+        try:
+            text = (self.images() / name).read_text(errors="replace")
+        except OSError:
+            return "no log"
+        errors = [line for line in text.splitlines() if "Error" in line]
+        return errors[-1] if errors else text[-200:]
+
+    def image_bytes(self):
+        return disk_bytes(self.images())
+
+    def stop(self):
+        kill(self.pid)
+        if self.child is not None:
+            self.child.wait()
+            self.child = None
+        wait_for(lambda: not alive(self.pid), "death of the program")
+
+    def restore(self):
+        done = subprocess.run(["criu", "restore", "-D", str(self.images()), "-d", "-o",
+                               "restore.log"], capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise Unusable("criu restore failed: " + self._last_error("restore.log"))
+
+
+class Dmtcp:
+    """dmtcp_launch with a coordinator of its own, without gzip as a fast disk wants it."""
+
+    def __init__(self, directory, _durable):
+        self.directory = pathlib.Path(directory)
+        self.log = open(self.directory / "log", "ab")
+        self.port = 17000 + os.getpid() % 10000
+        self.environment = {**os.environ, "DMTCP_COORD_PORT": str(self.port),
+                            "DMTCP_CHECKPOINT_DIR": str(self.directory), "DMTCP_GZIP": "0"}
+        self.child = None
+
+    @staticmethod
+    def usable():
+        if shutil.which("dmtcp_launch") is None:
+            raise Unusable("dmtcp_launch is not on PATH")
+        done = subprocess.run(["dmtcp_launch", "--version"], capture_output=True, text=True,
+                              check=False)
+        found = re.search(r"\d+\.\d+\S*", done.stdout)
+        return "DMTCP" + (" " + found.group(0) if found else "")
+
+    def _popen(self, command):
+        return subprocess.Popen(command, stdout=self.log, stderr=self.log, env=self.environment,
+                                stdin=subprocess.DEVNULL)
+
+    def start(self, command):
+        self.child = self._popen(["dmtcp_launch", "--new-coordinator", "--ckptdir",
+                                  str(self.directory), *command])
+
+    def checkpoint(self):
+        for old in self.images():
+            old.unlink()
+        done = subprocess.run(["dmtcp_command", "--bcheckpoint"], env=self.environment,
+                              capture_output=True, check=False)
+        if done.returncode != 0 or not self.images():
+            raise Unusable("dmtcp_command --bcheckpoint failed")
+
+    def images(self):
+        return list(self.directory.glob("ckpt_*.dmtcp"))
+
+    def image_bytes(self):
+        return sum(disk_bytes(path) for path in self.images())
+
+    def stop(self):
+        subprocess.run(["dmtcp_command", "--kill"], env=self.environment, capture_output=True,
+                       check=False)
+        subprocess.run(["dmtcp_command", "--quit"], env=self.environment, capture_output=True,
+                       check=False)
+        self.child.wait()
+
+    def restore(self):
+        self.child = self._popen(["dmtcp_restart", "--new-coordinator", "--ckptdir",
+                                  str(self.directory), *map(str, self.images())])
+
+
+# ----------------------------------------------------------------------------------- measuring ----
+
+
+class Figures:
+    """Of one checkpointer with one size and number of threads; lists of seconds."""
+
+    def __init__(self):
+        self.pause, self.whole, self.restore, self.quiet = [], [], [], []
+        self.image = 0
+
+
+def now_ns():
+    return time.monotonic_ns()
+
+
+def measure(checkpointer, directory, mib, threads, dirty, runs):
+    figures = Figures()
+    # In memory: its writes must not wait for the disk that takes the image.
+    status = Status(pathlib.Path(directory["shm"]) / "status", threads)
+    command = [common.program("hog"), str(status.path), str(mib), str(threads), str(dirty)]
+    checkpointer.start(command)
+    try:
+        begin = now_ns()
+        wait_for(lambda: status.all_stamped_after(begin), "start of the hog")
+        time.sleep(0.3)
+        checkpointer.checkpoint()  # the first one makes the files
+        for _ in range(runs):
+            time.sleep(0.3)
+            begin = now_ns()
+            time.sleep(0.3)
+            figures.quiet.append(status.longest_gap(begin, now_ns()))
+            begin = now_ns()
+            checkpointer.checkpoint()
+            end = now_ns()
+            figures.whole.append((end - begin) * 1e-9)
+            wait_for(lambda after=now_ns(): status.all_stamped_after(after), "progress")
+            figures.pause.append(status.longest_gap(begin, end))
+        figures.image = checkpointer.image_bytes()
+        for _ in range(runs):
+            checkpointer.stop()
+            time.sleep(0.2)
+            begin = now_ns()
+            checkpointer.restore()
+            wait_for(lambda after=begin: status.all_stamped_after(after),
+                     "progress after the restore")
+            figures.restore.append(status.first_progress(begin))
+            time.sleep(0.1)
+    finally:
+        checkpointer.stop()
+    return figures
+
+
+def rows_of(results):
+    """Table rows; behind ours the ratio to the first peer whose images are in the same place."""
+    rows = []
+    for name, figures in results.items():
+        row = [name, common.milliseconds(figures.pause), common.milliseconds(figures.whole),
+               f"{figures.image / (1 << 20):.0f}", common.milliseconds(figures.restore),
+               common.milliseconds(figures.quiet)]
+        place = name.rsplit(", ", 1)[1]
+        base = next((peer for peer in results
+                     if not peer.startswith("crrun") and peer.endswith(", " + place)), None)
+        if base and name.startswith("crrun"):
+            b = results[base]
+            row[1] += f", {common.ratio(figures.pause, b.pause)} of {base.split(',')[0]}'s"
+            row[2] += f", {common.ratio(figures.whole, b.whole)}"
+            row[4] += f", {common.ratio(figures.restore, b.restore)}"
+        rows.append(row)
+    return rows
+
+
+def places(arguments):
+    """name -> folder for images. Memory shows the engine, the disk what users have."""
+    found = {}
+    if "shm" in arguments.where and os.access("/dev/shm", os.W_OK):
+        found["shm"] = "/dev/shm"
+    if "disk" in arguments.where:
+        found["disk"] = arguments.disk
+    return found
+
+
+def bench_one(arguments, peers, mib, threads):
+    """{row name: Figures} for one size and number of threads."""
+    results = {}
+    for place, folder in places(arguments).items():
+        jobs = [(f"crrun, {place}", Ours, "power")]
+        if place == "disk":
+            jobs.append((f"crrun --durable=crash, {place}", Ours, "crash"))
+        jobs += [(f"{name}, {place}", peer, "") for name, peer in peers.items()]
+        for name, kind, durable in jobs:
+            directory = {"shm": tempfile.mkdtemp(prefix="crbench-", dir="/dev/shm"),
+                         "images": tempfile.mkdtemp(prefix="crbench-", dir=folder)}
+            try:
+                os.sync()
+                results[name] = measure(kind(directory["images"], durable), directory, mib,
+                                        threads, arguments.dirty, arguments.runs)
+            except Unusable as reason:
+                print(f"{name}: {reason}", flush=True)
+            finally:
+                for path in directory.values():
+                    shutil.rmtree(path, ignore_errors=True)
+    return results
+
+
+def usable_peers(names):
+    """name -> class of those that are there and work, and the reasons why others do not."""
+    peers, reasons = {}, []
+    for kind in (Criu, Dmtcp):
+        if kind.__name__.lower() not in names:
+            continue
+        try:
+            peers[kind.usable()] = kind
+        except Unusable as reason:
+            reasons.append(str(reason))
+    return peers, reasons
+
+
+HEADER = ("checkpointer, images on", "pause seen by the program", "until the image is whole",
+          "image, MiB", "restore to first progress", "longest gap without a checkpoint")
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Checkpoints and restores a memory hog.")
+    parser.add_argument("--mib", type=int, nargs="+", default=[256, 1024, 4096])
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--dirty", type=int, default=50, help="MiB/s the hog dirties (default: 50)")
+    parser.add_argument("--runs", type=int, default=5, help="of each figure (default: 5)")
+    parser.add_argument("--where", nargs="+", default=["shm", "disk"], choices=["shm", "disk"])
+    parser.add_argument("--disk", default=tempfile.gettempdir(), help="folder for images on disk")
+    parser.add_argument("--peers", nargs="*", default=["criu", "dmtcp"])
+    parser.add_argument("--no-overhead", action="store_true", help="leave bench/overhead.py out")
+    arguments = parser.parse_args()
+    common.be_first()
+    where = common.machine()
+    peers, reasons = usable_peers(arguments.peers)
+    for reason in reasons:
+        print(reason, flush=True)
+    text = (f"## Memory hog\n\n{where}. Images on shm: /dev/shm; disk: {disk_kind(arguments.disk)}. "
+            f"The hog dirties {arguments.dirty} MiB/s. Milliseconds, medians (lowest-highest) of "
+            f"{arguments.runs}.\n")
+    for reason in reasons:
+        text += f"No figures beside it: {reason}.\n"
+    for mib in arguments.mib:
+        if common.available_bytes() < 4.5 * (mib << 20):
+            line = f"\n{mib} MiB: left out, only {common.available_bytes() >> 20} MiB are available\n"
+            print(line, flush=True)
+            text += line
+            continue
+        for threads in arguments.threads:
+            results = bench_one(arguments, peers, mib, threads)
+            part = (f"\n### {mib} MiB, {threads} thread{'s' if threads > 1 else ''}\n\n"
+                    + common.table(HEADER, rows_of(results)) + "\n")
+            print(part, flush=True)
+            text += part
+    common.write_section("hog", text)
+    if not arguments.no_overhead:
+        sys.exit(subprocess.run([sys.executable, str(common.REPO / "bench" / "overhead.py")],
+                                check=False).returncode)
+
+
+def disk_kind(folder):
+    done = subprocess.run(["stat", "-f", "-c", "%T", folder], capture_output=True, text=True,
+                          check=False)
+    return done.stdout.strip() or "?"
+
+
+if __name__ == "__main__":
+    main()
