@@ -223,8 +223,8 @@ TOOL_COMMON_OBJS := $(call to_obj,host,$(tools_COMMON_SRCS))
 TOOL_LIBS := -luring -lxxhash -lpthread
 
 LIBEXEC := $(OUT)/libexec/checkpoint_restore
-BIN_TOOLS := $(addprefix $(OUT)/bin/,$(filter-out cragent,$(tools_PROGRAMS)))
-LIBEXEC_TOOLS := $(addprefix $(LIBEXEC)/,$(filter cragent,$(tools_PROGRAMS)))
+BIN_TOOLS := $(addprefix $(OUT)/bin/,$(filter-out cragent crhost,$(tools_PROGRAMS)))
+LIBEXEC_TOOLS := $(addprefix $(LIBEXEC)/,$(filter cragent crhost,$(tools_PROGRAMS)))
 
 $(O)/libcragent.a: $(AGENT_OBJS)
 	$(call say,AR,$@)

@@ -104,8 +104,8 @@ int main(int argc, char **argv) {
   g_dirty_pages_per_tick = (dirty << 20) / kPageBytes / 1000 / g_threads;
   g_status = open(argv[1], O_RDWR | O_CREAT | O_CLOEXEC, 0600);
   if (g_status < 0 || ftruncate(g_status, (off_t)(g_threads * kPageBytes)) != 0) die(argv[1]);
-  g_memory = mmap(NULL, g_pages * kPageBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
-                  -1, 0);
+  g_memory =
+      mmap(NULL, g_pages * kPageBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (g_memory == MAP_FAILED) die("memory");
   for (uint64_t t = 1; t < g_threads; t++) {
     pthread_t thread;

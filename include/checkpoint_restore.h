@@ -41,12 +41,15 @@ extern "C" {
 /* ------------------------------------------------------------------------- session ---------- */
 
 /* crattr.flags */
-#define CR_RESUME 0x1u       /* if the image directory holds a whole image, become the restored process */
-#define CR_RESUME_LENIENT 0x2u /* with CR_RESUME: an unusable image is reported, and a fresh start is made */
+/* if the image directory holds a whole image, become the restored process */
+#define CR_RESUME 0x1u
+/* with CR_RESUME: an unusable image is reported, and a fresh start is made */
+#define CR_RESUME_LENIENT 0x2u
 
 /* crattr.durable and crrun --durable: what a committed checkpoint survives. */
 #define CR_DURABLE_POWER 0u /* barriers are fdatasync: survives power loss (default) */
-#define CR_DURABLE_CRASH 1u /* no fdatasync: survives the death of any program, not of the machine */
+/* no fdatasync: survives the death of any program, not of the machine */
+#define CR_DURABLE_CRASH 1u
 
 /* Set size to sizeof(struct crattr) and the rest to zero (CRATTR_INIT does); zero means default.
  * Later versions append fields; a smaller size from an older program is accepted. */
@@ -54,10 +57,14 @@ struct crattr {
   uint32_t size;             /* sizeof(struct crattr) as the caller was compiled */
   uint32_t flags;            /* CR_RESUME ... */
   const char *image_dir;     /* default: $CR_IMAGE_DIR, else "./<program>.image"; copied */
-  double interval_seconds;   /* seconds between automatic checkpoints; 0: none (default); at least 0.001 */
-  uint64_t heap_reserve_bytes; /* address space reserved for the nvheap; default 1 TiB, halved until it fits */
-  uint64_t stack_bytes;      /* default stack of a CR-thread; default: RLIMIT_STACK soft limit or 8 MiB */
-  uint64_t staging_bytes;    /* bound of the staging memory; default 0: as much as a checkpoint needs */
+  /* seconds between automatic checkpoints; 0: none (default); at least 0.001 */
+  double interval_seconds;
+  /* address space reserved for the nvheap; default 1 TiB, halved until it fits */
+  uint64_t heap_reserve_bytes;
+  /* default stack of a CR-thread; default: RLIMIT_STACK soft limit or 8 MiB */
+  uint64_t stack_bytes;
+  /* bound of the staging memory; default 0: as much as a checkpoint needs */
+  uint64_t staging_bytes;
   uint32_t durable;          /* CR_DURABLE_POWER or CR_DURABLE_CRASH */
   uint32_t reserved;         /* must be 0 */
 };
@@ -83,8 +90,8 @@ CR_API int crinit(struct crattr *attr);
  *   CR_RESTORED (1) in the process brought back from it (crrestore, restore(), CR_RESUME),
  *   -1 with errno if it could not be taken; the program and older checkpoints are untouched.
  * Errors: EPERM not initialised or stopping threads is not allowed; ENOTSUP something that cannot
- *   be saved is open (crerror() names it); ENOSPC/EFBIG/EIO writing failed; ETIMEDOUT a thread could
- *   not be stopped; EPIPE the agent is gone; ENOMEM staging memory.
+ *   be saved is open (crerror() names it); ENOSPC/EFBIG/EIO writing failed; ETIMEDOUT a thread
+ *   could not be stopped; EPIPE the agent is gone; ENOMEM staging memory.
  * Durability: see crattr.durable. Context: thread-safe: yes (concurrent calls share one
  * checkpoint); async-signal-safe: no; may block: yes; hook: no (EDEADLK). */
 CR_API int checkpoint(void) __asm__("crcheckpoint") CR_RETURNS_TWICE;
@@ -117,7 +124,8 @@ typedef void (*crhook_fn)(void *arg);
 CR_API int crhook(enum crhook_when when, crhook_fn fn, void *arg);
 
 /* Leave [ptr, ptr+len) out of checkpoints; after a restore it reads as zeros. Only the whole pages
- * inside the range are left out. len 0 removes an earlier exclusion that begins at ptr. At most 256.
+ * inside the range are left out. len 0 removes an earlier exclusion that begins at ptr. At most
+ * 256 ranges.
  * Returns 0 or -1: EINVAL, ENOSPC, ENOENT (nothing to remove).
  * Context: thread-safe: yes; signal-safe: no; blocks: no; hook: yes. */
 CR_API int crexclude(void *ptr, size_t len);
@@ -184,7 +192,7 @@ CR_API int crthread_create(crthread_t *ret_thread, const crthread_attr_t *attr,
 CR_API int crthread_join(crthread_t thread, void **ret_value);
 CR_API int crthread_detach(crthread_t thread);
 CR_API void crthread_exit(void *value) __attribute__((noreturn));
-/* The calling thread; works in any thread, also main and plain pthreads (NULL with errno ENOMEM). */
+/* The calling thread; works in any thread, also main and plain pthreads (NULL: ENOMEM). */
 CR_API crthread_t crthread_self(void);
 CR_API int crthread_equal(crthread_t a, crthread_t b);
 /* Deferred cancellation at POSIX cancellation points and crthread_testcancel(). */
@@ -202,16 +210,20 @@ typedef struct crbarrier { uint64_t opaque_[6]; } crbarrier_t;
 
 enum crmutex_type { CRMUTEX_NORMAL = 0, CRMUTEX_RECURSIVE = 1, CRMUTEX_ERRORCHECK = 2 };
 CR_API int crmutex_init(crmutex_t *m, enum crmutex_type type); /* 0, EINVAL */
-CR_API int crmutex_lock(crmutex_t *m);                         /* 0, EDEADLK (errorcheck), EAGAIN (recursion depth) */
+/* 0, EDEADLK (errorcheck), EAGAIN (recursion depth) */
+CR_API int crmutex_lock(crmutex_t *m);
 CR_API int crmutex_trylock(crmutex_t *m);                      /* 0, EBUSY, EAGAIN */
-CR_API int crmutex_timedlock(crmutex_t *m, const struct timespec *abs_realtime); /* + ETIMEDOUT, EINVAL */
-CR_API int crmutex_unlock(crmutex_t *m);                       /* 0, EPERM (errorcheck, recursive) */
+/* + ETIMEDOUT, EINVAL */
+CR_API int crmutex_timedlock(crmutex_t *m, const struct timespec *abs_realtime);
+/* 0, EPERM (errorcheck, recursive) */
+CR_API int crmutex_unlock(crmutex_t *m);
 CR_API int crmutex_destroy(crmutex_t *m);                      /* 0, EBUSY */
 
 CR_API int crcond_init(crcond_t *c);
 /* Wait/timedwait are cancellation points; the mutex is held again when they return or unwind. */
 CR_API int crcond_wait(crcond_t *c, crmutex_t *m);             /* 0, EPERM */
-CR_API int crcond_timedwait(crcond_t *c, crmutex_t *m, const struct timespec *abs_realtime); /* + ETIMEDOUT, EINVAL */
+/* + ETIMEDOUT, EINVAL */
+CR_API int crcond_timedwait(crcond_t *c, crmutex_t *m, const struct timespec *abs_realtime);
 CR_API int crcond_signal(crcond_t *c);
 CR_API int crcond_broadcast(crcond_t *c);
 CR_API int crcond_destroy(crcond_t *c);
@@ -219,14 +231,17 @@ CR_API int crcond_destroy(crcond_t *c);
 CR_API int crsem_init(crsem_t *s, unsigned value);             /* -1: EINVAL */
 CR_API int crsem_wait(crsem_t *s);                             /* -1: EINTR */
 CR_API int crsem_trywait(crsem_t *s);                          /* -1: EAGAIN */
-CR_API int crsem_timedwait(crsem_t *s, const struct timespec *abs_realtime); /* -1: ETIMEDOUT, EINTR, EINVAL */
-CR_API int crsem_post(crsem_t *s);                             /* -1: EOVERFLOW; async-signal-safe */
+/* -1: ETIMEDOUT, EINTR, EINVAL */
+CR_API int crsem_timedwait(crsem_t *s, const struct timespec *abs_realtime);
+/* -1: EOVERFLOW; async-signal-safe */
+CR_API int crsem_post(crsem_t *s);
 CR_API int crsem_getvalue(crsem_t *s, int *ret_value);
 CR_API int crsem_destroy(crsem_t *s);
 
 #define CRBARRIER_SERIAL_THREAD (-1)
 CR_API int crbarrier_init(crbarrier_t *b, unsigned count);     /* 0, EINVAL (count 0) */
-CR_API int crbarrier_wait(crbarrier_t *b);                     /* 0, or CRBARRIER_SERIAL_THREAD in one thread */
+/* 0, or CRBARRIER_SERIAL_THREAD in one thread */
+CR_API int crbarrier_wait(crbarrier_t *b);
 CR_API int crbarrier_destroy(crbarrier_t *b);                  /* 0, EBUSY */
 
 #ifdef __cplusplus

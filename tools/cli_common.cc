@@ -27,7 +27,8 @@ void own_failure(const char* tool, const std::string& text) {
 }
 
 void print_version(const char* tool) {
-  printf("%s (checkpoint_restore) %d.%d.%d\n", tool, CR_VERSION_MAJOR, CR_VERSION_MINOR, CR_VERSION_PATCH);
+  printf("%s (checkpoint_restore) %d.%d.%d\n", tool, CR_VERSION_MAJOR, CR_VERSION_MINOR,
+         CR_VERSION_PATCH);
   exit(0);
 }
 
@@ -85,7 +86,8 @@ bool parse_durable(const char* tool, const char* text) {
 std::string absolute_path(const char* tool, const std::string& path) {
   if (!path.empty() && path[0] == '/') return path;
   char cwd[PATH_MAX];
-  if (getcwd(cwd, sizeof(cwd)) == nullptr) own_failure(tool, std::string("getcwd: ") + strerror(errno));
+  if (getcwd(cwd, sizeof(cwd)) == nullptr)
+    own_failure(tool, std::string("getcwd: ") + strerror(errno));
   return std::string(cwd) + "/" + path;
 }
 
@@ -93,10 +95,13 @@ std::string find_preload(const char* tool) {
   const char* forced = getenv("CR_PRELOAD");
   const std::string path = forced != nullptr ? forced : agent::beside_tool("lib/libcrpreload.so");
   if (path.empty() || access(path.c_str(), R_OK) != 0) {
-    own_failure(tool, "libcrpreload.so is missing beside the tool (../lib/libcrpreload.so); set CR_PRELOAD to its path");
+    own_failure(tool,
+                "libcrpreload.so is missing beside the tool (../lib/libcrpreload.so); set "
+                "CR_PRELOAD to its path");
   }
   if (path.find_first_of(" :") != std::string::npos) {
-    own_failure(tool, path + ": the loader cannot preload a path with spaces or colons; install elsewhere");
+    own_failure(
+        tool, path + ": the loader cannot preload a path with spaces or colons; install elsewhere");
   }
   return path;
 }

@@ -37,5 +37,4 @@ std::string describe(const Error& e);
 // Connects to the agent of the session in dir, "" and -1 if nobody listens.
 int connect_to_agent(const std::string& dir);
 
-
 }  // namespace cr::tools

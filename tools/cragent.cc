@@ -43,13 +43,26 @@ int main(int argc, char** argv) {
   int ready = -1;
   for (int c; (c = getopt_long(argc, argv, "", kLong, nullptr)) != -1;) {
     switch (c) {
-      case kPid: program.pid = static_cast<pid_t>(tools::parse_number(kTool, "--pid", optarg)); break;
-      case kDir: o.dir = optarg; break;
-      case kInterval: o.interval_seconds = tools::parse_interval(kTool, optarg); break;
-      case kStaging: o.staging_bytes = tools::parse_number(kTool, "--staging", optarg); break;
-      case kDurable: o.durable = strcmp(optarg, "0") == 0; break;
-      case kReadyFd: ready = static_cast<int>(tools::parse_number(kTool, "--ready-fd", optarg)); break;
-      default: tools::misuse(kTool, "this program is started by crinit()");
+      case kPid:
+        program.pid = static_cast<pid_t>(tools::parse_number(kTool, "--pid", optarg));
+        break;
+      case kDir:
+        o.dir = optarg;
+        break;
+      case kInterval:
+        o.interval_seconds = tools::parse_interval(kTool, optarg);
+        break;
+      case kStaging:
+        o.staging_bytes = tools::parse_number(kTool, "--staging", optarg);
+        break;
+      case kDurable:
+        o.durable = strcmp(optarg, "0") == 0;
+        break;
+      case kReadyFd:
+        ready = static_cast<int>(tools::parse_number(kTool, "--ready-fd", optarg));
+        break;
+      default:
+        tools::misuse(kTool, "this program is started by crinit()");
     }
   }
   if (program.pid == 0 || o.dir.empty() || ready < 0) {

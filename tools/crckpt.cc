@@ -2,8 +2,8 @@
 // crckpt.cc - ask a session for a checkpoint and wait until it is whole.
 // Invariant: exit status 0 means that the checkpoint is whole.
 // Context: N. Doc: docs/man/crckpt.1.
-#include <getopt.h>
 #include <errno.h>
+#include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -30,7 +30,8 @@ constexpr char kHelp[] =
     "  -q, --quiet        print nothing on success\n"
     "  -h, --help         this text\n"
     "  -V, --version      the version\n"
-    "Prints the checkpoint's sequence, the bytes written, how long the program stood still, and the\n"
+    "Prints the checkpoint's sequence, the bytes written, how long the program stood still, and "
+    "the\n"
     "time until it was whole. Exit status: 0 whole; 1 it could not be taken (a program that runs\n"
     "runs on) or there is no such session; 2 misuse.\n";
 constexpr int kExitNoCheckpoint = 1;
@@ -91,11 +92,18 @@ int main(int argc, char** argv) {
           tools::misuse(kTool, std::string("--then=") + optarg + ": continue, stop or kill");
         }
         break;
-      case 'q': quiet = true; break;
-      case 'h': fputs(kHelp, stdout); return 0;
-      case 'V': tools::print_version(kTool);
-      case ':': tools::misuse(kTool, std::string(argv[optind - 1]) + ": needs a value");
-      default: tools::misuse(kTool, std::string(argv[optind - 1]) + ": unknown option");
+      case 'q':
+        quiet = true;
+        break;
+      case 'h':
+        fputs(kHelp, stdout);
+        return 0;
+      case 'V':
+        tools::print_version(kTool);
+      case ':':
+        tools::misuse(kTool, std::string(argv[optind - 1]) + ": needs a value");
+      default:
+        tools::misuse(kTool, std::string(argv[optind - 1]) + ": unknown option");
     }
   }
   if (optind + 1 != argc) tools::misuse(kTool, "give an image directory or a process id");
@@ -110,8 +118,9 @@ int main(int argc, char** argv) {
   }
   const int s = tools::connect_to_agent(dir);
   if (s < 0) {
-    no_session(std::string(what) + ": no session is running there" +
-                                  (errno == ECONNREFUSED || errno == ENOENT ? "" : std::string(": ") + strerror(errno)));
+    no_session(
+        std::string(what) + ": no session is running there" +
+        (errno == ECONNREFUSED || errno == ENOENT ? "" : std::string(": ") + strerror(errno)));
   }
   format::Report r{};
   if (send(s, &q, sizeof(q), MSG_NOSIGNAL) != sizeof(q) || recv(s, &r, sizeof(r), 0) != sizeof(r)) {

@@ -22,8 +22,10 @@ constexpr char kHelp[] =
     "      --sequence N           that checkpoint instead of the newest whole one\n"
     "  -i, --interval SECONDS|off seconds between further checkpoints (default 10)\n"
     "      --ids=auto|same|namespace|new\n"
-    "                             how to get the process ids back: the same ones (root, or the file\n"
-    "                             capability cap_checkpoint_restore), in a private namespace, or new\n"
+    "                             how to get the process ids back: the same ones (root, or the "
+    "file\n"
+    "                             capability cap_checkpoint_restore), in a private namespace, or "
+    "new\n"
     "                             ones (default auto: same, else namespace)\n"
     "      --durable=power|crash  as crrun's (default power)\n"
     "      --staging BYTES[K|M|G] as crrun's\n"
@@ -32,7 +34,8 @@ constexpr char kHelp[] =
     "  -v, --verbose              say what is restored\n"
     "  -h, --help                 this text\n"
     "  -V, --version              the version\n"
-    "Exit status: the program's; 128+N if signal N ended it; 125 it could not be restored; 2 misuse.\n";
+    "Exit status: the program's; 128+N if signal N ended it; 125 it could not be restored; 2 "
+    "misuse.\n";
 
 struct Options {
   agent::SessionOptions session;
@@ -61,16 +64,33 @@ Options parse(int argc, char** argv) {
         o.sequence = tools::parse_number(kTool, "--sequence", optarg);
         if (o.sequence == 0) tools::misuse(kTool, "--sequence 0: sequences begin at 1");
         break;
-      case 'i': o.session.interval_seconds = tools::parse_interval(kTool, optarg); break;
-      case kIds: o.ids = tools::parse_ids(kTool, optarg); break;
-      case kDurable: o.session.durable = tools::parse_durable(kTool, optarg); break;
-      case kStaging: o.session.staging_bytes = tools::parse_bytes(kTool, optarg); break;
-      case kCheck: o.check_only = true; break;
-      case 'v': o.verbose = true; break;
-      case 'h': fputs(kHelp, stdout); exit(0);
-      case 'V': tools::print_version(kTool);
-      case ':': tools::misuse(kTool, std::string(argv[optind - 1]) + ": needs a value");
-      default: tools::misuse(kTool, std::string(argv[optind - 1]) + ": unknown option");
+      case 'i':
+        o.session.interval_seconds = tools::parse_interval(kTool, optarg);
+        break;
+      case kIds:
+        o.ids = tools::parse_ids(kTool, optarg);
+        break;
+      case kDurable:
+        o.session.durable = tools::parse_durable(kTool, optarg);
+        break;
+      case kStaging:
+        o.session.staging_bytes = tools::parse_bytes(kTool, optarg);
+        break;
+      case kCheck:
+        o.check_only = true;
+        break;
+      case 'v':
+        o.verbose = true;
+        break;
+      case 'h':
+        fputs(kHelp, stdout);
+        exit(0);
+      case 'V':
+        tools::print_version(kTool);
+      case ':':
+        tools::misuse(kTool, std::string(argv[optind - 1]) + ": needs a value");
+      default:
+        tools::misuse(kTool, std::string(argv[optind - 1]) + ": unknown option");
     }
   }
   if (optind + 1 != argc) tools::misuse(kTool, "give one image directory");
@@ -119,7 +139,8 @@ int main(int argc, char** argv) {
   }
   if (o.verbose) {
     fprintf(stderr, "%s: restoring checkpoint %llu as process %d\n", kTool,
-            static_cast<unsigned long long>((*session)->sequence()), static_cast<int>(launched.pid));
+            static_cast<unsigned long long>((*session)->sequence()),
+            static_cast<int>(launched.pid));
   }
   return agent::exit_status_of(supervisor.run(std::move(launched)));
 }

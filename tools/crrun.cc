@@ -20,7 +20,8 @@ constexpr char kHelp[] =
     "  -d, --dir IMAGE.dir        image directory (default ./<program>.image)\n"
     "  -i, --interval SECONDS|off seconds between checkpoints, 0.001 to 1e9 (default 10)\n"
     "      --restart=never|on-failure\n"
-    "                             on-failure: when a signal kills the program, restore it here and\n"
+    "                             on-failure: when a signal kills the program, restore it here "
+    "and\n"
     "                             go on; stops after three restarts without a newer checkpoint\n"
     "                             (default never)\n"
     "      --durable=power|crash  power: checkpoints survive a power failure (fdatasync);\n"
@@ -31,7 +32,8 @@ constexpr char kHelp[] =
     "                             how a restart gets its process ids back (default auto)\n"
     "  -h, --help                 this text\n"
     "  -V, --version              the version\n"
-    "Exit status: PROGRAM's; 128+N if signal N ended it; 125 crrun itself failed; 126 PROGRAM is not\n"
+    "Exit status: PROGRAM's; 128+N if signal N ended it; 125 crrun itself failed; 126 PROGRAM is "
+    "not\n"
     "executable; 127 it was not found; 2 misuse.\n";
 
 struct Options {
@@ -56,21 +58,36 @@ Options parse(int argc, char** argv) {
   opterr = 0;
   for (int c; (c = getopt_long(argc, argv, "+:d:i:hV", kLong, nullptr)) != -1;) {
     switch (c) {
-      case 'd': o.session.dir = optarg; break;
-      case 'i': o.session.interval_seconds = tools::parse_interval(kTool, optarg); break;
+      case 'd':
+        o.session.dir = optarg;
+        break;
+      case 'i':
+        o.session.interval_seconds = tools::parse_interval(kTool, optarg);
+        break;
       case kRestart:
         if (strcmp(optarg, "never") != 0 && strcmp(optarg, "on-failure") != 0) {
           tools::misuse(kTool, std::string("--restart=") + optarg + ": never or on-failure");
         }
         o.restart = strcmp(optarg, "on-failure") == 0;
         break;
-      case kDurable: o.session.durable = tools::parse_durable(kTool, optarg); break;
-      case kStaging: o.session.staging_bytes = tools::parse_bytes(kTool, optarg); break;
-      case kIds: o.ids = tools::parse_ids(kTool, optarg); break;
-      case 'h': fputs(kHelp, stdout); exit(0);
-      case 'V': tools::print_version(kTool);
-      case ':': tools::misuse(kTool, std::string(argv[optind - 1]) + ": needs a value");
-      default: tools::misuse(kTool, std::string(argv[optind - 1]) + ": unknown option");
+      case kDurable:
+        o.session.durable = tools::parse_durable(kTool, optarg);
+        break;
+      case kStaging:
+        o.session.staging_bytes = tools::parse_bytes(kTool, optarg);
+        break;
+      case kIds:
+        o.ids = tools::parse_ids(kTool, optarg);
+        break;
+      case 'h':
+        fputs(kHelp, stdout);
+        exit(0);
+      case 'V':
+        tools::print_version(kTool);
+      case ':':
+        tools::misuse(kTool, std::string(argv[optind - 1]) + ": needs a value");
+      default:
+        tools::misuse(kTool, std::string(argv[optind - 1]) + ": unknown option");
     }
   }
   if (optind >= argc) tools::misuse(kTool, "no program given");
@@ -122,7 +139,8 @@ int main(int argc, char** argv) {
     if ((*session)->sequence() > last_sequence) restarts = 0;
     last_sequence = (*session)->sequence();
     if (last_sequence == 0) {
-      supervisor.say("the program was killed before its first checkpoint was whole: nothing to restart from");
+      supervisor.say(
+          "the program was killed before its first checkpoint was whole: nothing to restart from");
       break;
     }
     if (++restarts > 3) {
@@ -130,7 +148,8 @@ int main(int argc, char** argv) {
       break;
     }
     fprintf(stderr, "%s: the program was ended by signal %d; restoring checkpoint %llu\n", kTool,
-            agent::exit_status_of(wait_status) - 128, static_cast<unsigned long long>(last_sequence));
+            agent::exit_status_of(wait_status) - 128,
+            static_cast<unsigned long long>(last_sequence));
     agent::Launched again;
     bad = supervisor.restore(0, &again);
     if (bad.bad()) {

@@ -179,7 +179,8 @@ void Unwinder::Impl::follow_frame_pointers(unw_cursor_t* cursor, Backtrace& out)
   }
 }
 
-Unwinder::Unwinder(ImageMemory& memory, ObjectTable& objects) : impl_(std::make_unique<Impl>(memory, objects)) {
+Unwinder::Unwinder(ImageMemory& memory, ObjectTable& objects)
+    : impl_(std::make_unique<Impl>(memory, objects)) {
   impl_->space = unw_create_addr_space(&g_accessors, 0);
   if (impl_->space != nullptr) unw_set_caching_policy(impl_->space, UNW_CACHE_GLOBAL);
 }

@@ -46,7 +46,8 @@ uint64_t kilobytes(const std::string& text, const char* field) {
 int32_t innermost(const std::string& status, const char* field) {
   const std::string v = os::status_field(status, field);
   const size_t at = v.find_last_of(" \t");
-  return static_cast<int32_t>(strtol((at == std::string::npos ? v : v.substr(at + 1)).c_str(), nullptr, 10));
+  return static_cast<int32_t>(
+      strtol((at == std::string::npos ? v : v.substr(at + 1)).c_str(), nullptr, 10));
 }
 
 std::string read_or_empty(const std::string& path) {
@@ -59,23 +60,21 @@ Trouble check_children(pid_t pid) {
   auto tasks = os::list_tasks(pid);
   if (!tasks) return {};
   for (const pid_t tid : *tasks) {
-    const std::string kids =
-        read_or_empty(task_path(pid, tid, "children"));
+    const std::string kids = read_or_empty(task_path(pid, tid, "children"));
     if (kids.empty()) continue;
     const std::string first = kids.substr(0, kids.find(' '));
     std::string name = read_or_empty("/proc/" + first + "/comm");
     if (!name.empty()) name.pop_back();
-    return trouble(Errc::kUnsupported, 0,
-                   "child process " + first + " (" + name +
-                       "): process trees cannot be saved yet; checkpoint when it has ended and been "
-                       "waited for");
+    return trouble(
+        Errc::kUnsupported, 0,
+        "child process " + first + " (" + name +
+            "): process trees cannot be saved yet; checkpoint when it has ended and been "
+            "waited for");
   }
   return {};
 }
 
-uint64_t available_memory() {
-  return kilobytes(read_or_empty("/proc/meminfo"), "MemAvailable");
-}
+uint64_t available_memory() { return kilobytes(read_or_empty("/proc/meminfo"), "MemAvailable"); }
 
 }  // namespace
 
@@ -84,14 +83,16 @@ Trouble Session::check_process(const World&) const {
   if (bad.bad()) return bad;
   if (!read_or_empty("/proc/" + std::to_string(pid_) + "/timers").empty()) {
     return trouble(Errc::kUnsupported, 0,
-                   "POSIX timer (timer_create): cannot be saved yet; delete it before the checkpoint, or use setitimer");
+                   "POSIX timer (timer_create): cannot be saved yet; delete it before the "
+                   "checkpoint, or use setitimer");
   }
   const std::string theirs = read_or_empty(task_path(pid_, control_tid_, "status"));
   const std::string ours = read_or_empty("/proc/self/status");
   for (const char* f : {"Uid", "Gid", "CapEff"}) {
     // In a namespace of its own, or under a crrestore with a file capability, these differ anyway.
     if (strcmp(f, "CapEff") == 0 &&
-        (geteuid() != 0 || os::status_field(theirs, "NSpid").find_first_of(" \t") != std::string::npos)) {
+        (geteuid() != 0 ||
+         os::status_field(theirs, "NSpid").find_first_of(" \t") != std::string::npos)) {
       continue;
     }
     if (os::status_field(theirs, f) != os::status_field(ours, f)) {
@@ -101,7 +102,8 @@ Trouble Session::check_process(const World&) const {
     }
   }
   if (os::status_field(theirs, "Seccomp_filters") != os::status_field(ours, "Seccomp_filters")) {
-    return trouble(Errc::kUnsupported, 0, "the program installed a seccomp filter: that cannot be saved yet");
+    return trouble(Errc::kUnsupported, 0,
+                   "the program installed a seccomp filter: that cannot be saved yet");
   }
   auto root = os::read_link(task_path(pid_, control_tid_, "root"));
   auto our_root = os::read_link("/proc/self/root");
@@ -115,7 +117,8 @@ Trouble Session::check_process(const World&) const {
 // then the pause includes writing.
 Trouble Session::prepare_staging(uint64_t* ret_pages) {
   const std::string status = read_or_empty(task_path(pid_, control_tid_, "status"));
-  uint64_t need = kilobytes(status, "RssAnon") + kilobytes(status, "RssShmem") + kilobytes(status, "VmSwap");
+  uint64_t need =
+      kilobytes(status, "RssAnon") + kilobytes(status, "RssShmem") + kilobytes(status, "VmSwap");
   // Program text and small files are captured whole.
   auto maps = os::parse_maps(read_or_empty(task_path(pid_, control_tid_, "maps")));
   if (maps) {
@@ -136,8 +139,9 @@ Trouble Session::prepare_staging(uint64_t* ret_pages) {
     }
   }
   if (fallocate(staging_fd_.get(), 0, 0, static_cast<off_t>(need)) != 0) {
-    return trouble(Errc::kNoMemory, errno,
-                   "no memory for staging " + std::to_string(need >> 20) + " MiB; use --staging to bound it");
+    return trouble(
+        Errc::kNoMemory, errno,
+        "no memory for staging " + std::to_string(need >> 20) + " MiB; use --staging to bound it");
   }
   if (!staging_map_ || staging_map_.size() < need) {
     auto m = os::Mapping::map(staging_fd_.get(), need, PROT_READ, MAP_SHARED);
@@ -147,7 +151,6 @@ Trouble Session::prepare_staging(uint64_t* ret_pages) {
   *ret_pages = need / kPageSize;
   return {};
 }
-
 
 namespace {
 
@@ -173,8 +176,9 @@ Trouble describe_thread(const World& world, Thread& t, store::Model& model) {
   abort_rseq(world, t, model);
   auto frame = make_frame(t.saved, t.xstate, t.sigmask, t.report);
   if (!frame) {
-    return trouble(frame.error().code, 0,
-                   "thread " + std::to_string(t.inner_tid) + ": " + frame.error().what + " cannot be saved");
+    return trouble(
+        frame.error().code, 0,
+        "thread " + std::to_string(t.inner_tid) + ": " + frame.error().what + " cannot be saved");
   }
   format::ThreadRecord r{};
   r.tid = t.inner_tid;
@@ -245,7 +249,8 @@ Trouble Session::describe_process(World& world, const MemoryPlan& plan, store::M
     return trouble(Errc::kUnsupported, errno, "/proc/" + std::to_string(pid_) + " cannot be read");
   }
   if (cwd->ends_with(" (deleted)")) {
-    return trouble(Errc::kUnsupported, 0, "the working directory was removed: that cannot be saved");
+    return trouble(Errc::kUnsupported, 0,
+                   "the working directory was removed: that cannot be saved");
   }
   p.pid = innermost(status, "NStgid");
   p.ppid = stat->ppid;
@@ -254,7 +259,8 @@ Trouble Session::describe_process(World& world, const MemoryPlan& plan, store::M
   p.uid = static_cast<uint32_t>(strtoul(os::status_field(status, "Uid").c_str(), nullptr, 10));
   p.gid = static_cast<uint32_t>(strtoul(os::status_field(status, "Gid").c_str(), nullptr, 10));
   p.umask = static_cast<uint32_t>(strtoul(os::status_field(status, "Umask").c_str(), nullptr, 8));
-  p.personality = static_cast<uint32_t>(strtoul(read_or_empty(task_path(pid_, control_tid_, "personality")).c_str(), nullptr, 16));
+  p.personality = static_cast<uint32_t>(
+      strtoul(read_or_empty(task_path(pid_, control_tid_, "personality")).c_str(), nullptr, 16));
   p.flags = (world.leader_gone() ? format::kProcessLeaderGone : 0) |
             (asked.thp_disabled != 0 ? format::kProcessThpDisabled : 0) |
             (asked.child_subreaper != 0 ? format::kProcessChildSubreaper : 0);
@@ -323,7 +329,8 @@ Trouble Session::open_writer(const format::SuperBlock& super) {
 
 Trouble Session::append(store::Model& model, uint64_t run_count, std::vector<format::Run>* runs) {
   const format::ChannelHeader* c = channel();
-  const auto* table = reinterpret_cast<const format::Run*>(channel_map_.data() + format::kChannelRunsOff);
+  const auto* table =
+      reinterpret_cast<const format::Run*>(channel_map_.data() + format::kChannelRunsOff);
   const uint64_t room = staging_map_.size() / kPageSize;
   runs->clear();
   for (uint64_t i = 0; i < std::min(run_count, c->runs_cap); i++) {
@@ -335,8 +342,9 @@ Trouble Session::append(store::Model& model, uint64_t run_count, std::vector<for
   }
   auto keep_zero = [](void* context, uint64_t addr) {
     const auto& segments = static_cast<store::Model*>(context)->segments;
-    auto it = std::upper_bound(segments.begin(), segments.end(), addr,
-                               [](uint64_t a, const format::SegmentRecord& s) { return a < s.end; });
+    auto it =
+        std::upper_bound(segments.begin(), segments.end(), addr,
+                         [](uint64_t a, const format::SegmentRecord& s) { return a < s.end; });
     return it != segments.end() && it->kind == format::kSegmentFile;
   };
   auto r = writer_->append(model, staging_map_.data(), *runs, keep_zero, &model);
@@ -348,8 +356,8 @@ Trouble Session::append(store::Model& model, uint64_t run_count, std::vector<for
 }
 
 // Everything between stop and go. Leaves the last chunk of pages in staging.
-Trouble Session::capture(World& world, store::Model& model,
-                         format::SuperBlock* super, std::vector<format::Run>* last_runs) {
+Trouble Session::capture(World& world, store::Model& model, format::SuperBlock* super,
+                         std::vector<format::Run>* last_runs) {
   Trouble bad = check_process(world);
   if (bad.bad()) return bad;
   const pid_t tid = world.threads()[0].tid;
@@ -399,8 +407,9 @@ Trouble Session::checkpoint(uint32_t then, format::Report* ret_report) {
   const uint64_t begin = now_ns();
   auto take = [&]() -> Trouble {
     if (!attached()) {
-      return trouble(Errc::kNotInitialised, 0,
-                     "the program has not attached: it did not load libcrpreload.so (yet), or it has ended");
+      return trouble(
+          Errc::kNotInitialised, 0,
+          "the program has not attached: it did not load libcrpreload.so (yet), or it has ended");
     }
     uint64_t staging_pages = 0;
     Trouble bad = prepare_staging(&staging_pages);
@@ -429,7 +438,8 @@ Trouble Session::checkpoint(uint32_t then, format::Report* ret_report) {
     for (const Thread& t : world.threads()) {
       leftover_free = leftover_free && t.regs.rip - leftover_.start >= leftover_.bytes;
     }
-    // `stop`: the stop signal is pending when the threads are let go. `kill`: nothing runs on before
+    // `stop`: the stop signal is pending when the threads are let go. `kill`: nothing runs on
+    // before
     // the image is whole.
     if (!bad.bad() && then == 1) kill(pid_, SIGSTOP);
     if (bad.bad() || then != 2) world.resume();
@@ -449,7 +459,9 @@ Trouble Session::checkpoint(uint32_t then, format::Report* ret_report) {
     if (bad.bad()) return bad;
     for (const format::SegmentRecord& s : model.segments) super.memory_bytes += s.end - s.start;
     auto r = writer_->commit(model, &super);
-    if (!r) return trouble(r.error().code, r.error().sys_errno, store::describe_error(options_.dir, r.error()));
+    if (!r)
+      return trouble(r.error().code, r.error().sys_errno,
+                     store::describe_error(options_.dir, r.error()));
     newest_ = newest_ == 0 ? 1 : 0;
     sequence_++;
     image_bytes_ = writer_->bytes_written();

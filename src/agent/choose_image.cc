@@ -11,8 +11,9 @@ Trouble choose_image(const std::string& dir, uint64_t sequence,
                      std::unique_ptr<store::LoadedImage>* ret_image) {
   store::BufferState b[2] = {store::load_buffer(dir, 0), store::load_buffer(dir, 1)};
   if (!b[0].exists && !b[1].exists) {
-    return trouble(Errc::kNotWhole, ENOENT,
-                   dir + ": there is no image in this directory (image.0, image.1); was a checkpoint taken?");
+    return trouble(
+        Errc::kNotWhole, ENOENT,
+        dir + ": there is no image in this directory (image.0, image.1); was a checkpoint taken?");
   }
   auto sequence_of = [&](int i) { return b[i].image ? b[i].image->view.super.sequence : 0; };
   if (sequence != 0) {
@@ -41,13 +42,15 @@ Trouble choose_image(const std::string& dir, uint64_t sequence,
     std::string text = store::describe_error(store::buffer_path(dir, i), b[i].error);
     if (b[1 - i].image) {
       text += ". The other buffer holds sequence " + std::to_string(sequence_of(1 - i)) +
-              ": crrestore --sequence " + std::to_string(sequence_of(1 - i)) + " brings that one back";
+              ": crrestore --sequence " + std::to_string(sequence_of(1 - i)) +
+              " brings that one back";
     }
     return trouble(e, b[i].error.sys_errno, text);
   }
   if (!b[best].image) {
-    return trouble(Errc::kNotWhole, ENOENT,
-                   dir + ": no checkpoint in it is whole; the program died before its first one was");
+    return trouble(
+        Errc::kNotWhole, ENOENT,
+        dir + ": no checkpoint in it is whole; the program died before its first one was");
   }
   *ret_image = std::move(b[best].image);
   return {};

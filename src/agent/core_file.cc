@@ -69,7 +69,8 @@ void CoreWriter::push(uint64_t from, uint64_t to, bool content, uint32_t prot) {
   pieces_.push_back({from, to - from, content, prot, 0});
 }
 
-// Extents have content. Between them there are zeros, or in a file what the debugger can read there.
+// Extents have content. Between them there are zeros, or in a file what the debugger can read
+// there.
 void CoreWriter::cut_segment(const format::SegmentRecord& s) {
   const bool file = s.kind == format::kSegmentFile || s.kind == format::kSegmentFileShared ||
                     s.kind == format::kSegmentVvar;

@@ -24,7 +24,7 @@ namespace {
 struct Descriptor {
   int fd = -1;
   std::string aliases;  // other numbers of the same open file, " 7 9"
-  std::string link;  // what /proc/PID/fd/N leads to
+  std::string link;     // what /proc/PID/fd/N leads to
   bool deleted = false;
   struct stat st {};
   os::FdInfo info;
@@ -48,9 +48,12 @@ class FileDescriber {
   bool came_from_outside(const Descriptor& d) const;
   bool same_description(const Descriptor& a, const Descriptor& b) const;
   std::string fd_path(int fd) const {
-    return "/proc/" + std::to_string(pid_) + "/task/" + std::to_string(tid_) + "/fd/" + std::to_string(fd);
+    return "/proc/" + std::to_string(pid_) + "/task/" + std::to_string(tid_) + "/fd/" +
+           std::to_string(fd);
   }
-  os::Fd copy_of(int fd) const { return os::Fd(static_cast<int>(syscall(__NR_pidfd_getfd, pidfd_, fd, 0))); }
+  os::Fd copy_of(int fd) const {
+    return os::Fd(static_cast<int>(syscall(__NR_pidfd_getfd, pidfd_, fd, 0)));
+  }
 
   pid_t pid_, tid_;
   int pidfd_;
@@ -59,7 +62,8 @@ class FileDescriber {
 };
 
 std::string name(const Descriptor& d) {
-  return "fd " + std::to_string(d.fd) + d.aliases + " (" + d.link + (d.deleted ? " (deleted)" : "") + ")";
+  return "fd " + std::to_string(d.fd) + d.aliases + " (" + d.link +
+         (d.deleted ? " (deleted)" : "") + ")";
 }
 
 Trouble refuse(const Descriptor& d, const std::string& kind, const std::string& next) {
@@ -138,13 +142,15 @@ Trouble FileDescriber::read_deleted(const Descriptor& d, format::FileRecord& f) 
   std::string content(bytes, '\0');
   uint64_t done = 0;
   while (in && done < bytes) {
-    const ssize_t r = pread(in.get(), content.data() + done, bytes - done, static_cast<off_t>(done));
+    const ssize_t r =
+        pread(in.get(), content.data() + done, bytes - done, static_cast<off_t>(done));
     if (r < 0 && errno == EINTR) continue;
     if (r <= 0) break;
     done += static_cast<uint64_t>(r);
   }
   if (done != bytes) {
-    return trouble(Errc::kUnsupported, errno, name(d) + ": the content of the unnamed file cannot be read");
+    return trouble(Errc::kUnsupported, errno,
+                   name(d) + ": the content of the unnamed file cannot be read");
   }
   f.content = model_.add_blob(content.data(), content.size());
   return {};
@@ -175,7 +181,8 @@ Trouble FileDescriber::describe_device(const Descriptor& d, format::FileRecord& 
   }
   const bool terminal = (ma >= 136 && ma <= 143) || ma == 4 || (ma == 5 && mi <= 1);
   if (!terminal) return refuse(d, "a character device", "close it before the checkpoint");
-  if (ma == 5 && mi == 2) return refuse(d, "a pseudoterminal master", "close it before the checkpoint");
+  if (ma == 5 && mi == 2)
+    return refuse(d, "a pseudoterminal master", "close it before the checkpoint");
   f.kind = format::kFileTerminal;
   f.std_fd = same_as_standard(d);  // -1: /dev/tty
   return {};
@@ -191,7 +198,8 @@ Trouble FileDescriber::read_pipe(const Descriptor& d, format::FileRecord& f) {
   f.pipe_bytes = static_cast<uint64_t>(std::max(0, fcntl(in.get(), F_GETPIPE_SZ)));
   if (waiting == 0) return {};
   int ends[2];
-  if (pipe2(ends, O_CLOEXEC | O_NONBLOCK) != 0) return trouble(Errc::kSystem, errno, "making a pipe");
+  if (pipe2(ends, O_CLOEXEC | O_NONBLOCK) != 0)
+    return trouble(Errc::kSystem, errno, "making a pipe");
   os::Fd r(ends[0]), w(ends[1]);
   // As many buffers as the original: partly filled ones must fit too.
   fcntl(w.get(), F_SETPIPE_SZ, static_cast<int>(f.pipe_bytes));
@@ -211,7 +219,8 @@ Trouble FileDescriber::read_pipe(const Descriptor& d, format::FileRecord& f) {
 }
 
 Trouble FileDescriber::describe_pipe(const Descriptor& d, format::FileRecord& f) {
-  if (!d.link.starts_with("pipe:")) return refuse(d, "a named FIFO", "close it before the checkpoint");
+  if (!d.link.starts_with("pipe:"))
+    return refuse(d, "a named FIFO", "close it before the checkpoint");
   const auto accmode = d.info.flags & O_ACCMODE;
   bool other_end = false;
   for (const Descriptor& o : all_) {
@@ -227,8 +236,8 @@ Trouble FileDescriber::describe_pipe(const Descriptor& d, format::FileRecord& f)
     // Nobody at the other end: EOF or EPIPE, as it will be in a pipe whose other end is closed.
     os::Fd copy = copy_of(d.fd);
     pollfd p{copy.get(), static_cast<short>(accmode == O_RDONLY ? POLLIN : POLLOUT), 0};
-    const bool alone = copy && poll(&p, 1, 0) > 0 &&
-                       (p.revents & (accmode == O_RDONLY ? POLLHUP : POLLERR)) != 0;
+    const bool alone =
+        copy && poll(&p, 1, 0) > 0 && (p.revents & (accmode == O_RDONLY ? POLLHUP : POLLERR)) != 0;
     if (!alone && came_from_outside(d)) {
       f.kind = format::kFileStdPipe;
       f.std_fd = d.fd;
@@ -252,14 +261,20 @@ const char* kind_of(const std::string& link) {
     const char* begin;
     const char* kind;
   };
-  static constexpr Row kRows[] = {
-      {"anon_inode:[eventfd]", "an eventfd"},     {"anon_inode:[eventpoll]", "an epoll instance"},
-      {"anon_inode:[timerfd]", "a timerfd"},      {"anon_inode:[signalfd]", "a signalfd"},
-      {"anon_inode:inotify", "an inotify instance"}, {"anon_inode:[fanotify]", "a fanotify group"},
-      {"anon_inode:[io_uring]", "an io_uring"},   {"anon_inode:[userfaultfd]", "a userfaultfd"},
-      {"anon_inode:[perf_event]", "a perf event"}, {"anon_inode:bpf", "a bpf object"},
-      {"anon_inode:[pidfd]", "a pidfd"},          {"pidfd:", "a pidfd"},
-      {"socket:", "a socket"},                    {"net:[", "a network namespace"}};
+  static constexpr Row kRows[] = {{"anon_inode:[eventfd]", "an eventfd"},
+                                  {"anon_inode:[eventpoll]", "an epoll instance"},
+                                  {"anon_inode:[timerfd]", "a timerfd"},
+                                  {"anon_inode:[signalfd]", "a signalfd"},
+                                  {"anon_inode:inotify", "an inotify instance"},
+                                  {"anon_inode:[fanotify]", "a fanotify group"},
+                                  {"anon_inode:[io_uring]", "an io_uring"},
+                                  {"anon_inode:[userfaultfd]", "a userfaultfd"},
+                                  {"anon_inode:[perf_event]", "a perf event"},
+                                  {"anon_inode:bpf", "a bpf object"},
+                                  {"anon_inode:[pidfd]", "a pidfd"},
+                                  {"pidfd:", "a pidfd"},
+                                  {"socket:", "a socket"},
+                                  {"net:[", "a network namespace"}};
   for (const Row& r : kRows) {
     if (link.starts_with(r.begin)) return r.kind;
   }

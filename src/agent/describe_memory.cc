@@ -72,7 +72,8 @@ FileFacts Describer::facts(const os::MapEntry& m) {
     f.mtime_ns = st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec;
   }
   for (const os::MapEntry& o : maps_) {
-    f.executable = f.executable || (o.name == m.name && o.ino == m.ino && (o.prot & PROT_EXEC) != 0);
+    f.executable =
+        f.executable || (o.name == m.name && o.ino == m.ino && (o.prot & PROT_EXEC) != 0);
   }
   known_[key] = f;
   return f;
@@ -103,7 +104,8 @@ void Describer::push(format::SegmentRecord s, uint32_t mode, uint64_t limit) {
 Trouble Describer::add_shared(const os::MapEntry& m, format::SegmentRecord s) {
   if (m.name.starts_with("/dev/zero") && m.deleted) {  // MAP_SHARED | MAP_ANONYMOUS
     for (const os::MapEntry& o : maps_) {
-      if (o.ino == m.ino && o.dev == m.dev && o.shared && o.start != m.start && o.offset == m.offset) {
+      if (o.ino == m.ino && o.dev == m.dev && o.shared && o.start != m.start &&
+          o.offset == m.offset) {
         return refuse(m, "shared anonymous memory that is mapped twice cannot be saved yet");
       }
     }
@@ -113,19 +115,23 @@ Trouble Describer::add_shared(const os::MapEntry& m, format::SegmentRecord s) {
     push(s, format::kRangeAll, 0);
     return {};
   }
-  if (m.name.starts_with("/SYSV")) return refuse(m, "System V shared memory cannot be saved yet; detach it (shmdt)");
-  if (m.name.starts_with("/memfd:")) return refuse(m, "a shared memfd mapping cannot be saved yet; unmap it");
+  if (m.name.starts_with("/SYSV"))
+    return refuse(m, "System V shared memory cannot be saved yet; detach it (shmdt)");
+  if (m.name.starts_with("/memfd:"))
+    return refuse(m, "a shared memfd mapping cannot be saved yet; unmap it");
   const FileFacts f = facts(m);
-  if (f.device || m.name.starts_with("anon_inode:") || m.name.starts_with("/dev/") ) {
+  if (f.device || m.name.starts_with("anon_inode:") || m.name.starts_with("/dev/")) {
     if (m.name.starts_with("/dev/shm/")) {
       return refuse(m, "POSIX shared memory cannot be saved yet; unmap it");
     }
     return refuse(m, "device memory cannot be saved; unmap it before the checkpoint");
   }
   if ((m.prot & PROT_WRITE) != 0) {
-    return refuse(m, "a writable shared file mapping cannot be saved yet; use MAP_PRIVATE or unmap it");
+    return refuse(
+        m, "a writable shared file mapping cannot be saved yet; use MAP_PRIVATE or unmap it");
   }
-  if (!f.same) return refuse(m, "a shared mapping of a file that was removed or replaced cannot be saved");
+  if (!f.same)
+    return refuse(m, "a shared mapping of a file that was removed or replaced cannot be saved");
   s.kind = format::kSegmentFileShared;
   s.file_bytes = f.bytes;
   s.file_mtime_ns = f.mtime_ns;
@@ -244,11 +250,11 @@ void add_vm_flags(const std::vector<os::MapEntry>& smaps, store::Model& model) {
     uint32_t flag;
   };
   static constexpr Row kRows[] = {
-      {" dc ", format::kSegmentDontFork}, {" wf ", format::kSegmentWipeOnFork},
-      {" dd ", format::kSegmentDontDump}, {" hg ", format::kSegmentHuge},
-      {" nh ", format::kSegmentNoHuge},   {" lo ", format::kSegmentLocked},
+      {" dc ", format::kSegmentDontFork},  {" wf ", format::kSegmentWipeOnFork},
+      {" dd ", format::kSegmentDontDump},  {" hg ", format::kSegmentHuge},
+      {" nh ", format::kSegmentNoHuge},    {" lo ", format::kSegmentLocked},
       {" nr ", format::kSegmentNoReserve}, {" sr ", format::kSegmentSequential},
-      {" rr ", format::kSegmentRandom},   {" mg ", format::kSegmentMergeable}};
+      {" rr ", format::kSegmentRandom},    {" mg ", format::kSegmentMergeable}};
   size_t i = 0;
   for (format::SegmentRecord& s : model.segments) {
     while (i < smaps.size() && smaps[i].start < s.start) i++;

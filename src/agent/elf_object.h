@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 // elf_object.h - the program and the libraries of a saved process: where they were loaded, their
 // functions' names, and their tables for unwinding.
-// Invariant: neither the bytes of the image nor those of a file on disk are trusted; nothing is read
+// Invariant: neither the bytes of the image nor those of a file on disk are trusted; nothing is
+// read
 // outside of them. A file on disk only gives names if it is the one that was loaded (same build id,
 // or the same size and modification time).
 // Context: N (agent).

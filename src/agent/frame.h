@@ -24,7 +24,8 @@ Result<std::vector<uint8_t>> make_frame(const user_regs_struct& regs,
 
 // Registers of a frame, for people.
 struct FrameRegisters {
-  uint64_t r8, r9, r10, r11, r12, r13, r14, r15, rdi, rsi, rbp, rbx, rdx, rax, rcx, rsp, rip, eflags;
+  uint64_t r8, r9, r10, r11, r12, r13, r14, r15, rdi, rsi, rbp, rbx, rdx, rax, rcx, rsp, rip,
+      eflags;
 };
 FrameRegisters frame_registers(const uint8_t* frame);
 uint64_t frame_sigmask(const uint8_t* frame);

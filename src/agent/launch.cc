@@ -48,7 +48,8 @@ std::vector<std::string> session_environment(const StartOptions& o,
     if (is_ours(v)) continue;
     if (v.starts_with("LD_PRELOAD=")) {
       std::string rest = v.substr(strlen("LD_PRELOAD="));
-      for (size_t at; (at = rest.find(o.preload)) != std::string::npos;) rest.erase(at, o.preload.size());
+      for (size_t at; (at = rest.find(o.preload)) != std::string::npos;)
+        rest.erase(at, o.preload.size());
       while (!rest.empty() && (rest[0] == ':' || rest[0] == ' ')) rest.erase(0, 1);
       if (!rest.empty()) preload += ":" + rest;
       continue;
@@ -110,7 +111,8 @@ bool ids_are_free(RestorePlan& plan) {
 
 void write_text(const std::string& path, const std::string& text, bool* ok) {
   os::Fd fd(open(path.c_str(), O_WRONLY | O_CLOEXEC));
-  if (!fd || write(fd.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size())) *ok = false;
+  if (!fd || write(fd.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size()))
+    *ok = false;
 }
 
 struct Prepared {
@@ -189,7 +191,8 @@ Trouble launch_direct(const Prepared& p, bool new_id, Launched* ret, int* ret_er
   if (pid == 0) {
     Prepared mine = p;
     if (new_id) {
-      mine.env = restore_environment(p.options, p.plan.environment, static_cast<pid_t>(syscall(__NR_getpid)));
+      mine.env = restore_environment(p.options, p.plan.environment,
+                                     static_cast<pid_t>(syscall(__NR_getpid)));
     }
     become_restored(mine, fail.w.get());
   }
@@ -223,8 +226,9 @@ Trouble launch_in_namespace(const Prepared& p, Launched* ret) {
     namespace_init(p, go.r.get(), status.w.get(), fail.w.get());
   }
   if (init < 0) {
-    return trouble(Errc::kPermission, errno,
-                   std::string("a private process-id namespace is not allowed here: ") + strerror(errno));
+    return trouble(
+        Errc::kPermission, errno,
+        std::string("a private process-id namespace is not allowed here: ") + strerror(errno));
   }
   fail.w.reset();
   status.w.reset();
@@ -244,7 +248,8 @@ Trouble launch_in_namespace(const Prepared& p, Launched* ret) {
     kill(init, SIGKILL);
     waitpid(init, nullptr, 0);
     return trouble(ok ? Errc::kSystem : Errc::kPermission, e,
-                   (ok ? p.plan.program + " cannot be started: " : std::string("the user namespace's id map: ")) +
+                   (ok ? p.plan.program + " cannot be started: "
+                       : std::string("the user namespace's id map: ")) +
                        strerror(e));
   }
   auto kids = os::read_file(proc + "/task/" + std::to_string(init) + "/children");
@@ -262,7 +267,8 @@ ElfFacts look_at_elf(const std::string& path) {
   ElfFacts f;
   os::Fd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
   Elf64_Ehdr eh;
-  if (!fd || pread(fd.get(), &eh, sizeof(eh), 0) != sizeof(eh) || memcmp(eh.e_ident, ELFMAG, SELFMAG) != 0) {
+  if (!fd || pread(fd.get(), &eh, sizeof(eh), 0) != sizeof(eh) ||
+      memcmp(eh.e_ident, ELFMAG, SELFMAG) != 0) {
     return f;
   }
   f.elf = true;
@@ -270,7 +276,8 @@ ElfFacts look_at_elf(const std::string& path) {
   for (unsigned i = 0; i < eh.e_phnum; i++) {
     Elf64_Phdr ph;
     const auto off = static_cast<off_t>(eh.e_phoff + i * sizeof(ph));
-    if (pread(fd.get(), &ph, sizeof(ph), off) == sizeof(ph) && ph.p_type == PT_INTERP) f.dynamic = true;
+    if (pread(fd.get(), &ph, sizeof(ph), off) == sizeof(ph) && ph.p_type == PT_INTERP)
+      f.dynamic = true;
   }
   return f;
 }
@@ -279,7 +286,8 @@ ElfFacts look_at_elf(const std::string& path) {
 std::string script_interpreter(const std::string& path) {
   os::Fd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
   char line[256] = "";
-  if (!fd || pread(fd.get(), line, sizeof(line) - 1, 0) < 3 || line[0] != '#' || line[1] != '!') return "";
+  if (!fd || pread(fd.get(), line, sizeof(line) - 1, 0) < 3 || line[0] != '#' || line[1] != '!')
+    return "";
   char* at = line + 2;
   while (*at == ' ' || *at == '\t') at++;
   at[strcspn(at, " \t\n")] = 0;
@@ -358,19 +366,23 @@ Trouble check_program(const std::string& argv0, std::string* ret_path, int* ret_
   const ElfFacts facts = look_at_elf(elf);
   *ret_status = 125;
   if (facts.elf && !facts.right_machine) {
-    return trouble(Errc::kUnsupported, 0, elf + ": not a program for 64-bit x86; it cannot be checkpointed");
+    return trouble(Errc::kUnsupported, 0,
+                   elf + ": not a program for 64-bit x86; it cannot be checkpointed");
   }
   if (facts.elf && !facts.dynamic) {
     return trouble(Errc::kUnsupported, 0,
-                   elf + ": statically linked programs cannot be checkpointed (the library cannot be "
-                         "loaded into them); link it dynamically");
+                   elf +
+                       ": statically linked programs cannot be checkpointed (the library cannot be "
+                       "loaded into them); link it dynamically");
   }
   const bool other_user = ((est.st_mode & S_ISUID) != 0 && est.st_uid != geteuid()) ||
                           ((est.st_mode & S_ISGID) != 0 && est.st_gid != getegid());
   if (other_user) {
-    return trouble(Errc::kUnsupported, 0,
-                   elf + ": setuid and setgid programs cannot be checkpointed (the loader ignores the "
-                         "library in them)");
+    return trouble(
+        Errc::kUnsupported, 0,
+        elf +
+            ": setuid and setgid programs cannot be checkpointed (the loader ignores the "
+            "library in them)");
   }
   *ret_path = path;
   return {};
@@ -412,13 +424,16 @@ Trouble launch_restored(const StartOptions& o, RestorePlan& plan, Ids ids, Launc
   if (access(plan.program.c_str(), X_OK) != 0) {
     const std::string host = beside_tool("libexec/checkpoint_restore/crhost");
     if (host.empty()) {
-      return trouble(Errc::kNotFound, ENOENT,
-                     "the program " + plan.program + " is gone, and so is libexec/checkpoint_restore/crhost");
+      return trouble(
+          Errc::kNotFound, ENOENT,
+          "the program " + plan.program + " is gone, and so is libexec/checkpoint_restore/crhost");
     }
-    plan.warnings.push_back("the program " + plan.program + " is gone; /proc/self/exe will show " + host);
+    plan.warnings.push_back("the program " + plan.program + " is gone; /proc/self/exe will show " +
+                            host);
     plan.program = host;
   }
-  Prepared p{o, plan, restore_environment(o, plan.environment, inner), inner, h.process.pgid == inner};
+  Prepared p{o, plan, restore_environment(o, plan.environment, inner), inner,
+             h.process.pgid == inner};
   h.drop_caps = geteuid() != 0 ? 1 : 0;
   h.ids = format::kIdsSame;
   std::string why;
@@ -432,17 +447,19 @@ Trouble launch_restored(const StartOptions& o, RestorePlan& plan, Ids ids, Launc
       why = "process id " + std::to_string(inner) + " or a thread's id is in use";
     }
     if (ids == Ids::kSame) {
-      return trouble(Errc::kPermission, EPERM,
-                     "the program's process id " + std::to_string(inner) + " cannot be had: " + why);
+      return trouble(
+          Errc::kPermission, EPERM,
+          "the program's process id " + std::to_string(inner) + " cannot be had: " + why);
     }
   }
   if (ids == Ids::kAuto || ids == Ids::kNamespace) {
     Trouble bad = launch_in_namespace(p, ret);
     if (!bad.bad() || bad.error.code != Errc::kPermission || ids == Ids::kNamespace) return bad;
-    return trouble(Errc::kPermission, EPERM,
-                   "the program's process ids cannot be had: " + why + "; " + bad.text +
-                       ". Run as root, or give crrestore the capability (setcap cap_checkpoint_restore+ep), "
-                       "or allow user namespaces, or accept new ids: --ids=new");
+    return trouble(
+        Errc::kPermission, EPERM,
+        "the program's process ids cannot be had: " + why + "; " + bad.text +
+            ". Run as root, or give crrestore the capability (setcap cap_checkpoint_restore+ep), "
+            "or allow user namespaces, or accept new ids: --ids=new");
   }
   h.ids = format::kIdsNew;
   int e = 0;

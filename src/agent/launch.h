@@ -52,7 +52,8 @@ Trouble launch_restored(const StartOptions& options, RestorePlan& plan, Ids ids,
 
 // The environment in which a program takes over: for exec by restore().
 std::vector<std::string> restore_environment(const StartOptions& options,
-                                             const std::vector<std::string>& original, pid_t inner_pid);
+                                             const std::vector<std::string>& original,
+                                             pid_t inner_pid);
 
 // Path of a file installed beside the running tool (../lib/libcrpreload.so ...); "" if missing.
 std::string beside_tool(const char* relative);

@@ -62,9 +62,10 @@ uint32_t reopen_flags(const format::FileRecord& f) {
 }
 
 Trouble FileOpener::open_path(const format::FileRecord& f, uint32_t extra, os::Fd* ret) {
-  const int fd = open(image_.string(f.path),
-                      static_cast<int>(reopen_flags(f) | extra) | O_CLOEXEC | O_NOCTTY);
-  if (fd < 0) return trouble(Errc::kSystem, errno, describe(f) + " cannot be opened: " + errno_text());
+  const int fd =
+      open(image_.string(f.path), static_cast<int>(reopen_flags(f) | extra) | O_CLOEXEC | O_NOCTTY);
+  if (fd < 0)
+    return trouble(Errc::kSystem, errno, describe(f) + " cannot be opened: " + errno_text());
   *ret = os::Fd(fd);
   return {};
 }
@@ -122,8 +123,9 @@ Trouble FileOpener::open_regular(const format::FileRecord& f, os::Fd* ret, Pendi
   const bool writable = (f.open_flags & O_ACCMODE) != O_RDONLY;
   if (bytes < f.file_bytes) {
     return trouble(Errc::kUnsupported, 0,
-                   describe(f) + " is shorter (" + std::to_string(bytes) + " bytes) than at the checkpoint (" +
-                       std::to_string(f.file_bytes) + "); its content cannot be put back");
+                   describe(f) + " is shorter (" + std::to_string(bytes) +
+                       " bytes) than at the checkpoint (" + std::to_string(f.file_bytes) +
+                       "); its content cannot be put back");
   }
   if (writable && bytes > f.file_bytes) {
     pending->truncate = true;
@@ -157,7 +159,8 @@ Trouble FileOpener::open_deleted(const format::FileRecord& f, os::Fd* ret) {
       done += static_cast<size_t>(n);
     }
     if (!fresh || done != content.size()) {
-      return trouble(Errc::kSystem, errno, describe(f) + ": the unnamed file cannot be made: " + errno_text());
+      return trouble(Errc::kSystem, errno,
+                     describe(f) + ": the unnamed file cannot be made: " + errno_text());
     }
     it = unnamed_.emplace(f.ino, std::move(fresh)).first;
     if (keeps_flags) {
@@ -169,7 +172,8 @@ Trouble FileOpener::open_deleted(const format::FileRecord& f, os::Fd* ret) {
     }
   }
   const std::string again = "/proc/self/fd/" + std::to_string(it->second.get());
-  const uint32_t flags = reopen_flags(f) & ~kTmpfile & ~static_cast<uint32_t>(O_DIRECTORY | O_NOFOLLOW);
+  const uint32_t flags =
+      reopen_flags(f) & ~kTmpfile & ~static_cast<uint32_t>(O_DIRECTORY | O_NOFOLLOW);
   os::Fd fd(open(again.c_str(), static_cast<int>(flags) | O_CLOEXEC));
   if (!fd || lseek(fd.get(), static_cast<off_t>(f.position), SEEK_SET) < 0) {
     return trouble(Errc::kSystem, errno, describe(f) + ": " + errno_text());
@@ -218,7 +222,8 @@ Trouble FileOpener::open_pipe(const format::FileRecord& f, os::Fd* ret) {
 // What led outside and has no counterpart here: end of file for a reader, EPIPE for a writer.
 Trouble FileOpener::broken_pipe(const format::FileRecord& f, os::Fd* ret) {
   int ends[2];
-  if (pipe2(ends, O_CLOEXEC) != 0) return trouble(Errc::kSystem, errno, "making a pipe: " + errno_text());
+  if (pipe2(ends, O_CLOEXEC) != 0)
+    return trouble(Errc::kSystem, errno, "making a pipe: " + errno_text());
   os::Fd reading(ends[0]), writing(ends[1]);
   const bool reader = (f.open_flags & O_ACCMODE) == O_RDONLY;
   *ret = reader ? std::move(reading) : std::move(writing);
@@ -265,7 +270,8 @@ Trouble FileOpener::open_one(const format::FileRecord& f, os::Fd* ret, PendingFi
       if (take_live(f, ret)) return {};
       int own = -1;
       struct stat st;
-      if (f.std_fd <= 2 || (fstat(f.std_fd, &st) == 0 && (S_ISFIFO(st.st_mode) || S_ISSOCK(st.st_mode)))) {
+      if (f.std_fd <= 2 ||
+          (fstat(f.std_fd, &st) == 0 && (S_ISFIFO(st.st_mode) || S_ISSOCK(st.st_mode)))) {
         own = fcntl(f.std_fd, F_DUPFD_CLOEXEC, 0);
       }
       if (own < 0 && f.std_fd > 2) return broken_pipe(f, ret);
@@ -322,7 +328,8 @@ Trouble finish_files(RestorePlan& plan, pid_t pid) {
       return trouble(Errc::kSystem, errno, "setting a file's offset: " + errno_text());
     }
     if (p.truncate && ftruncate(fd.get(), static_cast<off_t>(p.bytes)) != 0) {
-      return trouble(Errc::kSystem, errno, "cutting a file back to its size at the checkpoint: " + errno_text());
+      return trouble(Errc::kSystem, errno,
+                     "cutting a file back to its size at the checkpoint: " + errno_text());
     }
   }
   return {};

@@ -57,9 +57,11 @@ class Planner {
 Trouble Planner::check_machine() {
   const std::string missing = missing_cpu_features(image_.process->cpu, this_cpu());
   if (!missing.empty()) {
-    return trouble(Errc::kWrongMachine, 0,
-                   loaded_.path + ": wrong machine: the program may use processor features that this one lacks: " +
-                       missing);
+    return trouble(
+        Errc::kWrongMachine, 0,
+        loaded_.path +
+            ": wrong machine: the program may use processor features that this one lacks: " +
+            missing);
   }
   if (image_.process->cpu.xstate_bytes > this_cpu().xstate_bytes) {
     return trouble(Errc::kWrongMachine, 0,
@@ -95,8 +97,9 @@ void Planner::add_fill(uint64_t addr, uint64_t bytes, uint64_t off) {
   if (!fills_.empty()) {
     format::PlanFill& f = fills_.back();
     const bool zero = off == format::kFillZero;
-    if (f.addr + f.bytes == addr && (zero ? f.image_off == off
-                                          : f.image_off != format::kFillZero && f.image_off + f.bytes == off)) {
+    if (f.addr + f.bytes == addr &&
+        (zero ? f.image_off == off
+              : f.image_off != format::kFillZero && f.image_off + f.bytes == off)) {
       f.bytes += bytes;
       return;
     }
@@ -106,7 +109,8 @@ void Planner::add_fill(uint64_t addr, uint64_t bytes, uint64_t off) {
 
 // What the segment's memory needs from the image; false: nothing. Pages that the file holds just so
 // are left to it.
-bool Planner::add_fills(const format::SegmentRecord& s, const os::Mapping* file, uint64_t file_bytes) {
+bool Planner::add_fills(const format::SegmentRecord& s, const os::Mapping* file,
+                        uint64_t file_bytes) {
   bool any = false;
   auto it = std::lower_bound(image_.extents.begin(), image_.extents.end(), s.start,
                              [](const format::ExtentRecord& e, uint64_t a) { return e.addr < a; });
@@ -126,8 +130,9 @@ bool Planner::add_fills(const format::SegmentRecord& s, const os::Mapping* file,
     for (uint64_t p = 0; p < it->pages; p++) {
       const uint64_t addr = it->addr + p * kPageSize;
       const uint64_t in_file = s.file_off + (addr - s.start);
-      const bool same = in_file + kPageSize <= file_bytes &&
-                        format::checksum(file->data() + in_file, kPageSize) == image_.checksums[it->slot + p];
+      const bool same =
+          in_file + kPageSize <= file_bytes &&
+          format::checksum(file->data() + in_file, kPageSize) == image_.checksums[it->slot + p];
       // The last, partial page of a file reads as zeros behind its end, in the image as well.
       if (same) continue;
       add_fill(addr, kPageSize, off + p * kPageSize);
@@ -155,10 +160,12 @@ Trouble Planner::plan_file_segment(const format::SegmentRecord& s) {
   }
   const int64_t mtime = st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec;
   const bool embedded = (s.flags & format::kSegmentEmbedded) != 0;
-  if (!embedded && (!fd || static_cast<uint64_t>(st.st_size) != s.file_bytes || mtime != s.file_mtime_ns)) {
-    return trouble(Errc::kUnsupported, 0,
-                   "the mapped file " + path + (fd ? " has changed" : " is missing") +
-                       " since the checkpoint, and the image does not hold it; put back the file as it was");
+  if (!embedded &&
+      (!fd || static_cast<uint64_t>(st.st_size) != s.file_bytes || mtime != s.file_mtime_ns)) {
+    return trouble(
+        Errc::kUnsupported, 0,
+        "the mapped file " + path + (fd ? " has changed" : " is missing") +
+            " since the checkpoint, and the image does not hold it; put back the file as it was");
   }
   if (embedded && fd && static_cast<uint64_t>(st.st_size) != s.file_bytes) fd.reset();
   if (!fd) {  // the image has it all
@@ -232,14 +239,19 @@ Trouble Planner::plan_vdso() {
   for (uint64_t off = 0; off < p.vdso_bytes; off += kPageSize) {
     const format::ExtentRecord* e = format::find_extent(image_, p.vdso_start + off);
     if (e == nullptr || e->slot == format::kSlotZero) continue;
-    memcpy(old.data() + off, image_.slot(e->slot + (p.vdso_start + off - e->addr) / kPageSize), kPageSize);
+    memcpy(old.data() + off, image_.slot(e->slot + (p.vdso_start + off - e->addr) / kPageSize),
+           kPageSize);
   }
-  const bool same = own.text.size() == old.size() && memcmp(own.text.data(), old.data(), old.size()) == 0 &&
+  const bool same = own.text.size() == old.size() &&
+                    memcmp(own.text.data(), old.data(), old.size()) == 0 &&
                     own.distance == p.vdso_start - p.vvar_start;
   if (same && getenv("CR_FORCE_VDSO_PATCH") == nullptr) return {};
-  if (!match_vdso({reinterpret_cast<const uint8_t*>(old.data()), old.size()}, own.text, &patches_)) {
-    return trouble(Errc::kWrongMachine, 0,
-                   loaded_.path + ": wrong machine: this kernel's vDSO lacks a function that the program may call");
+  if (!match_vdso({reinterpret_cast<const uint8_t*>(old.data()), old.size()}, own.text,
+                  &patches_)) {
+    return trouble(
+        Errc::kWrongMachine, 0,
+        loaded_.path +
+            ": wrong machine: this kernel's vDSO lacks a function that the program may call");
   }
   format::SegmentRecord s{};
   s.start = p.vdso_start;
@@ -278,7 +290,8 @@ Trouble Planner::plan_program() {
   struct stat st;
   if (stat(cwd, &st) != 0 || !S_ISDIR(st.st_mode) || access(cwd, X_OK) != 0) {
     return trouble(Errc::kNotFound, errno != 0 ? errno : ENOENT,
-                   std::string("the program's working directory ") + cwd + " is not there; make it, then try again");
+                   std::string("the program's working directory ") + cwd +
+                       " is not there; make it, then try again");
   }
   return {};
 }

@@ -17,10 +17,10 @@
 namespace cr::agent {
 
 struct PendingFile {  // changes to be made when the process exists
-  int fd = -1;               // index into RestorePlan::fds
+  int fd = -1;        // index into RestorePlan::fds
   bool truncate = false, seek = false;
   uint64_t bytes = 0;
-  std::string proc_path;     // opened below /proc/<pid> then
+  std::string proc_path;  // opened below /proc/<pid> then
   uint32_t proc_flags = 0;
   uint64_t position = 0;
 };
@@ -29,7 +29,7 @@ struct RestorePlan {
   std::vector<uint8_t> bytes;  // PlanHeader and what it refers to
   std::vector<os::Fd> fds;     // sent in this order
   std::vector<PendingFile> pending;
-  std::string program;         // executable
+  std::string program;  // executable
   std::vector<std::string> argv, environment;
   std::vector<std::string> warnings;
   format::PlanHeader* header() { return reinterpret_cast<format::PlanHeader*>(bytes.data()); }

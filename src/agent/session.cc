@@ -118,8 +118,8 @@ Result<void> Session::lock_and_listen(std::string* ret_text) {
   }
   if (program_is_alive()) {
     lock_.reset();
-    *ret_text = "its program still runs, without an agent; end it first (fuser " + options_.dir + "/" +
-                format::kProgramLockName + " finds it)";
+    *ret_text = "its program still runs, without an agent; end it first (fuser " + options_.dir +
+                "/" + format::kProgramLockName + " finds it)";
     return Error{Errc::kBusy, EBUSY, "the image directory is in use"};
   }
   const std::string sock = options_.dir + "/" + format::kAgentSocketName;
@@ -129,7 +129,8 @@ Result<void> Session::lock_and_listen(std::string* ret_text) {
   sockaddr_un a;
   socket_address(dir.get(), &a);
   const mode_t old = umask(0177);  // 0600
-  const bool bound = listen_ && bind(listen_.get(), reinterpret_cast<sockaddr*>(&a), sizeof(a)) == 0;
+  const bool bound =
+      listen_ && bind(listen_.get(), reinterpret_cast<sockaddr*>(&a), sizeof(a)) == 0;
   const int e = errno;
   umask(old);
   if (!bound || listen(listen_.get(), 64) != 0) {
@@ -218,7 +219,8 @@ bool Session::attach(os::Fd connection, const format::Hello& hello, std::string*
   }
   control_tid_ = 0;
   for (const pid_t tid : *tasks) {
-    auto status = os::read_file("/proc/" + std::to_string(pid_) + "/task/" + std::to_string(tid) + "/status");
+    auto status =
+        os::read_file("/proc/" + std::to_string(pid_) + "/task/" + std::to_string(tid) + "/status");
     if (!status) continue;
     const std::string ids = os::status_field(*status, "NSpid");
     const size_t at = ids.find_last_of(" \t");
@@ -233,7 +235,8 @@ bool Session::attach(os::Fd connection, const format::Hello& hello, std::string*
   const std::string mem = "/proc/" + std::to_string(pid_) + "/mem";
   auto opened = os::open_file(mem, O_RDWR);
   if (!opened) {
-    *ret_text = "the program's memory may not be opened: " + std::string(strerror(opened.error().sys_errno)) +
+    *ret_text = "the program's memory may not be opened: " +
+                std::string(strerror(opened.error().sys_errno)) +
                 " (see /proc/sys/kernel/yama/ptrace_scope, or the program is not dumpable)";
     return false;
   }
@@ -316,7 +319,8 @@ Trouble Session::command(format::CommandKind kind, uint64_t timeout_ns, World* w
     if (r == -ETIMEDOUT && world != nullptr) world->keep_control_running();
   }
   if (c->result_errno != 0) {
-    return trouble(Errc::kSystem, c->result_errno, std::string("the control thread: ") + strerror(c->result_errno));
+    return trouble(Errc::kSystem, c->result_errno,
+                   std::string("the control thread: ") + strerror(c->result_errno));
   }
   return {};
 }

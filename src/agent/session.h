@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// session.h - one session as its agent sees it: image directory, socket, shared memory, the program.
+// session.h - one session as its agent sees it: image directory, socket, shared memory, the
+// program.
 // Invariant: at most one live agent per image directory (a lock); buffers and counters agree with
 // what is on disk.
 // Context: N (agent).
@@ -20,7 +21,7 @@
 namespace cr::agent {
 
 struct SessionOptions {
-  std::string dir;  // absolute
+  std::string dir;               // absolute
   double interval_seconds = 10;  // 0: none
   uint64_t staging_bytes = 0;    // 0: half of the available memory at most
   bool durable = true;
@@ -28,7 +29,8 @@ struct SessionOptions {
 
 class Session {
  public:
-  // Makes the directory if needed, locks it, listens. `fresh`: a new program starts, so whole images
+  // Makes the directory if needed, locks it, listens. `fresh`: a new program starts, so whole
+  // images
   // of an interrupted earlier run are moved aside (ret_notice says where); otherwise they are kept.
   static Result<std::unique_ptr<Session>> create(const SessionOptions& options, bool fresh,
                                                  std::string* ret_text);
@@ -83,8 +85,8 @@ class Session {
   Result<void> lock_and_listen(std::string* ret_text);
   Result<void> make_channel();
   Result<void> move_aside(std::string* ret_text);
-  Trouble capture(World& world, store::Model& model,
-                  format::SuperBlock* super, std::vector<format::Run>* last_runs);
+  Trouble capture(World& world, store::Model& model, format::SuperBlock* super,
+                  std::vector<format::Run>* last_runs);
   Trouble prepare_staging(uint64_t* ret_pages);
   // world: the stop in which the command is given; nullptr: the program runs.
   Trouble command(format::CommandKind kind, uint64_t timeout_ns, World* world);

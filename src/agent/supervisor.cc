@@ -60,13 +60,20 @@ format::Report refusal(const Trouble& t) {
 }
 
 const char* step_name(int step) {
-  static constexpr const char* kNames[] = {"", "unmapping", "mapping memory", "reading the image",
-                                           "protecting memory", "placing the vDSO",
+  static constexpr const char* kNames[] = {"",
+                                           "unmapping",
+                                           "mapping memory",
+                                           "reading the image",
+                                           "protecting memory",
+                                           "placing the vDSO",
                                            "describing the memory map (prctl PR_SET_MM_MAP)",
-                                           "setting signals", "making a thread",
-                                           "starting the control thread", "setting timers",
+                                           "setting signals",
+                                           "making a thread",
+                                           "starting the control thread",
+                                           "setting timers",
                                            "installing descriptors"};
-  return step >= 0 && step < static_cast<int>(sizeof(kNames) / sizeof(kNames[0])) ? kNames[step] : "?";
+  return step >= 0 && step < static_cast<int>(sizeof(kNames) / sizeof(kNames[0])) ? kNames[step]
+                                                                                  : "?";
 }
 
 }  // namespace
@@ -111,7 +118,8 @@ void Supervisor::accept_clients() {
     if (!fd) return;
     ucred c{};
     socklen_t n = sizeof(c);
-    if (getsockopt(fd.get(), SOL_SOCKET, SO_PEERCRED, &c, &n) != 0 || (c.uid != geteuid() && c.uid != 0)) {
+    if (getsockopt(fd.get(), SOL_SOCKET, SO_PEERCRED, &c, &n) != 0 ||
+        (c.uid != geteuid() && c.uid != 0)) {
       continue;  // nobody else's business
     }
     clients_.push_back({std::move(fd), false});
@@ -142,14 +150,17 @@ void Supervisor::on_hello(size_t i, const format::Hello& hello) {
 void Supervisor::on_take(size_t i) {
   const int sock = clients_[i].fd.get();
   if (plan_ == nullptr || !peer_is_program(sock)) {
-    (void)send_with_fds(sock, refusal(trouble(Errc::kPermission, EPERM, "nothing to restore for this process")),
-                        nullptr, 0);
+    (void)send_with_fds(
+        sock, refusal(trouble(Errc::kPermission, EPERM, "nothing to restore for this process")),
+        nullptr, 0);
     return;
   }
   Trouble bad = finish_files(*plan_, session_.pid());
   auto memfd = os::make_memfd("cr-plan");
-  if (!bad.bad() && !memfd) bad = trouble(Errc::kNoMemory, memfd.error().sys_errno, "memory for the plan");
-  if (!bad.bad() && rawsys::write_all_at(memfd->get(), plan_->bytes.data(), plan_->bytes.size(), 0) != 0) {
+  if (!bad.bad() && !memfd)
+    bad = trouble(Errc::kNoMemory, memfd.error().sys_errno, "memory for the plan");
+  if (!bad.bad() &&
+      rawsys::write_all_at(memfd->get(), plan_->bytes.data(), plan_->bytes.size(), 0) != 0) {
     bad = trouble(Errc::kNoMemory, ENOMEM, "memory for the plan");
   }
   if (bad.bad()) {
@@ -165,7 +176,8 @@ void Supervisor::on_take(size_t i) {
   std::vector<int> fds;
   for (const os::Fd& fd : plan_->fds) fds.push_back(fd.get());
   for (size_t at = 0; ok && at < fds.size(); at += format::kFdsPerMessage) {
-    ok = send_with_fds(sock, r, fds.data() + at, std::min<size_t>(format::kFdsPerMessage, fds.size() - at));
+    ok = send_with_fds(sock, r, fds.data() + at,
+                       std::min<size_t>(format::kFdsPerMessage, fds.size() - at));
   }
   fault_point(FaultPoint::kRestoreTaken);
   plan_->fds.clear();  // the program's pipes must not be held open here
@@ -411,7 +423,9 @@ int Supervisor::run(Launched launched) {
   started_ns_ = now_ns();
   session_.set_program(launched_.pid);
   os::Fd pidfd(static_cast<int>(syscall(__NR_pidfd_open, launched_.pid, 0)));
-  const auto interval_ns = [&] { return static_cast<uint64_t>(session_.options().interval_seconds * 1e9); };
+  const auto interval_ns = [&] {
+    return static_cast<uint64_t>(session_.options().interval_seconds * 1e9);
+  };
   next_ns_ = now_ns() + interval_ns();
   while (!reap()) {
     std::vector<pollfd> p;
@@ -425,7 +439,9 @@ int Supervisor::run(Launched launched) {
     int timeout = -1;
     if (session_.options().interval_seconds > 0) {
       const uint64_t now = now_ns();
-      timeout = now >= next_ns_ ? 0 : static_cast<int>(std::min<uint64_t>((next_ns_ - now) / 1000000 + 1, 3600000));
+      timeout = now >= next_ns_
+                    ? 0
+                    : static_cast<int>(std::min<uint64_t>((next_ns_ - now) / 1000000 + 1, 3600000));
     }
     const int n = poll(p.data(), p.size(), timeout);
     if (n < 0 && errno != EINTR) break;
@@ -458,9 +474,7 @@ int Supervisor::run(Launched launched) {
   return status_;
 }
 
-bool Supervisor::wants_restart() const {
-  return ended_ && !killed_by_us_ && WIFSIGNALED(status_);
-}
+bool Supervisor::wants_restart() const { return ended_ && !killed_by_us_ && WIFSIGNALED(status_); }
 
 // A program that came to its end needs its images no more; a new run may overwrite them.
 void Supervisor::after_end(int status) {

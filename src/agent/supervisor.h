@@ -18,7 +18,7 @@ struct SupervisorOptions {
   StartOptions start;
   Ids ids = Ids::kAuto;
   bool restart_on_failure = false;
-  bool own_child = true;     // false: the program is somebody else's child (cragent)
+  bool own_child = true;  // false: the program is somebody else's child (cragent)
   bool forward_signals = true;
 };
 
@@ -30,7 +30,8 @@ class Supervisor {
   // Serve until the program has ended. Returns its wait status.
   int run(Launched launched);
 
-  // Restore the newest whole checkpoint (or `sequence` if not 0) and start it. On success call run().
+  // Restore the newest whole checkpoint (or `sequence` if not 0) and start it. On success call
+  // run().
   Trouble restore(uint64_t sequence, Launched* ret);
 
   // Did a signal end the program that was not asked for through us?
@@ -71,7 +72,7 @@ class Supervisor {
   std::vector<Client> clients_;
   std::unique_ptr<RestorePlan> plan_;               // waiting to be taken
   std::unique_ptr<store::LoadedImage> plan_image_;  // what it is made from
-  int taking_ = -1;  // index of the client that restores
+  int taking_ = -1;                                 // index of the client that restores
   bool ended_ = false, killed_by_us_ = false, warned_unattached_ = false;
   int status_ = 0;
   uint64_t next_ns_ = 0, started_ns_ = 0;

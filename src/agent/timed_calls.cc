@@ -9,11 +9,11 @@
 #include <asm/unistd.h>
 #include <errno.h>
 #include <linux/futex.h>
+#include <poll.h>
+#include <sched.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
-#include <poll.h>
-#include <sched.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <time.h>
@@ -46,11 +46,11 @@ struct ResumeFrame {
 static_assert(sizeof(ResumeFrame) == 152);
 
 enum class Timeout {
-  kMilliseconds,  // int argument; negative: none
-  kTimespec,      // pointer argument; null: none
-  kSocketReceive, // SO_RCVTIMEO of the descriptor
+  kMilliseconds,   // int argument; negative: none
+  kTimespec,       // pointer argument; null: none
+  kSocketReceive,  // SO_RCVTIMEO of the descriptor
   kSocketSend,
-  kNone,          // returns EINTR though it has no timeout
+  kNone,  // returns EINTR though it has no timeout
 };
 
 struct TimedCall {
@@ -60,28 +60,17 @@ struct TimedCall {
 };
 
 constexpr TimedCall kTimedCalls[] = {
-    {__NR_nanosleep, Timeout::kTimespec, 0},
-    {__NR_clock_nanosleep, Timeout::kTimespec, 2},
-    {__NR_poll, Timeout::kMilliseconds, 2},
-    {__NR_futex, Timeout::kTimespec, 3},
-    {__NR_epoll_wait, Timeout::kMilliseconds, 3},
-    {__NR_epoll_pwait, Timeout::kMilliseconds, 3},
-    {441 /* epoll_pwait2 */, Timeout::kTimespec, 3},
-    {__NR_rt_sigtimedwait, Timeout::kTimespec, 2},
-    {__NR_semtimedop, Timeout::kTimespec, 3},
-    {__NR_semop, Timeout::kNone, 0},
-    {__NR_io_getevents, Timeout::kTimespec, 4},
-    {__NR_recvfrom, Timeout::kSocketReceive, 0},
-    {__NR_recvmsg, Timeout::kSocketReceive, 0},
-    {__NR_recvmmsg, Timeout::kSocketReceive, 0},
-    {__NR_read, Timeout::kSocketReceive, 0},
-    {__NR_readv, Timeout::kSocketReceive, 0},
-    {__NR_accept, Timeout::kSocketReceive, 0},
-    {__NR_accept4, Timeout::kSocketReceive, 0},
-    {__NR_sendto, Timeout::kSocketSend, 0},
-    {__NR_sendmsg, Timeout::kSocketSend, 0},
-    {__NR_write, Timeout::kSocketSend, 0},
-    {__NR_connect, Timeout::kSocketSend, 0},
+    {__NR_nanosleep, Timeout::kTimespec, 0},         {__NR_clock_nanosleep, Timeout::kTimespec, 2},
+    {__NR_poll, Timeout::kMilliseconds, 2},          {__NR_futex, Timeout::kTimespec, 3},
+    {__NR_epoll_wait, Timeout::kMilliseconds, 3},    {__NR_epoll_pwait, Timeout::kMilliseconds, 3},
+    {441 /* epoll_pwait2 */, Timeout::kTimespec, 3}, {__NR_rt_sigtimedwait, Timeout::kTimespec, 2},
+    {__NR_semtimedop, Timeout::kTimespec, 3},        {__NR_semop, Timeout::kNone, 0},
+    {__NR_io_getevents, Timeout::kTimespec, 4},      {__NR_recvfrom, Timeout::kSocketReceive, 0},
+    {__NR_recvmsg, Timeout::kSocketReceive, 0},      {__NR_recvmmsg, Timeout::kSocketReceive, 0},
+    {__NR_read, Timeout::kSocketReceive, 0},         {__NR_readv, Timeout::kSocketReceive, 0},
+    {__NR_accept, Timeout::kSocketReceive, 0},       {__NR_accept4, Timeout::kSocketReceive, 0},
+    {__NR_sendto, Timeout::kSocketSend, 0},          {__NR_sendmsg, Timeout::kSocketSend, 0},
+    {__NR_write, Timeout::kSocketSend, 0},           {__NR_connect, Timeout::kSocketSend, 0},
 };
 
 const TimedCall* find(long nr) {
@@ -152,8 +141,8 @@ bool shorten(ResumeFrame& f, uint64_t at, const TimedCall& c, const CallContext&
     case Timeout::kSocketSend: {
       const bool receive = c.kind == Timeout::kSocketReceive;
       int64_t total;
-      if (!socket_timeout(x.pidfd, static_cast<int>(f.args[0]),
-                          receive ? SO_RCVTIMEO : SO_SNDTIMEO, &total)) {
+      if (!socket_timeout(x.pidfd, static_cast<int>(f.args[0]), receive ? SO_RCVTIMEO : SO_SNDTIMEO,
+                          &total)) {
         return false;
       }
       set_time_left(f, total, passed);
@@ -223,7 +212,8 @@ bool exec_start_ns(const std::string& path, uint64_t* ret) {
   return true;
 }
 
-// The scheduler's clocks of two processors differ (stolen and interrupt time is left out of each), so
+// The scheduler's clocks of two processors differ (stolen and interrupt time is left out of each),
+// so
 // "now" must be read on the processor on which the thread fell asleep.
 bool scheduler_now_ns(int cpu, uint64_t* ret) {
   struct Known {
@@ -238,7 +228,8 @@ bool scheduler_now_ns(int cpu, uint64_t* ret) {
     cpu_set_t all, one;
     CPU_ZERO(&one);
     CPU_SET(static_cast<size_t>(cpu), &one);
-    if (sched_getaffinity(0, sizeof(all), &all) != 0 || sched_setaffinity(0, sizeof(one), &one) != 0) {
+    if (sched_getaffinity(0, sizeof(all), &all) != 0 ||
+        sched_setaffinity(0, sizeof(one), &one) != 0) {
       return false;
     }
     sched_yield();  // brings the figure up to date

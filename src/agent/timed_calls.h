@@ -17,8 +17,8 @@ namespace cr::agent {
 
 // What was known of a thread before it was stopped.
 struct BeforeStop {
-  long syscall_nr = -1;         // -1: it was running
-  uint64_t asleep_ns = 0;       // how long it had been in that call
+  long syscall_nr = -1;    // -1: it was running
+  uint64_t asleep_ns = 0;  // how long it had been in that call
   bool asleep_known = false;
 };
 BeforeStop look_before_stop(pid_t pid, pid_t tid);

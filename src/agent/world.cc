@@ -8,8 +8,8 @@
 #include <errno.h>
 #include <linux/ptrace.h>
 #include <stdio.h>
-#include <string.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -39,14 +39,16 @@ long trace(long request, pid_t tid, A addr, D data) {
 }
 
 std::string thread_text(pid_t pid, pid_t tid) {
-  auto comm = os::read_file("/proc/" + std::to_string(pid) + "/task/" + std::to_string(tid) + "/comm");
+  auto comm =
+      os::read_file("/proc/" + std::to_string(pid) + "/task/" + std::to_string(tid) + "/comm");
   std::string name = comm ? *comm : "?";
   if (!name.empty() && name.back() == '\n') name.pop_back();
   return "thread " + std::to_string(tid) + " (" + name + ")";
 }
 
 pid_t inner_id(pid_t pid, pid_t tid) {
-  auto status = os::read_file("/proc/" + std::to_string(pid) + "/task/" + std::to_string(tid) + "/status");
+  auto status =
+      os::read_file("/proc/" + std::to_string(pid) + "/task/" + std::to_string(tid) + "/status");
   if (!status) return tid;
   const std::string ids = os::status_field(*status, "NSpid");
   const size_t tab = ids.find_last_of(" \t");
@@ -107,7 +109,8 @@ Trouble World::seize_new(bool* ret_any) {
     }
     if (trace(PTRACE_SEIZE, tid, nullptr, nullptr) != 0) {
       if (errno == ESRCH) continue;
-      auto status = os::read_file("/proc/" + std::to_string(pid_) + "/task/" + std::to_string(tid) + "/status");
+      auto status = os::read_file("/proc/" + std::to_string(pid_) + "/task/" + std::to_string(tid) +
+                                  "/status");
       const std::string tracer = status ? os::status_field(*status, "TracerPid") : "0";
       if (tracer != "0" && !tracer.empty()) {
         return trouble(Errc::kCannotStop, EPERM,
@@ -221,7 +224,8 @@ Trouble World::run_report(Thread& t) {
   auto frame = make_frame(t.saved, t.xstate, t.sigmask, leave_altstack);
   if (!frame || frame->size() > format::kReportFrameRoom) {
     return trouble(Errc::kUnsupported, 0,
-                   who + ": " + (frame ? "its registers are too large" : frame.error().what) + " cannot be saved");
+                   who + ": " + (frame ? "its registers are too large" : frame.error().what) +
+                       " cannot be saved");
   }
   const uint64_t xstate_addr = frame_addr + format::kFrameXstateOff;
   memcpy(frame->data() + format::kFrameFpstatePointerOff, &xstate_addr, sizeof(xstate_addr));
@@ -293,7 +297,7 @@ std::vector<siginfo_t> peek_signals(pid_t tid, bool shared) {
   std::vector<siginfo_t> all;
   for (;;) {
     siginfo_t batch[16];
-    struct __ptrace_peeksiginfo_args a{};
+    struct __ptrace_peeksiginfo_args a {};
     a.off = all.size();
     a.flags = shared ? PTRACE_PEEKSIGINFO_SHARED : 0;
     a.nr = 16;
@@ -318,9 +322,9 @@ Trouble World::describe_thread(Thread& t, const format::SigactionRecord* actions
   area.resize(iov.iov_len);
   t.xstate = std::move(area);
   trace(PTRACE_GETSIGMASK, t.tid, reinterpret_cast<void*>(8), &t.sigmask);
-  struct ptrace_rseq_configuration rseq{};
-  if (trace(PTRACE_GET_RSEQ_CONFIGURATION, t.tid,
-             reinterpret_cast<void*>(sizeof(rseq)), &rseq) > 0) {
+  struct ptrace_rseq_configuration rseq {};
+  if (trace(PTRACE_GET_RSEQ_CONFIGURATION, t.tid, reinterpret_cast<void*>(sizeof(rseq)), &rseq) >
+      0) {
     t.rseq_addr = rseq.rseq_abi_pointer;
     t.rseq_bytes = rseq.rseq_abi_size;
     t.rseq_signature = rseq.signature;
@@ -358,7 +362,8 @@ Trouble World::describe(const format::SigactionRecord* actions) {
   return {};
 }
 
-// A thread that was killed in its stop stays a zombie, and the process with it, until its tracer has
+// A thread that was killed in its stop stays a zombie, and the process with it, until its tracer
+// has
 // waited for it.
 void World::bury(Thread& t) {
   const uint64_t deadline = rawsys::clock_ns(CLOCK_MONOTONIC) + kStopTimeoutNs;

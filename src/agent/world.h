@@ -52,7 +52,11 @@ class World {
   // control_tid: in this process's pid namespace. hello: addresses in the program.
   World(pid_t pid, pid_t control_tid, const format::Hello& hello, int pidfd, int mem_fd,
         format::ChannelHeader* channel)
-      : pid_(pid), control_tid_(control_tid), hello_(hello), pidfd_(pidfd), mem_(mem_fd),
+      : pid_(pid),
+        control_tid_(control_tid),
+        hello_(hello),
+        pidfd_(pidfd),
+        mem_(mem_fd),
         channel_(channel) {}
   ~World() { resume(); }
   World(const World&) = delete;

@@ -22,7 +22,7 @@ int fail(const Error& e, const char* detail) {
   if (detail != nullptr && detail[0] != 0) line.text(": ").text(detail);
   if (e.sys_errno != 0) {
     line.text(": ").text(strerrordesc_np(e.sys_errno) != nullptr ? strerrordesc_np(e.sys_errno)
-                                                                  : "unknown error");
+                                                                 : "unknown error");
   }
   set_error(line.c_str());
   errno = number;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// session_api.cc - crinit, checkpoint, restore, hooks, exclusions, status: the C face of the engine.
+// session_api.cc - crinit, checkpoint, restore, hooks, exclusions, status: the C face of the
+// engine.
 // Invariant: no exported function prints; errors go through errno and crerror().
 // Context: N. Doc: docs/man/checkpoint_restore.3.
 #include <checkpoint_restore.h>
@@ -158,8 +159,8 @@ int resume(const char* dir, bool lenient) {
   if (strchr(dir, '\'') != nullptr || strchr(program, '\'') != nullptr) {
     return fail(Error{Errc::kInvalid, EINVAL, "crinit: CR_RESUME: a path contains a quote"});
   }
-  snprintf(command, sizeof(command), "unset LD_PRELOAD; '%s' --check-only '%s' 2>/dev/null", program,
-           dir);
+  snprintf(command, sizeof(command), "unset LD_PRELOAD; '%s' --check-only '%s' 2>/dev/null",
+           program, dir);
   const int status = system(command);
   if (status == 0) {
     fflush(nullptr);
@@ -185,8 +186,8 @@ int init_locked(const crattr& a) {
   if (!where) return fail(where.error());
   if ((a.flags & CR_RESUME) != 0 && resume(dir, (a.flags & CR_RESUME_LENIENT) != 0) != 0) return -1;
   char text[512] = "";
-  auto agent = start_agent({dir, a.interval_seconds, a.staging_bytes, a.durable}, text,
-                           sizeof(text));
+  auto agent =
+      start_agent({dir, a.interval_seconds, a.staging_bytes, a.durable}, text, sizeof(text));
   if (!agent) return fail(agent.error(), text);
   auto joined = join_session(dir);
   if (!joined) return fail(joined.error());
@@ -336,7 +337,7 @@ int crexclude(void* ptr, size_t len) {
 
 int crstatus(struct crstatus* st) {
   if (st == nullptr || st->size < 16) return fail(Error{Errc::kInvalid, EINVAL, "crstatus: size"});
-  struct crstatus s{};
+  struct crstatus s {};
   s.size = st->size < sizeof(s) ? st->size : static_cast<uint32_t>(sizeof(s));
   if (control::state().owner_pid != rawsys::sys_getpid() || control::state().channel == nullptr) {
     return fail(Error{Errc::kNotInitialised, 0, "no session: call crinit() first"});

@@ -99,14 +99,14 @@ class [[nodiscard]] Result<void> {
 #define CRB_JOIN_(a, b) a##b
 #define CRB_JOIN(a, b) CRB_JOIN_(a, b)
 // CR_TRY(auto x, f()): x = value, or return the Error. CR_TRYV(f()): the same for Result<void>.
-#define CR_TRY(decl, expr)                              \
-  auto CRB_JOIN(cr_try_, __LINE__) = (expr);           \
+#define CR_TRY(decl, expr)                                                      \
+  auto CRB_JOIN(cr_try_, __LINE__) = (expr);                                    \
   if (!CRB_JOIN(cr_try_, __LINE__)) return CRB_JOIN(cr_try_, __LINE__).error(); \
   decl = std::move(*CRB_JOIN(cr_try_, __LINE__))
-#define CR_TRYV(expr)                                      \
-  do {                                                     \
-    auto cr_tryv_ = (expr);                                \
-    if (!cr_tryv_) return cr_tryv_.error();                \
+#define CR_TRYV(expr)                       \
+  do {                                      \
+    auto cr_tryv_ = (expr);                 \
+    if (!cr_tryv_) return cr_tryv_.error(); \
   } while (0)
 
 // errno for the C API.

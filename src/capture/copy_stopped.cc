@@ -45,9 +45,9 @@ class Copier {
     PageRange found[64];
     while (ch_.cursor_addr < r.end) {
       uint64_t next = 0;
-      const long n = find_pages(files_.pagemap, ch_.use_pagemap_scan != 0,
-                                r.mode == format::kRangeAll, ch_.cursor_addr, r.end, found, 64,
-                                &next);
+      const long n =
+          find_pages(files_.pagemap, ch_.use_pagemap_scan != 0, r.mode == format::kRangeAll,
+                     ch_.cursor_addr, r.end, found, 64, &next);
       if (n < 0) return n;
       for (long i = 0; i < n; i++) {
         const long e = copy_run(found[i].start, found[i].end, r.readable != 0);

@@ -75,7 +75,8 @@ class ControlThread {
 };
 
 long ControlThread::connect_to_agent() {
-  const long dir = rawsys::sys_openat(AT_FDCWD, g_state.session_dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
+  const long dir =
+      rawsys::sys_openat(AT_FDCWD, g_state.session_dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
   if (dir < 0) return dir;
   // Kept open for as long as the process lives; failing to lock is no reason not to run.
   const long lock = rawsys::sys_openat(static_cast<int>(dir), format::kProgramLockName,
@@ -309,8 +310,7 @@ format::Exclusions& exclusions() { return g_exclusions; }
 
 Addresses addresses() {
   auto u = [](auto* p) { return reinterpret_cast<uint64_t>(p); };
-  return {u(&cr_report_entry),
-          u(g_report_stack) + kReportStackBytes,
+  return {u(&cr_report_entry),  u(g_report_stack) + kReportStackBytes,
           u(&cr_resume_entry),  u(&cr_resume_end),
           u(&cr_control_entry), u(g_control_stack) + kControlStackBytes,
           u(&g_state),          sizeof(g_state)};

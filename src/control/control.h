@@ -17,7 +17,7 @@ namespace cr::control {
 inline constexpr uint32_t kDetached = 0;  // no session
 inline constexpr uint32_t kStarting = 1;
 inline constexpr uint32_t kAttached = 2;
-inline constexpr uint32_t kFailed = 3;    // could not attach: start_error
+inline constexpr uint32_t kFailed = 3;  // could not attach: start_error
 inline constexpr uint32_t kAgentGone = 4;
 
 // One per process; lives in the library's data, so it is saved and restored with the process.
@@ -27,7 +27,7 @@ struct State {
   int32_t owner_pid;     // the process it belongs to; a fork child has none
   int32_t start_errno;
   Errc start_code;
-  uint64_t next_id;      // ids given to API requests
+  uint64_t next_id;                             // ids given to API requests
   uint64_t wanted_checkpoint, wanted_rollback;  // newest id asked for
   uint64_t sent_checkpoint, sent_rollback;      // newest id the agent was told
   uint64_t answered_id;
@@ -35,13 +35,13 @@ struct State {
   int32_t answer_code, answer_errno;
   char answer_text[512];
   // Hooks for checkpoints that the program did not ask for: its hook thread waits on hooks_wanted.
-  uint32_t hook_threads;   // 1: there is one
-  uint32_t hooks_wanted;   // futex
-  uint32_t hooks_done;     // futex
+  uint32_t hook_threads;  // 1: there is one
+  uint32_t hooks_wanted;  // futex
+  uint32_t hooks_done;    // futex
   uint32_t hook_when;
   bool caller_waiting;     // a checkpoint() call was under way when this was saved
-  double wanted_interval;   // < 0: nothing to tell
-  uint64_t epoch;           // of this incarnation
+  double wanted_interval;  // < 0: nothing to tell
+  uint64_t epoch;          // of this incarnation
   format::ChannelHeader* channel;
   char start_text[512];
   char session_dir[4096];  // where agent.sock is; absolute

@@ -31,7 +31,8 @@ void cr_report_thread(cr::format::ThreadReport* report) {
   report->no_new_privs = sys(__NR_prctl, PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1 ? 1 : 0;
   report->keepcaps = sys(__NR_prctl, PR_GET_KEEPCAPS) == 1 ? 1 : 0;
   __atomic_store_n(&report->done, 1u, __ATOMIC_RELEASE);
-  // Normally the agent stops the thread here within microseconds. ppoll, because a futex or nanosleep
+  // Normally the agent stops the thread here within microseconds. ppoll, because a futex or
+  // nanosleep
   // with a timeout would overwrite the restart block of the call that the thread was in.
   timespec patience{1, 0};
   sys(__NR_ppoll, nullptr, 0, &patience, nullptr, 8);

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 // barrier.cc - crbarrier_*.
 // Invariant: `entered`, `rounds` and `left` only grow. The thread with the n-th entry belongs to
-// round (n - 1) / count and may leave once `rounds` is greater; left == entered means that no thread
+// round (n - 1) / count and may leave once `rounds` is greater; left == entered means that no
+// thread
 // is inside, and only then destroy returns. So threads may enter the next round while others still
 // leave the last, and a barrier may be destroyed as soon as one thread has returned from it.
 // Context: N. Not a cancellation point (POSIX).

@@ -30,8 +30,7 @@ struct Wait {
 // handlers run, and a signal that this thread received but will not act on to reach another.
 void on_cancel(void* arg) {
   auto* wait = static_cast<Wait*>(arg);
-  if (!withdraw(wait->waiter) &&
-      wait->waiter.word.load(std::memory_order_relaxed) == kSignalled) {
+  if (!withdraw(wait->waiter) && wait->waiter.word.load(std::memory_order_relaxed) == kSignalled) {
     wake_one(*wait->cond);
   }
   mutex_lock(*wait->mutex, nullptr);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // thread.cc - crthread_*: POSIX threads on nvheap stacks.
-// Invariant: the pthread under a CR-thread is joinable as long as it exists, also of a detached one:
+// Invariant: the pthread under a CR-thread is joinable as long as it exists, also of a detached
+// one:
 // only a successful (try)join proves that the kernel is done with the stack. detach() merely marks
 // the thread, and later calls reap those that are gone.
 // Context: N.

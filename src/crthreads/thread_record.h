@@ -36,18 +36,18 @@ inline constexpr size_t kNameBytes = 16;
 struct crthread {
   uint64_t magic;
   cr::crthreads::ThreadState state;
-  bool adopted;    // made by others (main, a plain pthread): we neither join it nor own its stack
+  bool adopted;  // made by others (main, a plain pthread): we neither join it nor own its stack
   bool detached;
-  bool released;   // but still pinned: the last unpin makes the record free
-  uint32_t pins;   // pthread_cancel calls under way: `handle` and the stack must stay
+  bool released;  // but still pinned: the last unpin makes the record free
+  uint32_t pins;  // pthread_cancel calls under way: `handle` and the stack must stay
   pthread_t handle;
   crthread* joiner;   // who is in join() for it
   crthread* joining;  // for whom it is in join()
   cr::crthreads::Stack stack;
   void* (*start)(void*);
   void* arg;
-  void* value;     // what start returned or gave to crthread_exit,
-  bool has_value;  // if it did
+  void* value;                           // what start returned or gave to crthread_exit,
+  bool has_value;                        // if it did
   char name[cr::crthreads::kNameBytes];  // "": inherited
   crthread* next_all;
   crthread* previous_all;

@@ -14,7 +14,8 @@ namespace cr::format {
 
 inline constexpr uint32_t kChannelVersion = 1;
 inline constexpr char kAgentSocketName[] = "agent.sock";
-// Locked (shared) by the control thread while the program lives, with or without an agent, so that a
+// Locked (shared) by the control thread while the program lives, with or without an agent, so that
+// a
 // second copy of it is never brought to life.
 inline constexpr char kProgramLockName[] = "program.lock";
 
@@ -40,14 +41,14 @@ enum MessageKind : uint32_t {
 struct Hello {
   uint32_t kind;  // kMessageHello
   uint32_t version;
-  int32_t pid, tid;         // in the program's own pid namespace
-  uint64_t report_entry;    // function a stopped thread is made to run (control::report_thread)
+  int32_t pid, tid;       // in the program's own pid namespace
+  uint64_t report_entry;  // function a stopped thread is made to run (control::report_thread)
   uint64_t report_stack_top;
-  uint64_t resume_entry;    // continues an interrupted timed call (crcontrol_resume_call)
+  uint64_t resume_entry;  // continues an interrupted timed call (crcontrol_resume_call)
   uint64_t control_entry, control_stack_top;
   uint64_t state, state_bytes;
   uint64_t exclusions;  // Exclusions
-  uint32_t restored;  // 1: after a restore
+  uint32_t restored;    // 1: after a restore
   uint32_t reserved;
 };
 CR_ON_DISK(Hello, 88);
@@ -94,9 +95,9 @@ enum CommandKind : uint32_t {
   kCommandHooks = 6,     // run the hooks of kind arg0 (enum crhook_when)
 };
 
-inline constexpr uint32_t kRangeAnon = 0;      // private pages: those that differ from file/zero
-inline constexpr uint32_t kRangeEmbed = 1;     // all pages of [start, limit), read through mem
-inline constexpr uint32_t kRangeAll = 2;       // all pages present or readable (shared anonymous)
+inline constexpr uint32_t kRangeAnon = 0;   // private pages: those that differ from file/zero
+inline constexpr uint32_t kRangeEmbed = 1;  // all pages of [start, limit), read through mem
+inline constexpr uint32_t kRangeAll = 2;    // all pages present or readable (shared anonymous)
 
 struct Range {
   uint64_t start, end;
@@ -146,15 +147,15 @@ struct ChannelHeader {
   uint32_t version;
   uint32_t doorbell;  // futex: raised by the agent and by API calls; the control thread waits on it
   uint32_t command;   // CommandKind
-  uint32_t command_seq;   // raised with every command
-  uint32_t done_seq;      // futex: = command_seq when the command is done
-  int32_t result_errno;   // 0 or an errno
+  uint32_t command_seq;  // raised with every command
+  uint32_t done_seq;     // futex: = command_seq when the command is done
+  int32_t result_errno;  // 0 or an errno
   uint64_t arg0, arg1;
   // capture
   uint64_t range_count, cursor_range, cursor_addr;  // in/out: where to go on
-  uint64_t staging_pages;   // room
-  uint64_t run_count;       // out
-  uint32_t more;            // out: 1 when staging or the run table is full before the end
+  uint64_t staging_pages;                           // room
+  uint64_t run_count;                               // out
+  uint32_t more;              // out: 1 when staging or the run table is full before the end
   uint32_t use_pagemap_scan;  // 0 forces the portable path
   uint64_t ranges_off, runs_off, runs_cap;
   Process process;

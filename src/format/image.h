@@ -22,9 +22,10 @@ inline constexpr uint32_t kMachineX86_64 = 62;  // EM_X86_64
 inline constexpr uint64_t kIncompatKnown = 0;
 inline constexpr uint64_t kRoCompatKnown = 0;
 
-#define CR_ON_DISK(type, bytes)          \
-  static_assert(sizeof(type) == (bytes)); \
-  static_assert(std::is_trivially_copyable_v<type> && std::has_unique_object_representations_v<type>)
+#define CR_ON_DISK(type, bytes)                       \
+  static_assert(sizeof(type) == (bytes));             \
+  static_assert(std::is_trivially_copyable_v<type> && \
+                std::has_unique_object_representations_v<type>)
 
 // Offset 0 of the file, inside one 512-byte sector so that it is written atomically.
 struct SuperBlock {
@@ -218,7 +219,7 @@ struct ThreadRecord {
   uint64_t rseq_addr;
   uint32_t rseq_bytes, rseq_signature;
   uint64_t timer_slack_ns;
-  BlobRef frame;  // rt_sigframe without the return address: ucontext, then the XSAVE area
+  BlobRef frame;       // rt_sigframe without the return address: ucontext, then the XSAVE area
   int64_t syscall_nr;  // system call the thread was blocked in, -1 none
   char name[16];
   int32_t sched_policy, sched_priority, nice;
@@ -232,15 +233,15 @@ inline constexpr uint32_t kThreadKeepCaps = 4;
 
 // One open file description; several descriptors may share it.
 enum FileKind : uint32_t {
-  kFileRegular = 1,    // by path; size at the checkpoint recorded
-  kFileDeleted = 2,    // regular without a name: content in the image
+  kFileRegular = 1,  // by path; size at the checkpoint recorded
+  kFileDeleted = 2,  // regular without a name: content in the image
   kFileDirectory = 3,
-  kFileDevice = 4,     // null, zero, full, random, urandom, tty by path
-  kFileTerminal = 5,   // inherited from crrestore
-  kFileStdPipe = 6,    // pipe or socket to the outside, inherited from crrestore
-  kFilePipe = 7,       // pipe inside the process
-  kFileOpath = 8,      // O_PATH
-  kFileProc = 9,       // something under /proc/self
+  kFileDevice = 4,    // null, zero, full, random, urandom, tty by path
+  kFileTerminal = 5,  // inherited from crrestore
+  kFileStdPipe = 6,   // pipe or socket to the outside, inherited from crrestore
+  kFilePipe = 7,      // pipe inside the process
+  kFileOpath = 8,     // O_PATH
+  kFileProc = 9,      // something under /proc/self
 };
 
 struct FileRecord {
@@ -250,9 +251,9 @@ struct FileRecord {
   uint64_t dev, ino;
   uint64_t file_bytes;  // size at the checkpoint
   StringRef path;
-  uint32_t mode;      // st_mode
-  uint32_t pair;      // pipes: number of the pipe, unique in the image
-  int32_t std_fd;     // kFileTerminal, kFileStdPipe: crrestore's descriptor to inherit
+  uint32_t mode;        // st_mode
+  uint32_t pair;        // pipes: number of the pipe, unique in the image
+  int32_t std_fd;       // kFileTerminal, kFileStdPipe: crrestore's descriptor to inherit
   uint64_t pipe_bytes;  // F_GETPIPE_SZ
   BlobRef content;      // pipes: unread bytes (in the read end); deleted files: all bytes
   int32_t owner_pid, owner_signal;

@@ -53,7 +53,8 @@ Result<void> MetadataReader::read_sections() {
   MetadataHeader head;
   if (bytes_ < sizeof(head)) return damaged("the metadata is too short");
   __builtin_memcpy(&head, data_, sizeof(head));
-  if (!equal(head.magic, kMetadataMagic, sizeof(head.magic))) return damaged("the metadata's magic is wrong");
+  if (!equal(head.magic, kMetadataMagic, sizeof(head.magic)))
+    return damaged("the metadata's magic is wrong");
   if (head.section_count > (bytes_ - sizeof(head)) / sizeof(SectionHeader)) {
     return damaged("the section table reaches beyond the metadata");
   }
@@ -66,18 +67,42 @@ Result<void> MetadataReader::read_sections() {
     if ((seen >> h.kind & 1) != 0) return damaged("a section occurs twice");
     seen |= 1u << h.kind;
     switch (h.kind) {
-      case kSectionProcess: CR_TRYV(take(h, &process)); break;
-      case kSectionStrings: CR_TRYV(take(h, &v_.strings)); break;
-      case kSectionSegments: CR_TRYV(take(h, &v_.segments)); break;
-      case kSectionExtents: CR_TRYV(take(h, &v_.extents)); break;
-      case kSectionChecksums: CR_TRYV(take(h, &v_.checksums)); break;
-      case kSectionThreads: CR_TRYV(take(h, &v_.threads)); break;
-      case kSectionBlobs: CR_TRYV(take(h, &v_.blobs)); break;
-      case kSectionFds: CR_TRYV(take(h, &v_.fds)); break;
-      case kSectionFiles: CR_TRYV(take(h, &v_.files)); break;
-      case kSectionSigactions: CR_TRYV(take(h, &v_.sigactions)); break;
-      case kSectionSiginfos: CR_TRYV(take(h, &v_.siginfos)); break;
-      case kSectionOverlays: CR_TRYV(take(h, &v_.overlays)); break;
+      case kSectionProcess:
+        CR_TRYV(take(h, &process));
+        break;
+      case kSectionStrings:
+        CR_TRYV(take(h, &v_.strings));
+        break;
+      case kSectionSegments:
+        CR_TRYV(take(h, &v_.segments));
+        break;
+      case kSectionExtents:
+        CR_TRYV(take(h, &v_.extents));
+        break;
+      case kSectionChecksums:
+        CR_TRYV(take(h, &v_.checksums));
+        break;
+      case kSectionThreads:
+        CR_TRYV(take(h, &v_.threads));
+        break;
+      case kSectionBlobs:
+        CR_TRYV(take(h, &v_.blobs));
+        break;
+      case kSectionFds:
+        CR_TRYV(take(h, &v_.fds));
+        break;
+      case kSectionFiles:
+        CR_TRYV(take(h, &v_.files));
+        break;
+      case kSectionSigactions:
+        CR_TRYV(take(h, &v_.sigactions));
+        break;
+      case kSectionSiginfos:
+        CR_TRYV(take(h, &v_.siginfos));
+        break;
+      case kSectionOverlays:
+        CR_TRYV(take(h, &v_.overlays));
+        break;
     }
   }
   if (process.size() != 1) return damaged("there is not exactly one process record");
@@ -134,7 +159,8 @@ Result<void> MetadataReader::check_extents() {
     }
     const uint64_t end = e.addr + e.pages * kPageSize;
     while (seg < v_.segments.size() && v_.segments[seg].end <= e.addr) seg++;
-    if (seg == v_.segments.size() || e.addr < v_.segments[seg].start || end > v_.segments[seg].end) {
+    if (seg == v_.segments.size() || e.addr < v_.segments[seg].start ||
+        end > v_.segments[seg].end) {
       return damaged("an extent lies outside the segments");
     }
     if (e.slot != kSlotZero && !inside(e.slot, e.pages, v_.super.payload_slots)) {
@@ -146,7 +172,8 @@ Result<void> MetadataReader::check_extents() {
     if (!good(o.bytes) || o.bytes.bytes > kPageSize) return damaged("an overlay is out of range");
     bool found = false;
     for (const SegmentRecord& s : v_.segments) {
-      found = found || (o.addr >= s.start && inside(o.addr - s.start, o.bytes.bytes, s.end - s.start));
+      found =
+          found || (o.addr >= s.start && inside(o.addr - s.start, o.bytes.bytes, s.end - s.start));
     }
     if (!found) return damaged("an overlay lies outside the segments");
   }
@@ -178,7 +205,8 @@ Result<void> MetadataReader::check_files() {
   }
   int64_t last = -1;
   for (const FdRecord& f : v_.fds) {
-    if (f.fd <= last || f.file >= v_.files.size()) return damaged("a descriptor record is impossible");
+    if (f.fd <= last || f.file >= v_.files.size())
+      return damaged("a descriptor record is impossible");
     last = f.fd;
   }
   return {};

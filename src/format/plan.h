@@ -79,7 +79,7 @@ struct PlanHeader {
   ProcessRecord process;
   PlanArray maps, fills, overlays, threads, fds, patches, sigactions, siginfos;
   uint64_t auxv_off, auxv_bytes;
-  uint64_t cwd_off;  // a string
+  uint64_t cwd_off;       // a string
   uint32_t received_fds;  // descriptors that follow (after image)
   uint32_t ids;           // PlanIds
   uint32_t drop_caps;     // 1: the process was given a capability for the restore only
@@ -88,9 +88,9 @@ struct PlanHeader {
   uint64_t vdso_parking;  // patch: address for this kernel's vvar and vDSO
   uint64_t region_bytes;  // plan + stacks
   // written by the restorer
-  uint32_t barrier;       // futex: 0 wait, 1 go
+  uint32_t barrier;  // futex: 0 wait, 1 go
   uint32_t threads_ready;
-  int32_t failed_step;    // RestoreStep
+  int32_t failed_step;  // RestoreStep
   int32_t failed_errno;
   uint64_t failed_addr;
   char program[256];
@@ -120,7 +120,7 @@ struct RestorerArgs {
   uint64_t region, region_bytes;  // kept mapped; everything else goes
   uint64_t plan;                  // PlanHeader*
   int32_t image_fd;
-  int32_t report_fd;  // socket to the agent: failures are told here
+  int32_t report_fd;                               // socket to the agent: failures are told here
   uint64_t rseq_addr, rseq_bytes, rseq_signature;  // of the calling thread, 0: none
   // [vvar*] and [vdso] of this process now, in address order; the last one is the vDSO.
   uint64_t vdso_piece_start[4], vdso_piece_bytes[4];

@@ -115,8 +115,8 @@ Received fetch(const char* dir) {
   if (r.extra == nullptr) die("receiving descriptors");
   uint32_t got = 0;
   while (got < r.plan->received_fds) {
-    const int n = receive(r.socket_fd, &report, r.extra + got,
-                          static_cast<int>(r.plan->received_fds - got));
+    const int n =
+        receive(r.socket_fd, &report, r.extra + got, static_cast<int>(r.plan->received_fds - got));
     if (n == 0) {
       errno = EBADMSG;
       die("receiving descriptors");

@@ -40,9 +40,9 @@ constinit FutexLock g_init_lock;
 // A mapping without access: costs address space only. Returns 0 if no place has room.
 uint64_t reserve_at_fixed_place(uint64_t bytes) {
   for (uint64_t at = kPreferredBase; at + bytes <= kBaseLimit; at += kBaseStepBytes) {
-    const long r = rawsys::sys_mmap(
-        at, bytes, PROT_NONE,
-        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+    const long r =
+        rawsys::sys_mmap(at, bytes, PROT_NONE,
+                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
     if (r == static_cast<long>(at)) return at;
     if (r == -ENOMEM) return 0;  // address space limit: another place would not help
     // A kernel before 4.17 takes the address as a mere hint.
@@ -118,7 +118,8 @@ __attribute__((constructor(101))) void set_fork_handlers() {
 
 HeapHeader* heap_or_null() {
   HeapHeader* heap = g_heap.load(std::memory_order_acquire);
-  if (heap != nullptr) [[likely]] return heap;
+  if (heap != nullptr) [[likely]]
+    return heap;
   if (!init(0)) return nullptr;
   return g_heap.load(std::memory_order_relaxed);
 }

@@ -162,7 +162,8 @@ uint32_t PageHeap::first_fit(uint32_t root, uint32_t pages, uint32_t from) const
   return first_fit(entries_[root].right, pages, from);
 }
 
-// The first of the lowest `tries` long enough runs that has room for an aligned one, else the lowest
+// The first of the lowest `tries` long enough runs that has room for an aligned one, else the
+// lowest
 // that is certain to have.
 uint32_t PageHeap::aligned_fit(uint32_t pages, uint32_t align_pages, uint32_t tries,
                                uint32_t* ret_run) const {

@@ -35,8 +35,7 @@ void* SlabHeap::allocate(uint32_t size_class) {
   s.first_word = static_cast<uint16_t>(word);
   if (chunk == c.empty) c.empty = kNil;
   if (--s.free_blocks == 0) erase(c, chunk);
-  c.used_blocks.store(c.used_blocks.load(std::memory_order_relaxed) + 1,
-                      std::memory_order_relaxed);
+  c.used_blocks.store(c.used_blocks.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
   const uint64_t offset = uint64_t{word * 64 + bit} * c.block_bytes;
   return reinterpret_cast<void*>(data_address_ + chunk * kChunkBytes + offset);
 }

@@ -114,8 +114,7 @@ Result<std::vector<int>> list_fds(pid_t pid, pid_t tid) {
 }
 
 Result<FdInfo> read_fdinfo(pid_t pid, pid_t tid, int fd) {
-  CR_TRY(const std::string text,
-         read_file(task_path(pid, tid, "fdinfo/") + std::to_string(fd)));
+  CR_TRY(const std::string text, read_file(task_path(pid, tid, "fdinfo/") + std::to_string(fd)));
   FdInfo info;
   info.position = strtoull(status_field(text, "pos").c_str(), nullptr, 10);
   info.flags = strtoull(status_field(text, "flags").c_str(), nullptr, 8);
@@ -135,8 +134,11 @@ Result<Stat> read_stat(pid_t pid, pid_t tid) {
     f.push_back(text.substr(at, sp - at));
     at = sp + 1;
   }
-  if (f.size() < 49 /* up to field 51, env_end */) return Error{Errc::kDamaged, 0, "parsing /proc stat"};
-  auto number = [&](int field) { return strtoull(f[static_cast<size_t>(field - 3)].c_str(), nullptr, 10); };
+  if (f.size() < 49 /* up to field 51, env_end */)
+    return Error{Errc::kDamaged, 0, "parsing /proc stat"};
+  auto number = [&](int field) {
+    return strtoull(f[static_cast<size_t>(field - 3)].c_str(), nullptr, 10);
+  };
   Stat s;
   s.state = f[0][0];
   s.ppid = static_cast<pid_t>(number(4));

@@ -95,9 +95,9 @@ void map_segments(const Restore& rs) {
   for (uint64_t i = 0; i < rs.plan->maps.count; i++) {
     const int prot = static_cast<int>(m[i].prot) | (m[i].fill != 0 ? PROT_READ | PROT_WRITE : 0);
     const int fd = m[i].file < 0 ? -1 : rs.args->extra_fd_base + m[i].file;
-    const long r = rawsys::sys_mmap(m[i].addr, m[i].bytes, prot,
-                                    static_cast<int>(m[i].flags) | MAP_FIXED_NOREPLACE, fd,
-                                    m[i].file_off);
+    const long r =
+        rawsys::sys_mmap(m[i].addr, m[i].bytes, prot,
+                         static_cast<int>(m[i].flags) | MAP_FIXED_NOREPLACE, fd, m[i].file_off);
     if (is_error(r)) fail(rs, format::kStepMap, r, m[i].addr);
     if (static_cast<uint64_t>(r) != m[i].addr) fail(rs, format::kStepMap, -EEXIST, m[i].addr);
   }
@@ -125,14 +125,11 @@ void advise(const Restore& rs, const format::PlanMap& m) {
     uint32_t flag;
     int advice;
   };
-  const Row rows[] = {{format::kSegmentDontFork, MADV_DONTFORK},
-                      {format::kSegmentWipeOnFork, MADV_WIPEONFORK},
-                      {format::kSegmentDontDump, MADV_DONTDUMP},
-                      {format::kSegmentHuge, MADV_HUGEPAGE},
-                      {format::kSegmentNoHuge, MADV_NOHUGEPAGE},
-                      {format::kSegmentSequential, MADV_SEQUENTIAL},
-                      {format::kSegmentRandom, MADV_RANDOM},
-                      {format::kSegmentMergeable, MADV_MERGEABLE}};
+  const Row rows[] = {
+      {format::kSegmentDontFork, MADV_DONTFORK}, {format::kSegmentWipeOnFork, MADV_WIPEONFORK},
+      {format::kSegmentDontDump, MADV_DONTDUMP}, {format::kSegmentHuge, MADV_HUGEPAGE},
+      {format::kSegmentNoHuge, MADV_NOHUGEPAGE}, {format::kSegmentSequential, MADV_SEQUENTIAL},
+      {format::kSegmentRandom, MADV_RANDOM},     {format::kSegmentMergeable, MADV_MERGEABLE}};
   for (const Row& row : rows) {
     if ((m.segment_flags & row.flag) == 0) continue;
     // Hints a kernel may lack; the two fork rules change what the program sees.
@@ -195,10 +192,20 @@ void describe_memory_to_kernel(const Restore& rs) {
     uint64_t arg_start, arg_end, env_start, env_end;
     uint64_t auxv;
     uint32_t auxv_size, exe_fd;
-  } map = {mm.start_code, mm.end_code,  mm.start_data, mm.end_data, mm.start_brk,
-           mm.brk,        mm.start_stack, mm.arg_start, mm.arg_end, mm.env_start,
-           mm.env_end,    reinterpret_cast<uint64_t>(rs.at<uint8_t>(rs.plan->auxv_off)),
-           static_cast<uint32_t>(rs.plan->auxv_bytes), ~0u};
+  } map = {mm.start_code,
+           mm.end_code,
+           mm.start_data,
+           mm.end_data,
+           mm.start_brk,
+           mm.brk,
+           mm.start_stack,
+           mm.arg_start,
+           mm.arg_end,
+           mm.env_start,
+           mm.env_end,
+           reinterpret_cast<uint64_t>(rs.at<uint8_t>(rs.plan->auxv_off)),
+           static_cast<uint32_t>(rs.plan->auxv_bytes),
+           ~0u};
   const long r = sys(__NR_prctl, PR_SET_MM, PR_SET_MM_MAP, &map, sizeof(map), 0);
   if (r < 0) fail(rs, format::kStepMm, r, mm.start_brk);
 }
@@ -371,8 +378,8 @@ void make_control_thread(const Restore& rs) {
   ca.flags = kThreadFlags;
   ca.stack = p.control_stack_top - 32768;
   ca.stack_size = 32768;
-  const long e = cr_restorer_clone3(&ca, sizeof(ca), start_control,
-                                    reinterpret_cast<void*>(p.control_entry));
+  const long e =
+      cr_restorer_clone3(&ca, sizeof(ca), start_control, reinterpret_cast<void*>(p.control_entry));
   if (e < 0) fail(rs, format::kStepControl, e, p.control_entry);
   for (;;) {
     const uint32_t now = __atomic_load_n(status, __ATOMIC_ACQUIRE);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// async_writer.h - many writes in flight to one file through io_uring, pwrite where it is forbidden.
+// async_writer.h - many writes in flight to one file through io_uring, pwrite where it is
+// forbidden.
 // Invariant: after drain() returned without error every byte was accepted by the kernel; barrier()
 // additionally makes it durable.
 // Context: N.

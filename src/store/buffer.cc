@@ -81,8 +81,9 @@ Result<void> BufferWriter::append(Model& model, const uint8_t* staging,
     if (!model.extents.empty()) {
       format::ExtentRecord& e = model.extents.back();
       const bool follows = e.addr + e.pages * kPageSize == addr;
-      const bool same = slot == format::kSlotZero ? e.slot == slot
-                                                  : e.slot != format::kSlotZero && e.slot + e.pages == slot;
+      const bool same = slot == format::kSlotZero
+                            ? e.slot == slot
+                            : e.slot != format::kSlotZero && e.slot + e.pages == slot;
       // Never across segments: the reader wants each extent inside one.
       if (follows && same && !model.segments.empty()) {
         size_t low = 0, high = model.segments.size();
@@ -220,12 +221,23 @@ BufferState load_buffer(const std::string& dir, int index) {
 std::string describe_error(const std::string& path, const Error& e) {
   std::string kind;
   switch (e.code) {
-    case Errc::kForeign: kind = "foreign: "; break;
-    case Errc::kDamaged: kind = "damaged: "; break;
-    case Errc::kTooNew: kind = "too new: "; break;
-    case Errc::kWrongMachine: kind = "wrong machine: "; break;
-    case Errc::kNotWhole: kind = "not whole: "; break;
-    default: break;
+    case Errc::kForeign:
+      kind = "foreign: ";
+      break;
+    case Errc::kDamaged:
+      kind = "damaged: ";
+      break;
+    case Errc::kTooNew:
+      kind = "too new: ";
+      break;
+    case Errc::kWrongMachine:
+      kind = "wrong machine: ";
+      break;
+    case Errc::kNotWhole:
+      kind = "not whole: ";
+      break;
+    default:
+      break;
   }
   std::string text = path + ": " + kind + e.what;
   if (e.code == Errc::kSystem) text += std::string(": ") + strerror(e.sys_errno);

@@ -21,7 +21,8 @@ std::string buffer_path(const std::string& dir, int index);
 // Writes one checkpoint into one buffer.
 class BufferWriter {
  public:
-  static Result<std::unique_ptr<BufferWriter>> open(const std::string& dir, int index, bool durable);
+  static Result<std::unique_ptr<BufferWriter>> open(const std::string& dir, int index,
+                                                    bool durable);
 
   // WRITE_LOCK = 0, and a barrier.
   Result<void> begin(const format::SuperBlock& previous);

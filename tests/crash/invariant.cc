@@ -78,11 +78,10 @@ uint64_t now_ns() {
 [[noreturn]] void torn(int thread, uint64_t step, const char* what, uint64_t at, uint64_t expected,
                        uint64_t got) {
   char line[256];
-  const int n = snprintf(line, sizeof(line),
-                         "TORN thread %d step %llu: %s, word %llu: expected %#llx, got %#llx\n", thread,
-                         static_cast<unsigned long long>(step), what,
-                         static_cast<unsigned long long>(at), static_cast<unsigned long long>(expected),
-                         static_cast<unsigned long long>(got));
+  const int n = snprintf(
+      line, sizeof(line), "TORN thread %d step %llu: %s, word %llu: expected %#llx, got %#llx\n",
+      thread, static_cast<unsigned long long>(step), what, static_cast<unsigned long long>(at),
+      static_cast<unsigned long long>(expected), static_cast<unsigned long long>(got));
   (void)!write(STDOUT_FILENO, line, static_cast<size_t>(n));
   _exit(9);
 }
@@ -144,7 +143,8 @@ void write_status(int thread, uint64_t step) {
 void turn_pipe(int thread, uint64_t step) {
   uint64_t token = 0;
   if (read(g_pipe[thread][0], &token, sizeof(token)) != sizeof(token)) give_up("reading a pipe");
-  if (token != seed_of(thread, step, 2)) torn(thread, step, "pipe", 0, seed_of(thread, step, 2), token);
+  if (token != seed_of(thread, step, 2))
+    torn(thread, step, "pipe", 0, seed_of(thread, step, 2), token);
   token = seed_of(thread, step + 1, 2);
   if (write(g_pipe[thread][1], &token, sizeof(token)) != sizeof(token)) give_up("writing a pipe");
 }
@@ -263,7 +263,8 @@ int main(int argc, char** argv) {
   g_ledger = new Ledger;
   for (int i = 0; i < kThreads; i++) {
     const uint64_t token = seed_of(i, 0, 2);
-    if (pipe2(g_pipe[i], O_CLOEXEC) != 0 || write(g_pipe[i][1], &token, sizeof(token)) != sizeof(token)) {
+    if (pipe2(g_pipe[i], O_CLOEXEC) != 0 ||
+        write(g_pipe[i][1], &token, sizeof(token)) != sizeof(token)) {
       give_up("making a pipe");
     }
   }

@@ -37,15 +37,33 @@ struct Field {
   bool in_process;  // else in the superblock
   size_t off, bytes;
 };
-#define SUPER(f) {#f, false, offsetof(SuperBlock, f), sizeof(SuperBlock::f)}
+#define SUPER(f) \
+  { #f, false, offsetof(SuperBlock, f), sizeof(SuperBlock::f) }
 #define CPU(f) \
-  {"cpu." #f, true, offsetof(ProcessRecord, cpu) + offsetof(CpuRecord, f), sizeof(CpuRecord::f)}
-constexpr Field kFields[] = {
-    SUPER(format_version), SUPER(header_bytes), SUPER(machine), SUPER(page_bytes),
-    SUPER(feature_compat), SUPER(feature_ro_compat), SUPER(feature_incompat), SUPER(write_lock),
-    SUPER(epoch), SUPER(sequence), SUPER(attempt), SUPER(payload_off), SUPER(payload_slots),
-    SUPER(metadata_off), SUPER(metadata_bytes), CPU(leaf1_ecx), CPU(leaf7_ebx), CPU(leaf7_ecx),
-    CPU(leaf7_edx), CPU(leaf7_1_eax), CPU(ext1_ecx), CPU(xcr0), CPU(xstate_bytes)};
+  { "cpu." #f, true, offsetof(ProcessRecord, cpu) + offsetof(CpuRecord, f), sizeof(CpuRecord::f) }
+constexpr Field kFields[] = {SUPER(format_version),
+                             SUPER(header_bytes),
+                             SUPER(machine),
+                             SUPER(page_bytes),
+                             SUPER(feature_compat),
+                             SUPER(feature_ro_compat),
+                             SUPER(feature_incompat),
+                             SUPER(write_lock),
+                             SUPER(epoch),
+                             SUPER(sequence),
+                             SUPER(attempt),
+                             SUPER(payload_off),
+                             SUPER(payload_slots),
+                             SUPER(metadata_off),
+                             SUPER(metadata_bytes),
+                             CPU(leaf1_ecx),
+                             CPU(leaf7_ebx),
+                             CPU(leaf7_ecx),
+                             CPU(leaf7_edx),
+                             CPU(leaf7_1_eax),
+                             CPU(ext1_ecx),
+                             CPU(xcr0),
+                             CPU(xstate_bytes)};
 
 class Image {
  public:
@@ -61,7 +79,8 @@ class Image {
     auto view = cr::format::read_image(bytes_.data(), bytes_.size());
     if (!view) die(std::string(path) + ": not whole to begin with: " + view.error().what);
     view_ = *view;
-    process_off_ = static_cast<size_t>(reinterpret_cast<const uint8_t*>(view_.process) - bytes_.data());
+    process_off_ =
+        static_cast<size_t>(reinterpret_cast<const uint8_t*>(view_.process) - bytes_.data());
   }
 
   uint8_t* at(const Field& f) { return bytes_.data() + (f.in_process ? process_off_ : 0) + f.off; }
@@ -93,7 +112,8 @@ class Image {
     }
     super->checksum = cr::format::superblock_checksum(*super);
     FILE* f = fopen(path_, "r+b");
-    if (f == nullptr || fwrite(bytes_.data(), 1, bytes_.size(), f) != bytes_.size() || fclose(f) != 0) {
+    if (f == nullptr || fwrite(bytes_.data(), 1, bytes_.size(), f) != bytes_.size() ||
+        fclose(f) != 0) {
       die(std::string(path_) + ": " + strerror(errno));
     }
   }

@@ -335,12 +335,12 @@ def test_end_during_checkpoint(workspace):
         command = helper(workspace, "late", 60 + rnd.randrange(60), kind, number)
         session = Session(workspace, command)
         session.start()
-        workspace.wait_until(
-            lambda s=session: s.checkpoint(check=None).returncode == 0 or s.ended(), "a checkpoint")
-        while not session.ended():  # succeeds, or says that the program has gone
-            session.checkpoint(check=None)
+        taken = 0
+        while not session.ended():  # one attempt is under way when the program ends
+            taken += session.checkpoint(check=None).returncode == 0
         session.wait_end(status)
-        session.verify_image()
+        if taken > 0:
+            session.verify_image()
 
 
 def test_default_image_directory(workspace):

@@ -30,6 +30,9 @@ SLOWNESS = float(os.environ.get("CR_TEST_SLOWNESS", "1"))
 DEFAULT_TIMEOUT = 120.0
 
 
+_stopping = threading.Event()  # the run was interrupted: whatever waits gives up
+
+
 class Failure(Exception):
     """The program or the engine did something wrong."""
 
@@ -270,6 +273,8 @@ class Workspace:
         """Remembers a process that leads its own session, to find what it leaves behind."""
         with self._lock:
             self._popens.append(popen)
+        if _stopping.is_set():
+            raise Failure("interrupted")
         return popen
 
     def run(self, command, check=None, stdin=None, environment=None):
@@ -299,6 +304,8 @@ class Workspace:
             value = predicate()
             if value:
                 return value
+            if _stopping.is_set():
+                raise Failure("interrupted")
             if self.time_left() < 0:
                 raise Failure(f"{what}: not within the {self.timeout:g} s of this test")
             time.sleep(POLL_SECONDS)
@@ -491,7 +498,6 @@ class Counts:
 
 _print_lock = threading.Lock()
 _active = set()
-_stopping = threading.Event()
 
 
 def say(text):
@@ -526,7 +532,7 @@ def run_test(test, keep=False):
     finally:
         workspace.kill_everything()
         _active.discard(workspace)
-        if not failed and not keep:
+        if (not failed or _stopping.is_set()) and not keep:
             workspace.remove()
     if _stopping.is_set():
         return Counts()
@@ -535,9 +541,15 @@ def run_test(test, keep=False):
     return counts
 
 
+def _interrupt(_number, _frame):
+    raise KeyboardInterrupt
+
+
 def run_tests(tests, jobs=2, keep=False):
-    """Runs the tests, some at a time, and returns the Counts."""
+    """Runs the tests, some at a time, and returns the Counts. SIGTERM ends it as SIGINT does:
+    after everything that was started has been killed."""
     total = Counts()
+    signal.signal(signal.SIGTERM, _interrupt)
     tests = sorted(tests, key=lambda test: not test.heavy)
     with concurrent.futures.ThreadPoolExecutor(max_workers=max(1, jobs)) as pool:
         futures = [pool.submit(run_test, test, keep) for test in tests]

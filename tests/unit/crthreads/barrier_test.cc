@@ -47,7 +47,8 @@ Test(barrier, rounds_of_1) { walk_with(1); }
 Test(barrier, rounds_of_2) { walk_with(2); }
 Test(barrier, rounds_of_5) { walk_with(5); }
 Test(barrier, rounds_of_4_under_signals) {
-  set_handler(SIGALRM, [](int) {}, 0);
+  set_handler(
+      SIGALRM, [](int) {}, 0);
   ualarm(500, 500);
   walk_with(4);
   ualarm(0, 0);

@@ -94,7 +94,8 @@ void move_all_items() {
 Test(cond, producers_and_consumers) { move_all_items(); }
 
 Test(cond, producers_and_consumers_under_signals) {
-  set_handler(SIGALRM, [](int) {}, 0);
+  set_handler(
+      SIGALRM, [](int) {}, 0);
   ualarm(300, 300);
   move_all_items();
   ualarm(0, 0);
@@ -161,7 +162,8 @@ Test(cond, many_condition_variables_share_the_table) {
     t[i] = start(
         [](void* me) -> void* {
           crmutex_lock(&mutex);
-          for (int n = static_cast<int>(reinterpret_cast<intptr_t>(me)); n < kConds; n += kThreads) {
+          for (int n = static_cast<int>(reinterpret_cast<intptr_t>(me)); n < kConds;
+               n += kThreads) {
             while (turn != n) crcond_wait(&conds[n], &mutex);
             turn++;
             crcond_signal(&conds[turn % kConds]);

@@ -135,7 +135,8 @@ Test(mutex, timedlock) {
 
 Test(mutex, timed_and_untimed_waiters_under_signals) {
   // Each waits in short timed steps or without limit while signals interrupt the waits.
-  set_handler(SIGUSR1, [](int) {}, 0);
+  set_handler(
+      SIGUSR1, [](int) {}, 0);
   crthread_t t[4];
   for (int i = 0; i < 4; i++) {
     t[i] = start(i % 2 == 0 ? add_100000 : Start([](void*) -> void* {

@@ -24,7 +24,8 @@ int value_of(crsem_t* s) {
 std::atomic<pthread_t> g_waiter{};
 std::atomic<bool> g_enough{false};
 crthread_t start_sending_signals(int flags) {
-  set_handler(SIGUSR1, [](int) { g_count = g_count + 1; }, flags);
+  set_handler(
+      SIGUSR1, [](int) { g_count = g_count + 1; }, flags);
   g_waiter = pthread_self();
   g_enough = false;
   g_count = 0;
@@ -134,7 +135,8 @@ Test(sem, timedwait_is_always_interrupted) {
 #if !UNDER_TSAN
 Test(sem, post_in_a_signal_handler) {
   crsem_init(&g_sem, 0);
-  set_handler(SIGALRM, [](int) { crsem_post(&g_sem); }, SA_RESTART);
+  set_handler(
+      SIGALRM, [](int) { crsem_post(&g_sem); }, SA_RESTART);
   ualarm(20000, 1000);
   for (int i = 0; i < 200; i++) {
     while (crsem_wait(&g_sem) != 0) cr_assert_eq(errno, EINTR);
@@ -148,7 +150,8 @@ Test(sem, nothing_is_lost_with_timeouts_and_signals) {
   constexpr int kPosts = 20000;
   static std::atomic<int> taken{0};
   crsem_init(&g_sem, 0);
-  set_handler(SIGUSR1, [](int) {}, 0);
+  set_handler(
+      SIGUSR1, [](int) {}, 0);
   crthread_t t[4];
   for (intptr_t i = 0; i < 4; i++) {
     t[i] = start(

@@ -376,8 +376,8 @@ Test(thread, the_guard_stops_an_overrun) {
             size_t size = 0;
             pthread_attr_getstack(&a, &low, &size);
             auto* p = static_cast<volatile char*>(low);
-            *p = 1;      // the last byte of the stack
-            p[-1] = 1;   // the guard
+            *p = 1;     // the last byte of the stack
+            p[-1] = 1;  // the guard
             return nullptr;
           },
           nullptr);

@@ -278,7 +278,8 @@ Test(nvheap, small_corners) {
 
 Test(nvheap, sizes_that_cannot_be) {
   void* keep = crmalloc(100);
-  const size_t sizes[] = {SIZE_MAX, SIZE_MAX - 4095, SIZE_MAX / 2, size_t{1} << 60, size_t{1} << 44};
+  const size_t sizes[] = {SIZE_MAX, SIZE_MAX - 4095, SIZE_MAX / 2, size_t{1} << 60,
+                          size_t{1} << 44};
   for (size_t size : sizes) {
     errno = 0;
     cr_assert_null(crmalloc(size));
@@ -347,9 +348,9 @@ Test(nvheap, lies_at_its_place) {
 
 Test(nvheap, takes_the_next_place_if_it_is_taken) {
   auto* wanted = reinterpret_cast<void*>(0x200000001000);
-  cr_assert_eq(mmap(wanted, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1,
-                    0),
-               wanted);
+  cr_assert_eq(
+      mmap(wanted, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0),
+      wanted);
   cr_assert_not_null(crmalloc(10));
   cr_assert_eq(cr::nvheap::range_info().begin, 0x210000000000u);
 }

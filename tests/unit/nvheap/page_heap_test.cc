@@ -112,8 +112,7 @@ class Model {
   void resize(uint32_t i) {
     const Run old = run_[i];
     const uint32_t pages = random_length();
-    const bool fits =
-        pages <= old.pages || is_free(old.page + old.pages, pages - old.pages);
+    const bool fits = pages <= old.pages || is_free(old.page + old.pages, pages - old.pages);
     cr_assert_eq(f_.heap.resize(old.page, pages), fits);
     if (!fits) return;
     if (pages > old.pages) {

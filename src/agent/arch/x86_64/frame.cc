@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// frame.cc (x86_64) - see frame.h. Layout: the kernel's struct ucontext (304 bytes), padding to 320,
+// frame.cc (x86_64) - see frame.h. Layout: the kernel's struct ucontext (304 bytes), padding to
+// 320,
 // the XSAVE area, FP_XSTATE_MAGIC2.
 // Invariant: as frame.h. Context: N (agent). Source of the layout: arch/x86/include/uapi/asm/
 // sigcontext.h and Intel SDM volume 1, chapter 13 (XSAVE).
@@ -163,24 +164,32 @@ std::string missing_cpu_features(const format::CpuRecord& image, const format::C
   };
   using R = format::CpuRecord;
   static constexpr Feature kFeatures[] = {
-      {&R::leaf1_ecx, 0, "sse3"},       {&R::leaf1_ecx, 1, "pclmulqdq"}, {&R::leaf1_ecx, 9, "ssse3"},
-      {&R::leaf1_ecx, 12, "fma"},       {&R::leaf1_ecx, 13, "cx16"},     {&R::leaf1_ecx, 19, "sse4.1"},
-      {&R::leaf1_ecx, 20, "sse4.2"},    {&R::leaf1_ecx, 22, "movbe"},    {&R::leaf1_ecx, 23, "popcnt"},
-      {&R::leaf1_ecx, 25, "aes"},       {&R::leaf1_ecx, 26, "xsave"},    {&R::leaf1_ecx, 28, "avx"},
-      {&R::leaf1_ecx, 29, "f16c"},      {&R::leaf1_ecx, 30, "rdrand"},   {&R::leaf7_ebx, 0, "fsgsbase"},
-      {&R::leaf7_ebx, 3, "bmi1"},       {&R::leaf7_ebx, 4, "hle"},       {&R::leaf7_ebx, 5, "avx2"},
-      {&R::leaf7_ebx, 8, "bmi2"},       {&R::leaf7_ebx, 9, "erms"},      {&R::leaf7_ebx, 11, "rtm"},
-      {&R::leaf7_ebx, 16, "avx512f"},   {&R::leaf7_ebx, 17, "avx512dq"}, {&R::leaf7_ebx, 18, "rdseed"},
-      {&R::leaf7_ebx, 19, "adx"},       {&R::leaf7_ebx, 21, "avx512ifma"}, {&R::leaf7_ebx, 23, "clflushopt"},
-      {&R::leaf7_ebx, 24, "clwb"},      {&R::leaf7_ebx, 28, "avx512cd"}, {&R::leaf7_ebx, 29, "sha"},
-      {&R::leaf7_ebx, 30, "avx512bw"},  {&R::leaf7_ebx, 31, "avx512vl"}, {&R::leaf7_ecx, 1, "avx512vbmi"},
-      {&R::leaf7_ecx, 6, "avx512vbmi2"}, {&R::leaf7_ecx, 8, "gfni"},     {&R::leaf7_ecx, 9, "vaes"},
-      {&R::leaf7_ecx, 10, "vpclmulqdq"}, {&R::leaf7_ecx, 11, "avx512vnni"}, {&R::leaf7_ecx, 12, "avx512bitalg"},
-      {&R::leaf7_ecx, 14, "avx512vpopcntdq"}, {&R::leaf7_ecx, 22, "rdpid"}, {&R::leaf7_edx, 4, "fsrm"},
-      {&R::leaf7_edx, 23, "avx512fp16"}, {&R::leaf7_1_eax, 4, "avxvnni"}, {&R::leaf7_1_eax, 5, "avx512bf16"},
-      {&R::ext1_ecx, 5, "lzcnt"},       {&R::ext1_ecx, 6, "sse4a"},      {&R::ext1_ecx, 8, "prefetchw"},
-      {&R::ext1_ecx, 11, "xop"},        {&R::ext1_ecx, 16, "fma4"},      {&R::ext1_ecx, 21, "tbm"},
-      {&R::ext1_edx, 27, "rdtscp"}};
+      {&R::leaf1_ecx, 0, "sse3"},          {&R::leaf1_ecx, 1, "pclmulqdq"},
+      {&R::leaf1_ecx, 9, "ssse3"},         {&R::leaf1_ecx, 12, "fma"},
+      {&R::leaf1_ecx, 13, "cx16"},         {&R::leaf1_ecx, 19, "sse4.1"},
+      {&R::leaf1_ecx, 20, "sse4.2"},       {&R::leaf1_ecx, 22, "movbe"},
+      {&R::leaf1_ecx, 23, "popcnt"},       {&R::leaf1_ecx, 25, "aes"},
+      {&R::leaf1_ecx, 26, "xsave"},        {&R::leaf1_ecx, 28, "avx"},
+      {&R::leaf1_ecx, 29, "f16c"},         {&R::leaf1_ecx, 30, "rdrand"},
+      {&R::leaf7_ebx, 0, "fsgsbase"},      {&R::leaf7_ebx, 3, "bmi1"},
+      {&R::leaf7_ebx, 4, "hle"},           {&R::leaf7_ebx, 5, "avx2"},
+      {&R::leaf7_ebx, 8, "bmi2"},          {&R::leaf7_ebx, 9, "erms"},
+      {&R::leaf7_ebx, 11, "rtm"},          {&R::leaf7_ebx, 16, "avx512f"},
+      {&R::leaf7_ebx, 17, "avx512dq"},     {&R::leaf7_ebx, 18, "rdseed"},
+      {&R::leaf7_ebx, 19, "adx"},          {&R::leaf7_ebx, 21, "avx512ifma"},
+      {&R::leaf7_ebx, 23, "clflushopt"},   {&R::leaf7_ebx, 24, "clwb"},
+      {&R::leaf7_ebx, 28, "avx512cd"},     {&R::leaf7_ebx, 29, "sha"},
+      {&R::leaf7_ebx, 30, "avx512bw"},     {&R::leaf7_ebx, 31, "avx512vl"},
+      {&R::leaf7_ecx, 1, "avx512vbmi"},    {&R::leaf7_ecx, 6, "avx512vbmi2"},
+      {&R::leaf7_ecx, 8, "gfni"},          {&R::leaf7_ecx, 9, "vaes"},
+      {&R::leaf7_ecx, 10, "vpclmulqdq"},   {&R::leaf7_ecx, 11, "avx512vnni"},
+      {&R::leaf7_ecx, 12, "avx512bitalg"}, {&R::leaf7_ecx, 14, "avx512vpopcntdq"},
+      {&R::leaf7_ecx, 22, "rdpid"},        {&R::leaf7_edx, 4, "fsrm"},
+      {&R::leaf7_edx, 23, "avx512fp16"},   {&R::leaf7_1_eax, 4, "avxvnni"},
+      {&R::leaf7_1_eax, 5, "avx512bf16"},  {&R::ext1_ecx, 5, "lzcnt"},
+      {&R::ext1_ecx, 6, "sse4a"},          {&R::ext1_ecx, 8, "prefetchw"},
+      {&R::ext1_ecx, 11, "xop"},           {&R::ext1_ecx, 16, "fma4"},
+      {&R::ext1_ecx, 21, "tbm"},           {&R::ext1_edx, 27, "rdtscp"}};
   std::string missing;
   for (const Feature& f : kFeatures) {
     if ((image.*f.word >> f.bit & 1) != 0 && (here.*f.word >> f.bit & 1) == 0) {
