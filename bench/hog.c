@@ -4,8 +4,8 @@
  *
  * Each thread owns a share of the memory. Every millisecond it writes the time to its block of the
  * status file and dirties as many pages as it was asked to; when more than kGapNs went by since its
- * last stamp it records the gap. bench/run.py reads the file: the longest gap around a checkpoint is
- * the pause as the program sees it, the first stamp after a restore is when it made progress.
+ * last stamp it records the gap. bench/run.py reads the file: the longest gap around a checkpoint
+ * is the pause as the program sees it, the first stamp after a restore is when it made progress.
  * Context: an ordinary program; nothing of ours is linked to it.
  *
  *   hog STATUS_FILE MIB THREADS [DIRTY_MIB_PER_SECOND]

@@ -17,19 +17,11 @@ uint64_t first_not_zero(const uint8_t* file, uint64_t from, uint64_t to) {
 // payload and the metadata. Nothing may follow them. Returns an offset, or the file's size.
 uint64_t find_stray_byte(const format::ImageView& v) {
   const format::SuperBlock& sb = v.super;
-  uint64_t at = sizeof(sb);
-  const struct {
-    uint64_t from, to;
-  } parts[2] = {{sb.payload_off, sb.payload_off + sb.payload_slots * kPageSize},
-                {sb.metadata_off, sb.metadata_off + sb.metadata_bytes}};
-  const int first = parts[0].from <= parts[1].from ? 0 : 1;
-  for (const int i : {first, 1 - first}) {
-    const uint64_t end = std::max(at, parts[i].from);
-    const uint64_t stray = first_not_zero(v.file, at, end);
-    if (stray != end) return stray;
-    at = std::max(at, parts[i].to);
-  }
-  return at;
+  const uint64_t payload_end = sb.payload_off + sb.payload_slots * kPageSize;
+  uint64_t at = first_not_zero(v.file, sizeof(sb), sb.payload_off);
+  if (at != sb.payload_off) return at;
+  at = first_not_zero(v.file, payload_end, sb.metadata_off);
+  return at != sb.metadata_off ? at : sb.metadata_off + sb.metadata_bytes;
 }
 
 const format::SegmentRecord* segment_of(const format::ImageView& v, uint64_t addr) {

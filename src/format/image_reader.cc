@@ -264,6 +264,9 @@ Result<ImageView> read_image(const uint8_t* file, uint64_t file_bytes) {
       !inside(sb.payload_off, sb.payload_slots * kPageSize, file_bytes)) {
     return damaged("the payload reaches beyond the end of the file (truncated?)");
   }
+  if (sb.metadata_off < sb.payload_off + sb.payload_slots * kPageSize) {
+    return damaged("the metadata overlaps the payload");
+  }
   if (sb.metadata_off % 8 != 0 || !inside(sb.metadata_off, sb.metadata_bytes, file_bytes)) {
     return damaged("the metadata reaches beyond the end of the file (truncated?)");
   }

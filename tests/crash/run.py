@@ -40,6 +40,8 @@ LEAST_SHARE = 0.3  # of the kills, however long they take
 USERS = ("root", "nobody")
 # Each chain of random kills and its share of them; two chains run at a time.
 CHAINS = (("64KiB", SMALL, 0.6), ("4MiB", LARGE, 0.4))
+# Points that are tried with much data as well: those between which the data moves.
+LARGE_POINTS = ("captured", "pages_half", "metadata_written", "committed")
 PORTABLE = (("no_pagemap_scan", {"CR_NO_PAGEMAP_SCAN": "1"}),
             ("vdso_patch", {"CR_FORCE_VDSO_PATCH": "1"}))
 
@@ -67,18 +69,19 @@ class Plan:
 
     def add_all(self):
         for user in self.users:
-            self.add_random("", user, None, self.arguments.kills)
+            self.add_random("", user, None, self.arguments.kills / len(self.users))
             self.add_checkpoint_tests("", user, None)
-        for label, environment in PORTABLE:
-            for user in self.users[:1] if self.quick else self.users:
-                self.add_random(label + "/", user, environment, 20 if self.quick else 50)
-                self.add_checkpoint_tests(label + "/", user, environment)
+        # The portable paths are tried once: the one as root, the other as nobody.
+        for number, (label, environment) in enumerate(PORTABLE):
+            user = self.users[number % len(self.users)]
+            self.add_random(label + "/", user, environment, 10 if self.quick else 50)
+            self.add_checkpoint_tests(label + "/", user, environment)
 
     def add_random(self, label, user, environment, total):
         seconds = self.arguments.seconds * min(2, len(os.sched_getaffinity(0))) / (
             len(CHAINS) * len(self.users))
         for number, (name, size, share) in enumerate(CHAINS):
-            kills = max(5, round(total * share / len(self.users)))
+            kills = max(5, round(total * share))
             least = kills if seconds == 0 else max(5, round(kills * LEAST_SHARE))
             seed = self.seed + number
 
@@ -90,17 +93,18 @@ class Plan:
                 harness.say(f"      {label}random/{name} [{user.name}] seed {seed}: {summary}")
             self.add(f"{label}random/{name}", user, run, heavy=not label,
                      timeout=120 + 4 * seconds + 4 * kills,
-                     extra=f" --kills={total} --seconds={self.arguments.seconds:g}")
+                     extra=f" --kills={self.arguments.kills} --seconds={self.arguments.seconds:g}")
 
     def add_checkpoint_tests(self, label, user, environment):
-        """Faults, lone deaths, bad images and limits. The portable paths are tried once each."""
+        """Faults, lone deaths, bad images and limits."""
         nths = (1,) if self.quick else faults.NTHS if not label else (3,)
-        sizes = (SMALL, LARGE) if not label and not self.quick else (SMALL,)
         rounds = 2 if self.quick or label else 8
 
         def fault(workspace, point):
             harness.require_restore(user)
-            faults.run_point(workspace, point, sizes, nths, environment)
+            large = point in LARGE_POINTS and not label and not self.quick
+            faults.run_point(workspace, point, (SMALL, LARGE) if large else (SMALL,), nths,
+                             environment)
 
         def bad(workspace, name):
             harness.require_restore(user)

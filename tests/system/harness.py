@@ -157,13 +157,28 @@ def stat_fields(pid):
     return read_file(f"/proc/{pid}/stat").rpartition(")")[2].split()
 
 
+def living_thread(pid):
+    """The id of a thread of the process that lives; 0 if there is none. It need not be the leader:
+    after main's pthread_exit that is a zombie, and /proc/PID/environ is empty."""
+    try:
+        tids = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return 0
+    for tid in tids:
+        fields = stat_fields(f"{pid}/task/{tid}")
+        if fields and fields[0] not in "ZX":
+            return int(tid)
+    return 0
+
+
 def process_state(pid):
-    fields = stat_fields(pid)
+    """The state letter of a living thread, "" if there is none."""
+    fields = stat_fields(f"{pid}/task/{living_thread(pid)}")
     return fields[0] if fields else ""
 
 
 def is_alive(pid):
-    return process_state(pid) not in ("", "Z", "X")
+    return living_thread(pid) != 0
 
 
 def cpu_seconds(pid):
@@ -318,10 +333,11 @@ class Workspace:
         found = []
         for pid in all_pids():
             fields = stat_fields(pid)
-            if not fields or fields[0] in "ZX" or pid == os.getpid():
+            thread = living_thread(pid) if fields and pid != os.getpid() else 0
+            if thread == 0:
                 continue
-            if int(fields[3]) in sessions or \
-                    mark in read_file(f"/proc/{pid}/environ", "rb").split(b"\0"):
+            environment = read_file(f"/proc/{pid}/task/{thread}/environ", "rb")
+            if int(fields[3]) in sessions or mark in environment.split(b"\0"):
                 found.append(pid)
         return found
 

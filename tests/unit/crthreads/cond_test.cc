@@ -204,44 +204,36 @@ Test(cond, the_mutex_must_be_the_callers) {
   }
 }
 
-Test(cond, timeouts_and_signals_race_but_none_is_lost) {
-  // Each token must be taken; a waiter that times out just when it is signalled must say so by 0,
-  // else the token's signal would have been lost for the untimed waiter beside it.
-  constexpr int kTokens = 5000;
-  static int tokens, taken;
-  static std::atomic<int> timeouts{0};
-  const auto take = [](void* timed) -> void* {
-    crmutex_lock(&g_mutex);
-    for (;;) {
-      while (tokens == 0 && taken < kTokens) {
-        if (timed == nullptr) {
-          crcond_wait(&g_cond, &g_mutex);
-        } else {
-          timespec t = from_now_ms(0);
-          t.tv_nsec += 50000;
-          if (t.tv_nsec >= 1000000000) t.tv_nsec -= 1000000000;
-          if (crcond_timedwait(&g_cond, &g_mutex, &t) == ETIMEDOUT) timeouts++;
-        }
-      }
-      if (taken == kTokens) break;
-      tokens--;
-      taken++;
-    }
-    crcond_broadcast(&g_cond);
+Test(cond, a_timed_waiter_loses_no_signal) {
+  // One signal near the deadline of the first waiter, with a second one behind it: if the first
+  // says ETIMEDOUT, the signal must have reached the second.
+  static timespec deadline;
+  constexpr int kRounds = 600;
+  for (int i = 0; i < kRounds; i++) {
+    g_waiting = 0;
+    crmutex_lock(&g_mutex);  // so that the deadline is still ahead when the first begins to wait
+    crthread_t first = start([](void*) -> void* {
+      crmutex_lock(&g_mutex);
+      g_waiting++;
+      const intptr_t result = crcond_timedwait(&g_cond, &g_mutex, &deadline);
+      crmutex_unlock(&g_mutex);
+      return reinterpret_cast<void*>(result);
+    });
+    deadline = from_now_ms(1);
     crmutex_unlock(&g_mutex);
-    return nullptr;
-  };
-  int flag;
-  crthread_t t[3] = {start(take, nullptr), start(take, &flag), start(take, &flag)};
-  for (int i = 0; i < kTokens; i++) {
-    crmutex_lock(&g_mutex);
-    tokens++;
-    crmutex_unlock(&g_mutex);
+    await_waiting(1);
+    crthread_t second = start(wait_once);
+    await_waiting(2);
+    timespec now{};
+    const long early_ns = i % 100 * 1000 - 80000;  // from 80 us after to 20 us before
+    do {
+      clock_gettime(CLOCK_REALTIME, &now);
+    } while ((now.tv_sec - deadline.tv_sec) * 1000000000 + now.tv_nsec - deadline.tv_nsec <
+             -early_ns);
     crcond_signal(&g_cond);
-    if (i % 8 == 0) usleep(20);
+    if (join(first) == nullptr) crcond_signal(&g_cond);
+    cr_assert_null(join(second));
   }
-  for (crthread_t one : t) join(one);
-  cr_assert_eq(taken, kTokens);
 }
 
 #if !UNDER_TSAN

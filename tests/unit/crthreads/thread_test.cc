@@ -240,6 +240,35 @@ Test(thread, two_joiners) {
   cr_assert_null(join(joiner));
 }
 
+Test(thread, only_one_of_three_joiners_succeeds) {
+  static crthread_t target;
+  static crbarrier_t barrier;
+  static std::atomic<int> joined{0}, wrong{0};
+  constexpr int kRounds = 1000;
+  crbarrier_init(&barrier, 4);
+  crthread_t t[3];
+  for (crthread_t& one : t) {
+    one = start([](void*) -> void* {
+      for (int i = 0; i < kRounds; i++) {
+        crbarrier_wait(&barrier);
+        const int error = crthread_join(target, nullptr);
+        if (error == 0) joined++;
+        if (error != 0 && error != EINVAL && error != ESRCH) wrong++;
+        crbarrier_wait(&barrier);
+      }
+      return nullptr;
+    });
+  }
+  for (int i = 0; i < kRounds; i++) {
+    target = start(give_back);
+    crbarrier_wait(&barrier);
+    crbarrier_wait(&barrier);
+    cr_assert_eq(joined, i + 1);
+    cr_assert_eq(wrong, 0);
+  }
+  for (crthread_t one : t) join(one);
+}
+
 // ---- identity ------------------------------------------------------------------------------------
 
 Test(thread, self_everywhere) {
@@ -396,9 +425,11 @@ Test(thread, guards_do_not_leak_into_the_heap) {
     cr_assert_eq(crthread_create(&t, &attr, give_back, nullptr), 0);
     join(t);
   }
-  void* p = crmalloc(8 << 20);
-  memset(p, 1, 8 << 20);
-  crfree(p);
+  for (int i = 0; i < 20; i++) {
+    void* p = crmalloc(40 * 1024);
+    cr_assert_not_null(p);
+    memset(p, 1, 40 * 1024);
+  }
 }
 
 // ---- cancellation, destructors -------------------------------------------------------------------

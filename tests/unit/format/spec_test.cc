@@ -1,0 +1,308 @@
+// SPDX-License-Identifier: MIT
+// spec_test.cc - docs/format/image.md says what src/format/image.h has: every struct with every field
+// at its offset, every constant, and an example whose bytes are right.
+#include <criterion/criterion.h>
+#include <limits.h>
+#include <unistd.h>
+
+#include <fstream>
+#include <map>
+#include <regex>
+#include <string>
+#include <vector>
+
+#include "format/image.h"
+#include "tests/unit/format/synthetic_image.h"
+
+namespace {
+
+using namespace cr::format;
+
+struct Field {
+  std::string name;
+  uint64_t off, bytes;
+};
+struct Struct {
+  uint64_t bytes = 0;
+  std::vector<Field> fields;
+};
+using Structs = std::map<std::string, Struct>;
+
+#define F(type, field) \
+  { #field, offsetof(type, field), sizeof(type::field) }
+
+Structs memory_and_frame_of_the_code() {
+  Structs s;
+  s["SuperBlock"] = {sizeof(SuperBlock),
+                     {F(SuperBlock, magic),
+                      F(SuperBlock, format_version),
+                      F(SuperBlock, header_bytes),
+                      F(SuperBlock, machine),
+                      F(SuperBlock, page_bytes),
+                      F(SuperBlock, feature_compat),
+                      F(SuperBlock, feature_ro_compat),
+                      F(SuperBlock, feature_incompat),
+                      F(SuperBlock, write_lock),
+                      F(SuperBlock, epoch),
+                      F(SuperBlock, sequence),
+                      F(SuperBlock, attempt),
+                      F(SuperBlock, realtime_ns),
+                      F(SuperBlock, monotonic_ns),
+                      F(SuperBlock, payload_off),
+                      F(SuperBlock, payload_slots),
+                      F(SuperBlock, metadata_off),
+                      F(SuperBlock, metadata_bytes),
+                      F(SuperBlock, metadata_xxh3),
+                      F(SuperBlock, pause_ns),
+                      F(SuperBlock, memory_bytes),
+                      F(SuperBlock, session_id),
+                      F(SuperBlock, reserved),
+                      F(SuperBlock, checksum)}};
+  s["MetadataHeader"] = {
+      sizeof(MetadataHeader),
+      {F(MetadataHeader, magic), F(MetadataHeader, section_count), F(MetadataHeader, reserved)}};
+  s["SectionHeader"] = {sizeof(SectionHeader),
+                        {F(SectionHeader, kind), F(SectionHeader, element_bytes),
+                         F(SectionHeader, count), F(SectionHeader, off)}};
+  s["BlobRef"] = {sizeof(BlobRef), {F(BlobRef, off), F(BlobRef, bytes)}};
+  s["SegmentRecord"] = {sizeof(SegmentRecord),
+                        {F(SegmentRecord, start), F(SegmentRecord, end), F(SegmentRecord, kind),
+                         F(SegmentRecord, prot), F(SegmentRecord, flags), F(SegmentRecord, file),
+                         F(SegmentRecord, file_off), F(SegmentRecord, dev), F(SegmentRecord, ino),
+                         F(SegmentRecord, file_bytes), F(SegmentRecord, file_mtime_ns)}};
+  s["ExtentRecord"] = {sizeof(ExtentRecord),
+                       {F(ExtentRecord, addr), F(ExtentRecord, pages), F(ExtentRecord, slot)}};
+  s["OverlayRecord"] = {sizeof(OverlayRecord), {F(OverlayRecord, addr), F(OverlayRecord, bytes)}};
+  return s;
+}
+
+void add_process_of_the_code(Structs& s) {
+  s["ProcessRecord"] = {sizeof(ProcessRecord),
+                        {F(ProcessRecord, pid),
+                         F(ProcessRecord, ppid),
+                         F(ProcessRecord, pgid),
+                         F(ProcessRecord, sid),
+                         F(ProcessRecord, uid),
+                         F(ProcessRecord, gid),
+                         F(ProcessRecord, umask),
+                         F(ProcessRecord, personality),
+                         F(ProcessRecord, flags),
+                         F(ProcessRecord, dumpable),
+                         F(ProcessRecord, reserved0),
+                         F(ProcessRecord, control_tid),
+                         F(ProcessRecord, program),
+                         F(ProcessRecord, exe_name),
+                         F(ProcessRecord, cwd),
+                         F(ProcessRecord, hostname),
+                         F(ProcessRecord, cmdline),
+                         F(ProcessRecord, environ),
+                         F(ProcessRecord, auxv),
+                         F(ProcessRecord, mm),
+                         F(ProcessRecord, cpu),
+                         F(ProcessRecord, itimers),
+                         F(ProcessRecord, rlimits),
+                         F(ProcessRecord, control_entry),
+                         F(ProcessRecord, control_stack_top),
+                         F(ProcessRecord, control_state),
+                         F(ProcessRecord, control_state_bytes),
+                         F(ProcessRecord, vdso_start),
+                         F(ProcessRecord, vdso_bytes),
+                         F(ProcessRecord, vvar_start),
+                         F(ProcessRecord, vvar_bytes),
+                         F(ProcessRecord, kernel_release),
+                         F(ProcessRecord, reserved)}};
+  s["MmRecord"] = {
+      sizeof(MmRecord),
+      {F(MmRecord, start_code), F(MmRecord, end_code), F(MmRecord, start_data),
+       F(MmRecord, end_data), F(MmRecord, start_brk), F(MmRecord, brk), F(MmRecord, start_stack),
+       F(MmRecord, arg_start), F(MmRecord, arg_end), F(MmRecord, env_start), F(MmRecord, env_end)}};
+  s["CpuRecord"] = {sizeof(CpuRecord),
+                    {F(CpuRecord, leaf1_ecx), F(CpuRecord, leaf1_edx), F(CpuRecord, leaf7_ebx),
+                     F(CpuRecord, leaf7_ecx), F(CpuRecord, leaf7_edx), F(CpuRecord, leaf7_1_eax),
+                     F(CpuRecord, ext1_ecx), F(CpuRecord, ext1_edx), F(CpuRecord, xcr0),
+                     F(CpuRecord, xstate_bytes)}};
+  s["TimerRecord"] = {sizeof(TimerRecord), {F(TimerRecord, interval_us), F(TimerRecord, value_us)}};
+  s["RlimitRecord"] = {sizeof(RlimitRecord), {F(RlimitRecord, soft), F(RlimitRecord, hard)}};
+}
+
+void add_threads_and_files_of_the_code(Structs& s) {
+  s["ThreadRecord"] = {
+      sizeof(ThreadRecord),
+      {F(ThreadRecord, tid), F(ThreadRecord, flags), F(ThreadRecord, fs_base),
+       F(ThreadRecord, gs_base), F(ThreadRecord, clear_child_tid), F(ThreadRecord, robust_list),
+       F(ThreadRecord, robust_list_bytes), F(ThreadRecord, rseq_addr), F(ThreadRecord, rseq_bytes),
+       F(ThreadRecord, rseq_signature), F(ThreadRecord, timer_slack_ns), F(ThreadRecord, frame),
+       F(ThreadRecord, syscall_nr), F(ThreadRecord, name), F(ThreadRecord, sched_policy),
+       F(ThreadRecord, sched_priority), F(ThreadRecord, nice), F(ThreadRecord, pdeathsig),
+       F(ThreadRecord, affinity)}};
+  s["FileRecord"] = {
+      sizeof(FileRecord),
+      {F(FileRecord, kind), F(FileRecord, open_flags), F(FileRecord, position), F(FileRecord, dev),
+       F(FileRecord, ino), F(FileRecord, file_bytes), F(FileRecord, path), F(FileRecord, mode),
+       F(FileRecord, pair), F(FileRecord, std_fd), F(FileRecord, pipe_bytes),
+       F(FileRecord, content), F(FileRecord, owner_pid), F(FileRecord, owner_signal)}};
+  s["FdRecord"] = {
+      sizeof(FdRecord),
+      {F(FdRecord, fd), F(FdRecord, file), F(FdRecord, cloexec), F(FdRecord, reserved)}};
+  s["SigactionRecord"] = {sizeof(SigactionRecord),
+                          {F(SigactionRecord, handler), F(SigactionRecord, flags),
+                           F(SigactionRecord, restorer), F(SigactionRecord, mask)}};
+  s["SiginfoRecord"] = {
+      sizeof(SiginfoRecord),
+      {F(SiginfoRecord, tid), F(SiginfoRecord, reserved), F(SiginfoRecord, info)}};
+}
+
+Structs structs_of_the_code() {
+  Structs s = memory_and_frame_of_the_code();
+  add_process_of_the_code(s);
+  add_threads_and_files_of_the_code(s);
+  return s;
+}
+
+#define V(name) \
+  { #name, name }
+std::map<std::string, uint64_t> constants_of_the_code() {
+  return {V(kSectionProcess),    V(kSectionStrings),     V(kSectionSegments),
+          V(kSectionExtents),    V(kSectionChecksums),   V(kSectionThreads),
+          V(kSectionBlobs),      V(kSectionFds),         V(kSectionFiles),
+          V(kSectionSigactions), V(kSectionSiginfos),    V(kSectionOverlays),
+          V(kProcessLeaderGone), V(kProcessThpDisabled), V(kProcessChildSubreaper),
+          V(kSegmentAnon),       V(kSegmentFile),        V(kSegmentFileShared),
+          V(kSegmentAnonShared), V(kSegmentStack),       V(kSegmentVdso),
+          V(kSegmentVvar),       V(kSegmentEmbedded),    V(kSegmentDeleted),
+          V(kSegmentDontFork),   V(kSegmentWipeOnFork),  V(kSegmentDontDump),
+          V(kSegmentHuge),       V(kSegmentNoHuge),      V(kSegmentLocked),
+          V(kSegmentNoReserve),  V(kSegmentSequential),  V(kSegmentRandom),
+          V(kSegmentMergeable),  V(kThreadLeader),       V(kThreadNoNewPrivs),
+          V(kThreadKeepCaps),    V(kFileRegular),        V(kFileDeleted),
+          V(kFileDirectory),     V(kFileDevice),         V(kFileTerminal),
+          V(kFileStdPipe),       V(kFilePipe),           V(kFileOpath),
+          V(kFileProc)};
+}
+
+// The document lies above the working directory or above this program.
+std::vector<std::string> read_document(const char* name) {
+  char exe[PATH_MAX] = "", cwd[PATH_MAX] = "";
+  if (readlink("/proc/self/exe", exe, sizeof(exe) - 1) < 0 || getcwd(cwd, sizeof(cwd)) == nullptr) {
+    return {};
+  }
+  for (std::string at : {std::string(cwd), std::string(exe)}) {
+    for (;; at.resize(at.find_last_of('/'))) {
+      std::ifstream in(at + "/" + name);
+      std::vector<std::string> lines;
+      for (std::string line; std::getline(in, line);) lines.push_back(line);
+      if (!lines.empty()) return lines;
+      if (at.find('/') == std::string::npos) break;
+    }
+  }
+  return {};
+}
+
+struct Document {
+  Structs structs;
+  std::map<std::string, uint64_t> constants;
+  std::vector<std::pair<uint64_t, std::string>> dump;  // offset, bytes in hexadecimal
+
+  explicit Document(const char* name) {
+    static const std::regex kTitle(R"(#+ (\w+) \((\d+) bytes\))");
+    static const std::regex kField(R"(\| (\d+) \| (\d+) \| `(\w+)` \|.*)");
+    static const std::regex kConstant(R"(\| (0x[0-9a-f]+|\d+) \| `(k\w+)` \|.*)");
+    static const std::regex kDump(R"(([0-9a-f]{8})  ([0-9a-f ]{48}) \|.*\|)");
+    const std::vector<std::string> lines = read_document(name);
+    cr_assert(!lines.empty(), "%s was not found", name);
+    std::string title;
+    for (const std::string& line : lines) {
+      std::smatch m;
+      if (line.starts_with('#')) title.clear();
+      if (std::regex_match(line, m, kTitle)) {
+        title = m[1];
+        structs[title].bytes = std::stoull(m[2]);
+      } else if (!title.empty() && std::regex_match(line, m, kField)) {
+        structs[title].fields.push_back({m[3], std::stoull(m[1]), std::stoull(m[2])});
+      } else if (std::regex_match(line, m, kConstant)) {
+        constants[m[2]] = std::stoull(m[1], nullptr, 0);
+      } else if (std::regex_match(line, m, kDump)) {
+        dump.emplace_back(std::stoull(m[1], nullptr, 16), m[2]);
+      }
+    }
+  }
+};
+
+constexpr char kDocument[] = "docs/format/image.md";
+
+void check_struct(const std::string& name, const Struct& code, const Struct& doc) {
+  const char* n = name.c_str();
+  cr_expect(doc.bytes == code.bytes, "%s has %lu bytes", n, code.bytes);
+  cr_expect(doc.fields.size() == code.fields.size(), "%s has %zu fields", n, code.fields.size());
+  uint64_t end = 0;
+  for (size_t i = 0; i < std::min(doc.fields.size(), code.fields.size()); i++) {
+    const Field &d = doc.fields[i], &c = code.fields[i];
+    cr_expect(d.name == c.name && d.off == c.off && d.bytes == c.bytes,
+              "%s.%s: offset %lu, %lu bytes; the document says %s: offset %lu, %lu bytes", n,
+              c.name.c_str(), c.off, c.bytes, d.name.c_str(), d.off, d.bytes);
+    cr_expect(c.off == end, "%s.%s: a field before it is in neither list", n, c.name.c_str());
+    end = c.off + c.bytes;
+  }
+  cr_expect(end == code.bytes, "%s: its last field is in neither list", n);
+}
+
+}  // namespace
+
+Test(spec, structs_are_as_documented) {
+  const Document doc(kDocument);
+  const Structs code = structs_of_the_code();
+  for (const auto& [name, s] : code) {
+    const auto it = doc.structs.find(name);
+    cr_expect(it != doc.structs.end(), "%s is not documented", name.c_str());
+    if (it != doc.structs.end()) check_struct(name, s, it->second);
+  }
+  for (const auto& [name, s] : doc.structs) {
+    cr_expect(code.contains(name), "%s is documented, but this test does not know it",
+              name.c_str());
+  }
+}
+
+// A struct that has a size assert in image.h must be in this test, and with it in the document.
+Test(spec, no_struct_of_the_header_is_forgotten) {
+  const Structs code = structs_of_the_code();
+  static const std::regex kAssert(R"(CR_ON_DISK\((\w+), \d+\);)");
+  size_t found = 0;
+  for (const std::string& line : read_document("src/format/image.h")) {
+    std::smatch m;
+    if (!std::regex_match(line, m, kAssert)) continue;
+    found++;
+    cr_expect(code.contains(m[1]), "%s", m[1].str().c_str());
+  }
+  cr_expect(found == code.size(), "%zu structs in image.h, %zu here", found, code.size());
+}
+
+Test(spec, constants_are_as_documented) {
+  const Document doc(kDocument);
+  for (const auto& [name, value] : constants_of_the_code()) {
+    const auto it = doc.constants.find(name);
+    cr_expect(it != doc.constants.end(), "%s is not documented", name.c_str());
+    if (it != doc.constants.end()) cr_expect(it->second == value, "%s is %lu", name.c_str(), value);
+  }
+  cr_expect(doc.constants.size() == constants_of_the_code().size(), "one is only documented");
+  cr_expect(kSectionKinds == 13, "a kind of section is in neither");
+  cr_expect(kIncompatKnown == 0 && kRoCompatKnown == 0, "a feature is not documented");
+  cr_expect(kImageVersion == 1);
+}
+
+Test(spec, example_is_right) {
+  const Document doc(kDocument);
+  const std::vector<uint8_t> file = cr_test::SyntheticImage().bytes();
+  cr_assert(doc.dump.size() > 20);
+  for (const auto& [off, text] : doc.dump) {
+    std::string real;
+    for (size_t i = 0; i < 16; i++) {
+      char byte[8];
+      snprintf(byte, sizeof(byte), "%02x%s", off + i < file.size() ? file[off + i] : 0,
+               i == 7 ? "  " : " ");
+      real += byte;
+    }
+    real.resize(48, ' ');
+    cr_expect(text == real, "at %lx is\n%s\nbut the document says\n%s", off, real.c_str(),
+              text.c_str());
+  }
+}

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: MIT
+// proc_test.cc - parsing of /proc texts.
+#include "os/proc.h"
+
+#include <criterion/criterion.h>
+#include <sys/mman.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+Test(proc, parses_map_lines) {
+  auto maps = cr::os::parse_maps(
+      "00400000-00401000 r-xp 00002000 08:01 1234 /usr/bin/a name (deleted)\n"
+      "7f0000000000-7f0000002000 rw-s 00000000 00:01 77 /dev/zero (deleted)\n"
+      "7ffc00000000-7ffc00021000 rw-p 00000000 00:00 0                          [stack]\n"
+      "7ffc00100000-7ffc00101000 ---p 00000000 00:00 0\n");
+  cr_assert(maps.has_value());
+  cr_assert_eq(maps->size(), 4u);
+  const cr::os::MapEntry& a = (*maps)[0];
+  cr_assert_eq(a.start, 0x400000u);
+  cr_assert_eq(a.end, 0x401000u);
+  cr_assert_eq(a.prot, PROT_READ | PROT_EXEC);
+  cr_assert_eq(a.offset, 0x2000u);
+  cr_assert_eq(a.dev, makedev(8, 1));
+  cr_assert_eq(a.ino, 1234u);
+  cr_assert(a.deleted && a.name == "/usr/bin/a name" && !a.shared);
+  cr_assert((*maps)[1].shared);
+  cr_assert((*maps)[2].name == "[stack]");
+  cr_assert((*maps)[3].name.empty() && (*maps)[3].prot == 0);
+}
+
+Test(proc, parses_smaps_fields) {
+  auto maps = cr::os::parse_maps(
+      "00400000-00500000 rw-p 00000000 00:00 0 \n"
+      "Rss:                 12 kB\n"
+      "Swap:                 4 kB\n"
+      "VmFlags: rd wr mr mw me ac dc wf \n");
+  cr_assert(maps.has_value());
+  cr_assert_eq((*maps)[0].rss_bytes, 12u << 10);
+  cr_assert_eq((*maps)[0].swap_bytes, 4u << 10);
+  cr_assert((*maps)[0].vm_flags.find(" wf ") != std::string::npos);
+}
+
+Test(proc, refuses_a_map_line_that_it_cannot_parse) {
+  cr_assert_not(cr::os::parse_maps("00400000-00500000 nonsense\n").has_value());
+}
+
+Test(proc, finds_status_fields) {
+  const std::string status = "Name:\tx\nNSpid:\t100\t7\nUmask:\t0022\n";
+  cr_assert(cr::os::status_field(status, "NSpid") == "100\t7");
+  cr_assert(cr::os::status_field(status, "Name") == "x");
+  cr_assert(cr::os::status_field(status, "pid").empty());
+}
+
+Test(proc, reads_the_stat_of_this_process) {
+  auto stat = cr::os::read_stat(getpid(), getpid());
+  cr_assert(stat.has_value());
+  cr_assert_eq(stat->ppid, getppid());
+  cr_assert_eq(stat->pgid, getpgrp());
+  cr_assert(stat->start_stack != 0 && stat->env_end >= stat->env_start);
+}
