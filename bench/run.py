@@ -169,13 +169,13 @@ class Criu:
             raise Unusable("criu is not installed")
         if os.geteuid() != 0:
             raise Unusable("criu takes root")
-        version = subprocess.run(["criu", "--version"], capture_output=True, text=True, check=False)
+        done = subprocess.run(["criu", "--version"], capture_output=True, text=True, check=False)
+        version = "CRIU " + done.stdout.split()[1]
         done = subprocess.run(["criu", "check"], capture_output=True, text=True, check=False)
         if done.returncode != 0:
-            lines = [line for line in done.stderr.splitlines() if "Error" in line]
-            raise Unusable(f"criu {version.stdout.split()[1:2]} does not work on this kernel: "
-                           f"{lines[0] if lines else done.stderr.strip()}")
-        return "CRIU " + version.stdout.split()[1]
+            errors = re.findall(r"Error \(\S+\): (.*)", done.stderr) or [done.stderr.strip()]
+            raise Unusable(f"{version} does not work on this kernel: {'; '.join(errors)}")
+        return version
 
     def start(self, command):
         self.child = subprocess.Popen(command, stdout=self.log, stderr=self.log,
@@ -299,7 +299,8 @@ def measure(checkpointer, directory, mib, threads, dirty, runs):
         begin = now_ns()
         wait_for(lambda: status.all_stamped_after(begin), "start of the hog")
         time.sleep(0.3)
-        checkpointer.checkpoint()  # the first one makes the files
+        for _ in range(2):  # the first two make the files
+            checkpointer.checkpoint()
         for _ in range(runs):
             time.sleep(0.3)
             begin = now_ns()
@@ -435,8 +436,8 @@ def main():
 
 
 def disk_kind(folder):
-    done = subprocess.run(["stat", "-f", "-c", "%T", folder], capture_output=True, text=True,
-                          check=False)
+    done = subprocess.run(["findmnt", "-n", "-o", "FSTYPE", "-T", folder], capture_output=True,
+                          text=True, check=False)
     return done.stdout.strip() or "?"
 
 

@@ -425,6 +425,7 @@ Trouble Session::checkpoint(uint32_t then, format::Report* ret_report) {
     memcpy(super.session_id, session_id_, sizeof(session_id_));
     std::vector<format::Run> runs;
     World world(pid_, control_tid_, hello_, pidfd_.get(), mem_.get(), channel());
+    world.set_last_resume(last_resume_ns_);
     const uint64_t stop_begin = now_ns();
     super.monotonic_ns = stop_begin;
     super.realtime_ns = rawsys::clock_ns(CLOCK_REALTIME);
@@ -442,7 +443,11 @@ Trouble Session::checkpoint(uint32_t then, format::Report* ret_report) {
     // before
     // the image is whole.
     if (!bad.bad() && then == 1) kill(pid_, SIGSTOP);
-    if (bad.bad() || then != 2) world.resume();
+    if (bad.bad() || then != 2) {
+      world.resume();
+      last_resume_ns_ = now_ns();
+      died_ = died_ || world.died(&died_status_);
+    }
     super.pause_ns = now_ns() - stop_begin;
     if (bad.bad()) return bad;
     fault_point(FaultPoint::kResumed);

@@ -103,6 +103,10 @@ Trouble World::seize_new(bool* ret_any) {
     t.tid = tid;
     t.leader = tid == pid_;
     t.before = look_before_stop(pid_, tid);
+    if (last_resume_ns_ != 0) {
+      const uint64_t since = rawsys::clock_ns(CLOCK_MONOTONIC) - last_resume_ns_;
+      t.before.asleep_ns = std::min(t.before.asleep_ns, since);
+    }
     if (t.before.syscall_nr == __NR_vfork) {
       return trouble(Errc::kCannotStop, EAGAIN,
                      thread_text(pid_, tid) + " waits in vfork for its child; try again later");

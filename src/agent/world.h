@@ -101,9 +101,12 @@ class World {
   bool control_held_ = false;
   bool dead_ = false;
   int dead_status_ = 0;
+  uint64_t last_resume_ns_ = 0;
   uint64_t vdso_start_ = 0, vdso_end_ = 0;
 
  public:
+  // No thread can have slept in one call for longer than since the last stop.
+  void set_last_resume(uint64_t monotonic_ns) { last_resume_ns_ = monotonic_ns; }
   void set_vdso(uint64_t start, uint64_t end) {
     vdso_start_ = start;
     vdso_end_ = end;

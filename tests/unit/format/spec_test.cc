@@ -207,7 +207,7 @@ struct Document {
     static const std::regex kTitle(R"(#+ (\w+) \((\d+) bytes\))");
     static const std::regex kField(R"(\| (\d+) \| (\d+) \| `(\w+)` \|.*)");
     static const std::regex kConstant(R"(\| (0x[0-9a-f]+|\d+) \| `(k\w+)` \|.*)");
-    static const std::regex kDump(R"(([0-9a-f]{8})  ([0-9a-f ]{48}) \|.*\|)");
+    static const std::regex kDump(R"(([0-9a-f]{8})  ([0-9a-f ]{48})  \|.*\|)");
     const std::vector<std::string> lines = read_document(name);
     cr_assert(!lines.empty(), "%s was not found", name);
     std::string title;
