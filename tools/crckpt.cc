@@ -56,6 +56,17 @@ std::string directory_of(const char* pid) {
       return dir;
     }
   }
+  // The program itself: its control thread, with a descriptor table of its own, holds the lock.
+  auto tasks = os::list_tasks(atoi(pid));
+  for (const pid_t tid : tasks ? *tasks : std::vector<pid_t>()) {
+    auto held = os::list_fds(atoi(pid), tid);
+    for (const int fd : held ? *held : std::vector<int>()) {
+      auto link = os::read_link(std::string("/proc/") + pid + "/task/" + std::to_string(tid) +
+                                "/fd/" + std::to_string(fd));
+      const std::string name = std::string("/") + format::kProgramLockName;
+      if (link && link->ends_with(name)) return link->substr(0, link->size() - name.size());
+    }
+  }
   if (!env) return "";
   size_t at = 0;
   while (at < env->size()) {

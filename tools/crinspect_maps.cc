@@ -96,9 +96,11 @@ Json descriptors_of(const format::ImageView& v) {
 std::string remarks_of(const Json& j) {
   std::string out;
   auto add = [&](const std::string& s) { out += (out.empty() ? "" : ", ") + s; };
-  if (j.contains("pipe"))
-    add(text_of("pipe %lu, %lu of %lu bytes unread", number(j, "pipe"), number(j, "bytes_stored"),
-                number(j, "pipe_capacity")));
+  if (j.contains("pipe")) {
+    add(text_of("pipe %lu of %lu bytes", number(j, "pipe"), number(j, "pipe_capacity")));
+    const bool reads = !get(j, "flags").starts_with("O_WRONLY");
+    if (reads) add(text_of("%lu bytes unread", number(j, "bytes_stored")));
+  }
   if (get(j, "kind") == "unnamed") add(text_of("%lu bytes stored", number(j, "bytes_stored")));
   if (j.contains("inherits")) add(text_of("crrestore's own %lu", number(j, "inherits")));
   if (j.contains("owner")) add(text_of("signals to %d", j["owner"].get<int>()));

@@ -180,9 +180,9 @@ Trouble FileDescriber::describe_device(const Descriptor& d, format::FileRecord& 
     return {};
   }
   const bool terminal = (ma >= 136 && ma <= 143) || ma == 4 || (ma == 5 && mi <= 1);
-  if (!terminal) return refuse(d, "a character device", "close it before the checkpoint");
   if (ma == 5 && mi == 2)
     return refuse(d, "a pseudoterminal master", "close it before the checkpoint");
+  if (!terminal) return refuse(d, "a character device", "close it before the checkpoint");
   f.kind = format::kFileTerminal;
   f.std_fd = same_as_standard(d);  // -1: /dev/tty
   return {};

@@ -332,10 +332,11 @@ void Session::run_hooks(uint32_t when) {
   (void)command(format::kCommandHooks, kHookTimeoutNs, nullptr);
 }
 
-void Session::answer(uint64_t id, const Trouble& result) {
+void Session::answer(uint64_t id, bool rollback, const Trouble& result) {
   if (!attached()) return;
   format::ChannelHeader* c = channel();
   c->answered_id = id;
+  c->answer_kind = rollback ? 1 : 0;
   c->answer_code = static_cast<int32_t>(result.error.code);
   c->answer_errno = result.error.sys_errno;
   rawsys::str_copy(c->answer_text, result.text.c_str(), sizeof(c->answer_text));

@@ -58,7 +58,7 @@ class Session {
   // Run the program's hooks (enum crhook_when) before or after a checkpoint it did not ask for.
   void run_hooks(uint32_t when);
   // Answer API request `id`.
-  void answer(uint64_t id, const Trouble& result);
+  void answer(uint64_t id, bool rollback, const Trouble& result);
   // What restore() has to exec.
   bool offer_exec(const std::string& path, const std::string& argv, const std::string& env);
 

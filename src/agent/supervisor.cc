@@ -135,6 +135,7 @@ void Supervisor::on_hello(size_t i, const format::Hello& hello) {
   if (peer_is_program(raw) && session_.attach(std::move(fd), hello, &why)) {
     if (restored) {
       fault_point(FaultPoint::kRestoreAttached);
+      unlink((session_.options().dir + "/finished").c_str());  // it lives again
       plan_.reset();
       plan_image_.reset();
     }
@@ -262,7 +263,7 @@ void Supervisor::on_rollback(uint64_t id) {
     }
   }
   if (bad.bad()) plan_.reset();
-  session_.answer(id, bad);
+  session_.answer(id, true, bad);
 }
 
 void Supervisor::serve_control() {
@@ -279,7 +280,7 @@ void Supervisor::serve_control() {
     switch (q.kind) {
       case format::kMessageCheckpoint: {
         const Trouble t = take(0, true, &r);
-        session_.answer(q.id, t);
+        session_.answer(q.id, false, t);
         break;
       }
       case format::kMessageRollback:

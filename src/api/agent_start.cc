@@ -44,8 +44,8 @@ struct Child {
   }
   sys(__NR_close_range, 4, ~0u, 0);
   sys(__NR_execve, c.argv[0], c.argv, c.envp);
-  const char text[] = "EThe agent program could not be executed";
-  rawsys::sys_write(3, text, sizeof(text));
+  const char text[] = "E2 the agent program could not be executed (is CR_AGENT right?)";
+  rawsys::sys_write(3, text, sizeof(text) - 1);
   rawsys::sys_exit_group(127);
 }
 
@@ -80,9 +80,12 @@ Result<void> wait_until_ready(int fd, char* ret_text, size_t cap) {
   }
   buf[n] = 0;
   if (n == 0 || buf[0] != 'O') {
-    rawsys::str_copy(ret_text, n > 1 ? buf + 1 : "it ended without a word", cap);
-    return Error{Errc::kSystem, n > 1 && strstr(buf, "in use") != nullptr ? EBUSY : EIO,
-                 "the agent did not start"};
+    char* text = buf + 1;
+    const long number = n > 1 ? strtol(buf + 1, &text, 10) : 0;
+    while (*text == ' ') text++;
+    rawsys::str_copy(ret_text, n > 1 ? text : "it ended without a word", cap);
+    const int code = number > 0 ? static_cast<int>(number) : EIO;
+    return Error{Errc::kAgentStart, code, "the agent did not start"};
   }
   // Under Yama only an ancestor may stop our threads, unless we name it.
   prctl(PR_SET_PTRACER, strtol(buf + 1, nullptr, 10), 0, 0, 0);

@@ -20,7 +20,7 @@ int fail(const Error& e, const char* detail) {
   rawsys::LineBuffer<sizeof(t_error)> line;
   line.text(e.what);
   if (detail != nullptr && detail[0] != 0) line.text(": ").text(detail);
-  if (e.sys_errno != 0) {
+  if (e.sys_errno != 0 && e.code != Errc::kAgentStart) {
     line.text(": ").text(strerrordesc_np(e.sys_errno) != nullptr ? strerrordesc_np(e.sys_errno)
                                                                  : "unknown error");
   }

@@ -18,6 +18,7 @@
 #include "api/error.h"
 #include "api/session.h"
 #include "control/control.h"
+#include "crthreads/crthreads.h"
 #include "nvheap/nvheap.h"
 #include "rawsys/rawsys.h"
 
@@ -159,8 +160,8 @@ int resume(const char* dir, bool lenient) {
   if (strchr(dir, '\'') != nullptr || strchr(program, '\'') != nullptr) {
     return fail(Error{Errc::kInvalid, EINVAL, "crinit: CR_RESUME: a path contains a quote"});
   }
-  snprintf(command, sizeof(command), "unset LD_PRELOAD; '%s' --check-only '%s' 2>/dev/null",
-           program, dir);
+  snprintf(command, sizeof(command), "unset LD_PRELOAD; '%s' --check-only '%s'%s", program, dir,
+           lenient ? "" : " 2>/dev/null");
   const int status = system(command);
   if (status == 0) {
     fflush(nullptr);
@@ -177,6 +178,7 @@ int resume(const char* dir, bool lenient) {
 int init_locked(const crattr& a) {
   auto heap = nvheap::init(a.heap_reserve_bytes);
   if (!heap) return fail(heap.error());
+  if (a.stack_bytes != 0) crthreads::set_default_stack_bytes(a.stack_bytes);
   if (control::attached()) {  // under crrun
     if (a.interval_seconds > 0) control::set_interval(a.interval_seconds);
     return 0;

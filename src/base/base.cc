@@ -32,6 +32,7 @@ constexpr Row kRows[] = {
     {Errc::kDeadlock, EDEADLK, "would deadlock"},
     {Errc::kPermission, EPERM, "not permitted"},
     {Errc::kTimeout, ETIMEDOUT, "timed out"},
+    {Errc::kAgentStart, EIO, "the agent did not start"},
 };
 static_assert(sizeof(kRows) / sizeof(kRows[0]) == static_cast<size_t>(Errc::kLast) + 1);
 }  // namespace

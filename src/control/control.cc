@@ -194,7 +194,8 @@ void ControlThread::give_up() {
                    sizeof(g_state.answer_text));
   g_state.answer_code = static_cast<int32_t>(Errc::kAgentGone);
   g_state.answer_errno = 0;
-  __atomic_store_n(&g_state.answered_id, ~0ull, __ATOMIC_RELEASE);
+  __atomic_store_n(&g_state.answered[0], ~0ull, __ATOMIC_RELEASE);
+  __atomic_store_n(&g_state.answered[1], ~0ull, __ATOMIC_RELEASE);
   __atomic_add_fetch(&g_state.answer_word, 1, __ATOMIC_ACQ_REL);
   sys_futex(&g_state.answer_word, FUTEX_WAKE_PRIVATE, 0x7fffffff);
   const uint32_t never = 0;  // stays, for the sake of its lock on program.lock
@@ -205,7 +206,7 @@ void ControlThread::take_answer() {
   rawsys::str_copy(g_state.answer_text, ch_->answer_text, sizeof(g_state.answer_text));
   g_state.answer_code = ch_->answer_code;
   g_state.answer_errno = ch_->answer_errno;
-  __atomic_store_n(&g_state.answered_id, ch_->answered_id, __ATOMIC_RELEASE);
+  __atomic_store_n(&g_state.answered[ch_->answer_kind & 1], ch_->answered_id, __ATOMIC_RELEASE);
   __atomic_add_fetch(&g_state.answer_word, 1, __ATOMIC_ACQ_REL);
   sys_futex(&g_state.answer_word, FUTEX_WAKE_PRIVATE, 0x7fffffff);
 }
@@ -293,8 +294,8 @@ void ControlThread::serve() {
     run_command();
     forward_requests();
     // While somebody waits for an answer, look every so often whether the agent still lives.
-    const bool waited_for = load(g_state.answered_id) < g_state.sent_checkpoint ||
-                            load(g_state.answered_id) < g_state.sent_rollback;
+    const bool waited_for = load(g_state.answered[0]) < g_state.sent_checkpoint ||
+                            load(g_state.answered[1]) < g_state.sent_rollback;
     timespec slice{0, 100 * 1000 * 1000};
     const long r = sys_futex(&ch_->doorbell, FUTEX_WAIT, seen, waited_for ? &slice : nullptr);
     if (r == -ETIMEDOUT && agent_is_gone()) give_up();
@@ -361,7 +362,7 @@ Answer ask(Ask what, char* ret_text, size_t text_cap) {
   for (;;) {
     const uint32_t word = load(g_state.answer_word);
     if (id <= load(g_state.restored_up_to)) return {true, Errc::kOk, 0};
-    if (id <= load(g_state.answered_id)) break;
+    if (id <= load(g_state.answered[static_cast<int>(what)])) break;
     sys_futex(&g_state.answer_word, FUTEX_WAIT_PRIVATE, word);
   }
   rawsys::str_copy(ret_text, g_state.answer_text, text_cap);
@@ -391,8 +392,8 @@ void cr_control_main(uint64_t restored) {
     st.owner_pid = static_cast<int32_t>(rawsys::sys_getpid());
     const uint64_t sent =
         st.sent_checkpoint > st.sent_rollback ? st.sent_checkpoint : st.sent_rollback;
-    st.caller_waiting = sent > st.answered_id;
-    st.answered_id = sent;
+    st.caller_waiting = st.sent_checkpoint > st.answered[0];
+    st.answered[0] = st.answered[1] = sent;
     st.restored_up_to = sent;
     st.status = kStarting;
   }

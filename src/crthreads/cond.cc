@@ -5,15 +5,11 @@
 // one whose receiver is cancelled is passed on.
 // Context: N.
 #include <errno.h>
-#include <pthread.h>
 
+#include "crthreads/cleanup.h"
 #include "crthreads/crthreads.h"
 #include "crthreads/futex_wait.h"
 #include "crthreads/wait_table.h"
-
-#if defined(__EXCEPTIONS)
-#error "compile with -fno-exceptions: pthread_cleanup_push must not need libstdc++"
-#endif
 
 namespace cr::crthreads {
 namespace {

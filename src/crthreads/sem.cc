@@ -6,14 +6,10 @@
 // Context: N; sem_post also in signal handlers.
 #include <errno.h>
 #include <limits.h>
-#include <pthread.h>
 
+#include "crthreads/cleanup.h"
 #include "crthreads/crthreads.h"
 #include "crthreads/futex_wait.h"
-
-#if defined(__EXCEPTIONS)
-#error "compile with -fno-exceptions: pthread_cleanup_push must not need libstdc++"
-#endif
 
 namespace cr::crthreads {
 namespace {

@@ -6,19 +6,15 @@
 // the thread, and later calls reap those that are gone.
 // Context: N.
 #include <errno.h>
-#include <pthread.h>
 #include <string.h>
 #include <sys/prctl.h>
 
 #include "base/base.h"
+#include "crthreads/cleanup.h"
 #include "crthreads/crthreads.h"
 #include "crthreads/thread_record.h"
 #include "crthreads/thread_stack.h"
 #include "rawsys/rawsys.h"
-
-#if defined(__EXCEPTIONS)
-#error "compile with -fno-exceptions: pthread_cleanup_push must not need libstdc++"
-#endif
 
 namespace cr::crthreads {
 namespace {
@@ -204,8 +200,9 @@ void exit_thread(void* value) {
 }
 
 int cancel(crthread_t thread) {
+  if (thread == nullptr) return ESRCH;
   // It may not return then, so nothing may be held.
-  if (thread != nullptr && thread == self_or_null()) return pthread_cancel(pthread_self());
+  if (thread == self_or_null()) return pthread_cancel(pthread_self());
   {
     LockGuard guard(table_lock());
     if (!is_valid(thread)) return ESRCH;

@@ -163,6 +163,8 @@ struct ChannelHeader {
   uint64_t report_addr;  // of `report` in the program
   // answers to API requests
   uint64_t answered_id;
+  uint32_t answer_kind;  // 0: checkpoint(), 1: restore()
+  uint32_t reserved2;
   int32_t answer_code;  // Errc
   int32_t answer_errno;
   char answer_text[512];

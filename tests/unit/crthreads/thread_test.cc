@@ -62,7 +62,7 @@ int status_of_child(Act act) {
 
 }  // namespace
 
-// ---- beginning and end -------------------------------------------------------------------------
+// ---- beginning and end -----------------------------------------------------------------------
 
 Test(thread, join_gives_the_value) {
   int x;
@@ -146,7 +146,7 @@ Test(thread, four_threads_make_and_join_threads) {
   for (crthread_t one : t) cr_assert_null(join(one));
 }
 
-// ---- errors --------------------------------------------------------------------------------------
+// ---- errors ------------------------------------------------------------------------------------
 
 Test(thread, create_refuses_bad_arguments) {
   crthread_t t = nullptr;
@@ -269,7 +269,7 @@ Test(thread, only_one_of_three_joiners_succeeds) {
   for (crthread_t one : t) join(one);
 }
 
-// ---- identity ------------------------------------------------------------------------------------
+// ---- identity ----------------------------------------------------------------------------------
 
 Test(thread, self_everywhere) {
   crthread_t main_thread = crthread_self();
@@ -353,7 +353,7 @@ Test(thread, names) {
   cr_assert_null(join(start(own_name, inherited)));
 }
 
-// ---- stacks --------------------------------------------------------------------------------------
+// ---- stacks ------------------------------------------------------------------------------------
 
 #if !UNDER_ASAN && !UNDER_TSAN
 Test(thread, stacks_lie_in_the_nvheap_and_have_their_size) {
@@ -432,7 +432,7 @@ Test(thread, guards_do_not_leak_into_the_heap) {
   }
 }
 
-// ---- cancellation, destructors -------------------------------------------------------------------
+// ---- cancellation, destructors -----------------------------------------------------------------
 
 #if !UNDER_TSAN
 Test(thread, cancel_in_sleep_runs_handlers) {
@@ -564,7 +564,7 @@ Test(thread, adopted_threads_know_themselves_in_destructors) {
   cr_assert_eq(same, 50);
 }
 
-// ---- fork ----------------------------------------------------------------------------------------
+// ---- fork --------------------------------------------------------------------------------------
 
 #if !UNDER_ASAN && !UNDER_TSAN
 Test(thread, fork_child_is_whole) {

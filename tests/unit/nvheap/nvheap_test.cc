@@ -25,7 +25,7 @@ namespace {
 using cr_test::Random;
 constexpr uint64_t kMiB = 1 << 20;
 
-// ---- a model: every live block is filled with a pattern of its own -----------------------------
+// ---- a model: every live block is filled with a pattern of its own ---------------------------
 
 struct Live {
   unsigned char* block;
@@ -142,7 +142,7 @@ uint64_t in_use() {
   return used;
 }
 
-// ---- children that end badly -------------------------------------------------------------------
+// ---- children that end badly -----------------------------------------------------------------
 
 struct Death {
   int status;
@@ -187,7 +187,7 @@ void expect_abort(const char* call, const void* address, const char* reason, Act
 
 }  // namespace
 
-// ---- the tests -----------------------------------------------------------------------------------
+// ---- the tests ---------------------------------------------------------------------------------
 
 Test(nvheap, behaves_as_the_model) {
   static Player player(cr_test::test_seed(), 2000);
