@@ -135,7 +135,8 @@ Trouble Session::prepare_staging(uint64_t* ret_pages) {
   if (static_cast<uint64_t>(st.st_size) < need) {
     staging_map_.reset();
     if (ftruncate(staging_fd_.get(), static_cast<off_t>(need)) != 0) {
-      return trouble(Errc::kNoMemory, errno, "staging memory cannot grow");
+      return trouble(Errc::kNoMemory, errno,
+                     std::string("staging memory cannot grow: ") + strerror(errno));
     }
   }
   if (fallocate(staging_fd_.get(), 0, 0, static_cast<off_t>(need)) != 0) {

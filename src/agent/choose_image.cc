@@ -7,6 +7,14 @@
 
 namespace cr::agent {
 
+std::string name_other_buffer(const std::string& dir, int index) {
+  const store::BufferState other = store::load_buffer(dir, 1 - index);
+  if (!other.image) return "";
+  const std::string n = std::to_string(other.image->view.super.sequence);
+  return ". The other buffer holds sequence " + n + ": crrestore --sequence " + n +
+         " brings that one back";
+}
+
 Trouble choose_image(const std::string& dir, uint64_t sequence,
                      std::unique_ptr<store::LoadedImage>* ret_image) {
   store::BufferState b[2] = {store::load_buffer(dir, 0), store::load_buffer(dir, 1)};
@@ -40,11 +48,7 @@ Trouble choose_image(const std::string& dir, uint64_t sequence,
     const Errc e = b[i].error.code;
     if (b[i].image || e == Errc::kNotWhole) continue;
     std::string text = store::describe_error(store::buffer_path(dir, i), b[i].error);
-    if (b[1 - i].image) {
-      text += ". The other buffer holds sequence " + std::to_string(sequence_of(1 - i)) +
-              ": crrestore --sequence " + std::to_string(sequence_of(1 - i)) +
-              " brings that one back";
-    }
+    text += name_other_buffer(dir, i);
     return trouble(e, b[i].error.sys_errno, text);
   }
   if (!b[best].image) {

@@ -199,7 +199,7 @@ Trouble FileDescriber::read_pipe(const Descriptor& d, format::FileRecord& f) {
   if (waiting == 0) return {};
   int ends[2];
   if (pipe2(ends, O_CLOEXEC | O_NONBLOCK) != 0)
-    return trouble(Errc::kSystem, errno, "making a pipe");
+    return trouble(Errc::kSystem, errno, std::string("making a pipe: ") + strerror(errno));
   os::Fd r(ends[0]), w(ends[1]);
   // As many buffers as the original: partly filled ones must fit too.
   fcntl(w.get(), F_SETPIPE_SZ, static_cast<int>(f.pipe_bytes));

@@ -318,6 +318,7 @@ std::string find_in_path(const std::string& name, bool* ret_found_unusable) {
 void save_signal_state(SignalState* ret) {
   sigprocmask(SIG_SETMASK, nullptr, &ret->mask);
   for (int sig = 1; sig < 65; sig++) sigaction(sig, nullptr, &ret->actions[sig]);
+  signal(SIGXFSZ, SIG_IGN);  // a file size limit is an error to report, not our death
 }
 
 void restore_signal_state(const SignalState& s) {

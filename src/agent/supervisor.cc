@@ -221,6 +221,9 @@ Trouble Supervisor::prepare(uint64_t sequence, int live_pidfd) {
   if (bad.bad()) return bad;
   auto plan = std::make_unique<RestorePlan>();
   bad = make_restore_plan(*image, session_.options().dir, live_pidfd, plan.get());
+  if (bad.error.code == Errc::kDamaged && sequence == 0) {
+    bad.text += name_other_buffer(session_.options().dir, image->index);
+  }
   if (bad.bad()) return bad;
   for (const std::string& w : plan->warnings) say(w);
   plan_ = std::move(plan);

@@ -82,6 +82,9 @@ class Supervisor {
 // 128+N or the exit status.
 int exit_status_of(int wait_status);
 
+// ". The other buffer holds ..." if it is whole, else "".
+std::string name_other_buffer(const std::string& dir, int index);
+
 // Chooses the image to restore; words on failure. `sequence` 0: the newest whole one.
 Trouble choose_image(const std::string& dir, uint64_t sequence,
                      std::unique_ptr<store::LoadedImage>* ret_image);
