@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT
 // image_reader_fuzz.cc - the reader of images, with hostile bytes.
-// Invariant under test: whatever the file holds, read_image returns, reads nothing outside the file,
-// and what it accepts can be used by its references without further checks.
+// Invariant under test: whatever the file holds, read_image returns and reads nothing outside the
+// file; what it accepts can be used by its references without further checks.
 //
 // Input: a whole file, if it begins with the magic; else changes to a right image, 5 bytes each: an
-// offset into superblock and METADATA (2 bytes), how (1), a value (2). In both cases the checksums are
-// made right as well, or hardly anything would get past them.
+// offset into superblock and METADATA (2 bytes), how (1), a value (2). In both cases the checksums
+// are made right as well, or hardly anything would get past them.
 #include <string.h>
 
 #include <algorithm>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// spec_test.cc - docs/format/image.md says what src/format/image.h has: every struct with every field
-// at its offset, every constant, and an example whose bytes are right.
+// spec_test.cc - docs/format/image.md says what src/format/image.h has: every struct with every
+// field at its offset, every constant, and an example whose bytes are right.
 #include <criterion/criterion.h>
 #include <limits.h>
 #include <unistd.h>
