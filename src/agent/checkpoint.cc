@@ -331,7 +331,7 @@ Trouble Session::open_writer(const format::SuperBlock& super) {
 Trouble Session::append(store::Model& model, uint64_t run_count, std::vector<format::Run>* runs) {
   const format::ChannelHeader* c = channel();
   const auto* table =
-      reinterpret_cast<const format::Run*>(channel_map_.data() + format::kChannelRunsOff);
+      reinterpret_cast<const format::Run*>(channel_map_.data() + runs_off_);
   const uint64_t room = staging_map_.size() / kPageSize;
   runs->clear();
   for (uint64_t i = 0; i < std::min(run_count, c->runs_cap); i++) {
@@ -365,7 +365,10 @@ Trouble Session::capture(World& world, store::Model& model, format::SuperBlock* 
   auto maps = os::parse_maps(read_or_empty(task_path(pid_, tid, "maps")));
   if (!maps) return trouble(Errc::kSystem, EIO, "the memory map cannot be read");
   for (const os::MapEntry& m : *maps) {
-    if (m.name == "[vdso]") world.set_vdso(m.start, m.end);
+    if (m.name != "[vdso]" || m.start == vdso_start_) continue;
+    vdso_start_ = m.start;
+    vdso_end_ = m.end;
+    return trouble(Errc::kCannotStop, EAGAIN, "the program moved its vDSO; try again");
   }
   bad = command(format::kCommandDescribe, kCommandTimeoutNs, &world);
   if (bad.bad()) return bad;
@@ -383,6 +386,9 @@ Trouble Session::capture(World& world, store::Model& model, format::SuperBlock* 
   if (bad.bad()) return bad;
 
   format::ChannelHeader* c = channel();
+  if (plan.ranges.size() > (runs_off_ - format::kChannelRangesOff) / sizeof(format::Range)) {
+    return trouble(Errc::kUnsupported, E2BIG, "the program has too many mappings");
+  }
   memcpy(channel_map_.data() + format::kChannelRangesOff, plan.ranges.data(),
          plan.ranges.size() * sizeof(format::Range));
   c->range_count = plan.ranges.size();
@@ -427,6 +433,7 @@ Trouble Session::checkpoint(uint32_t then, format::Report* ret_report) {
     std::vector<format::Run> runs;
     World world(pid_, control_tid_, hello_, pidfd_.get(), mem_.get(), channel());
     world.set_last_resume(last_resume_ns_);
+    world.set_vdso(vdso_start_, vdso_end_);
     const uint64_t stop_begin = now_ns();
     super.monotonic_ns = stop_begin;
     super.realtime_ns = rawsys::clock_ns(CLOCK_REALTIME);

@@ -230,9 +230,6 @@ Trouble Describer::run(const format::Exclusions& exclusions, const Leftover& lef
     if (bad.bad()) return bad;
   }
   cut(exclusions);
-  if (plan_.ranges.size() > format::kChannelRangesCap) {
-    return trouble(Errc::kUnsupported, 0, "the program has too many mappings");
-  }
   return {};
 }
 

@@ -13,6 +13,7 @@
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/random.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -169,15 +170,28 @@ Result<void> Session::move_aside(std::string* ret_text) {
 Result<void> Session::make_channel() {
   CR_TRY(channel_fd_, os::make_memfd(kChannelMemfdName));
   CR_TRY(staging_fd_, os::make_memfd("cr-staging"));
-  if (ftruncate(channel_fd_.get(), static_cast<off_t>(format::kChannelBytes)) != 0) {
+  // Under a file size limit (ulimit -f, which holds for memory files too) the tables are smaller:
+  // more rounds of copying, and fewer mappings.
+  uint64_t bytes = format::kChannelBytes;
+  rlimit limit{};
+  if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur < bytes) {
+    bytes = limit.rlim_cur & ~(kPageSize - 1);
+    if (bytes < format::kChannelLeastBytes) {
+      return Error{Errc::kSystem, EFBIG, "shared memory (file size limit, ulimit -f)"};
+    }
+  }
+  if (ftruncate(channel_fd_.get(), static_cast<off_t>(bytes)) != 0) {
     return Error{Errc::kSystem, errno, "making shared memory"};
   }
-  CR_TRY(channel_map_, os::Mapping::map(channel_fd_.get(), format::kChannelBytes,
-                                        PROT_READ | PROT_WRITE, MAP_SHARED));
+  CR_TRY(channel_map_,
+         os::Mapping::map(channel_fd_.get(), bytes, PROT_READ | PROT_WRITE, MAP_SHARED));
+  const uint64_t tables = bytes - format::kChannelRangesOff;
+  runs_off_ = format::kChannelRangesOff + (tables / format::kChannelRangesShare & ~(kPageSize - 1));
   channel()->version = format::kChannelVersion;
+  channel()->bytes = bytes;
   channel()->ranges_off = format::kChannelRangesOff;
-  channel()->runs_off = format::kChannelRunsOff;
-  channel()->runs_cap = format::kChannelRunsCap;
+  channel()->runs_off = runs_off_;
+  channel()->runs_cap = (bytes - runs_off_) / sizeof(format::Run);
   return {};
 }
 
@@ -242,6 +256,13 @@ bool Session::attach(os::Fd connection, const format::Hello& hello, std::string*
   }
   mem_ = std::move(*opened);
   hello_ = hello;
+  auto text = os::read_file("/proc/" + std::to_string(pid_) + "/maps");
+  auto maps = os::parse_maps(text ? *text : "");
+  for (const os::MapEntry& m : maps ? *maps : std::vector<os::MapEntry>()) {
+    if (m.name != "[vdso]") continue;
+    vdso_start_ = m.start;
+    vdso_end_ = m.end;
+  }
   // Commands count on from where they are, so that a new control thread does not see an old one.
   channel()->done_seq = channel()->command_seq;
   format::Report welcome{};
@@ -346,8 +367,8 @@ void Session::answer(uint64_t id, bool rollback, const Trouble& result) {
 
 bool Session::offer_exec(const std::string& path, const std::string& argv, const std::string& env) {
   format::ChannelHeader* c = channel();
-  c->exec_strings_off = format::kChannelRunsOff;  // no capture is going on
-  if (argv.size() + env.size() > format::kChannelBytes - format::kChannelRunsOff) return false;
+  c->exec_strings_off = runs_off_;  // no capture is going on
+  if (argv.size() + env.size() > channel_map_.size() - runs_off_) return false;
   rawsys::str_copy(c->exec_path, path.c_str(), sizeof(c->exec_path));
   c->exec_argv_bytes = static_cast<uint32_t>(argv.size());
   c->exec_env_bytes = static_cast<uint32_t>(env.size());

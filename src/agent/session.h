@@ -110,6 +110,8 @@ class Session {
   int newest_ = -1;  // buffer of the newest whole checkpoint, -1 none
   uint8_t session_id_[16] = {};
   std::unique_ptr<store::BufferWriter> writer_;
+  uint64_t runs_off_ = 0;  // in the channel
+  uint64_t vdso_start_ = 0, vdso_end_ = 0;
   uint64_t last_resume_ns_ = 0;  // when the threads were last let go, 0: never
   bool died_ = false, frozen_ = false;
   int died_status_ = 0;

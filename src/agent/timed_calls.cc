@@ -300,14 +300,14 @@ Continuation continue_call(const user_regs_struct& regs, const CallContext& x) {
       }
       Plan p = again(regs, find(nr), x);
       c.saved = p.regs;
-      c.saved_pokes = std::move(p.pokes);
+      c.pokes = std::move(p.pokes);
       return c;
     }
     case EINTR: {
       if (find(nr) == nullptr || handler_ends_it) return c;
       Plan p = again(regs, find(nr), x);
       c.saved = c.live = p.regs;
-      c.saved_pokes = c.live_pokes = p.pokes;
+      c.pokes = std::move(p.pokes);
       c.live_changed = true;
       return c;
     }

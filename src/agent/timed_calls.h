@@ -32,7 +32,7 @@ struct Poke {
 // How to let an interrupted thread go on. `live` is for the running process, `saved` for the image.
 struct Continuation {
   user_regs_struct live{}, saved{};
-  std::vector<Poke> live_pokes, saved_pokes;
+  std::vector<Poke> pokes;  // to be written whichever way it goes on
   bool live_changed = false;
 };
 

@@ -82,6 +82,15 @@ bool World::write_memory(uint64_t addr, const void* from, size_t bytes) const {
   return rawsys::write_all_at(mem_, from, bytes, addr) == 0;
 }
 
+BeforeStop World::look(pid_t tid) const {
+  BeforeStop before = look_before_stop(pid_, tid);
+  if (last_resume_ns_ != 0) {
+    const uint64_t since = rawsys::clock_ns(CLOCK_MONOTONIC) - last_resume_ns_;
+    before.asleep_ns = std::min(before.asleep_ns, since);
+  }
+  return before;
+}
+
 // Seizes and interrupts the threads that are not known yet. A thread may end at any moment.
 Trouble World::seize_new(bool* ret_any) {
   *ret_any = false;
@@ -102,11 +111,7 @@ Trouble World::seize_new(bool* ret_any) {
     Thread t;
     t.tid = tid;
     t.leader = tid == pid_;
-    t.before = look_before_stop(pid_, tid);
-    if (last_resume_ns_ != 0) {
-      const uint64_t since = rawsys::clock_ns(CLOCK_MONOTONIC) - last_resume_ns_;
-      t.before.asleep_ns = std::min(t.before.asleep_ns, since);
-    }
+    t.before = look(tid);
     if (t.before.syscall_nr == __NR_vfork) {
       return trouble(Errc::kCannotStop, EAGAIN,
                      thread_text(pid_, tid) + " waits in vfork for its child; try again later");
@@ -170,17 +175,49 @@ Trouble World::wait_stopped(Thread& t, uint64_t deadline_ns) {
   }
 }
 
+// A thread inside the vDSO holds values of this boot's clock in registers: it is let go for a moment
+// and stopped again, until it is met elsewhere. Not by single steps: if this process died between
+// two of them, the kernel would leave the trap flag set, and SIGTRAP would end the program.
+Trouble World::let_out_of_vdso(Thread& t, int round, bool* ret_again) {
+  user_regs_struct regs;
+  if (trace(PTRACE_GETREGS, t.tid, nullptr, &regs) != 0) {
+    return trouble(Errc::kCannotStop, errno, thread_text(pid_, t.tid) + " has ended");
+  }
+  if (regs.rip < vdso_start_ || regs.rip >= vdso_end_) return {};
+  *ret_again = true;
+  if (trace(PTRACE_CONT, t.tid, nullptr, nullptr) != 0) {
+    return trouble(Errc::kCannotStop, errno, thread_text(pid_, t.tid) + " has ended");
+  }
+  t.stopped = false;
+  // It needs the processor to get out; different times, so that no rhythm of its own is matched.
+  timespec ts{0, std::min(2000000, 1000 + round * 1700)};
+  nanosleep(&ts, nullptr);
+  t.before = look(t.tid);
+  trace(PTRACE_INTERRUPT, t.tid, nullptr, nullptr);
+  return {};
+}
+
 Trouble World::stop() {
   const uint64_t deadline = rawsys::clock_ns(CLOCK_MONOTONIC) + kStopTimeoutNs;
   // A running thread may make new ones until all that were seen have stopped.
-  for (bool any = true; any;) {
-    Trouble bad = seize_new(&any);
+  int round = 0;
+  for (bool again = true; again; round++) {
+    Trouble bad = seize_new(&again);
     if (bad.bad()) return bad;
     for (Thread& t : threads_) {
-      if (t.stopped || t.tid == 0) continue;
-      bad = wait_stopped(t, deadline);
+      if (t.tid == 0 || (t.stopped && t.outside_vdso)) continue;
+      if (!t.stopped) bad = wait_stopped(t, deadline);
       if (bad.bad()) return bad;
       if (dead_) return trouble(Errc::kCannotStop, ESRCH, "the program has ended");
+      if (t.tid == 0) continue;
+      bool inside = false;
+      bad = let_out_of_vdso(t, round, &inside);
+      if (bad.bad()) return bad;
+      t.outside_vdso = !inside;
+      again = again || inside;
+      if (inside && rawsys::clock_ns(CLOCK_MONOTONIC) > deadline) {
+        return trouble(Errc::kCannotStop, ETIMEDOUT, thread_text(pid_, t.tid) + " stays in the vDSO");
+      }
     }
     std::erase_if(threads_, [](const Thread& t) { return t.tid == 0; });
   }
@@ -190,31 +227,6 @@ Trouble World::stop() {
 
 bool World::set_regs(const Thread& t, const user_regs_struct& regs) const {
   return trace(PTRACE_SETREGS, t.tid, nullptr, &regs) == 0;
-}
-
-// A thread inside the vDSO holds values of this boot's clock in registers.
-Trouble World::step_out_of_vdso(Thread& t) {
-  constexpr int kMostSteps = 20000;
-  for (int i = 0; i < kMostSteps; i++) {
-    if (trace(PTRACE_GETREGS, t.tid, nullptr, &t.regs) != 0) {
-      return trouble(Errc::kCannotStop, errno, thread_text(pid_, t.tid) + " has ended");
-    }
-    if (t.regs.rip < vdso_start_ || t.regs.rip >= vdso_end_) return {};
-    uint64_t mask = 0;
-    const uint64_t all_but_trap = ~(1ull << (SIGTRAP - 1));
-    trace(PTRACE_GETSIGMASK, t.tid, reinterpret_cast<void*>(8), &mask);
-    trace(PTRACE_SETSIGMASK, t.tid, reinterpret_cast<void*>(8), &all_but_trap);
-    if (trace(PTRACE_SINGLESTEP, t.tid, nullptr, nullptr) != 0) break;
-    int status = 0;
-    while (waitpid(t.tid, &status, __WALL) < 0 && errno == EINTR) {
-    }
-    trace(PTRACE_SETSIGMASK, t.tid, reinterpret_cast<void*>(8), &mask);
-    if (!WIFSTOPPED(status)) {
-      t.tid = 0;
-      return {};
-    }
-  }
-  return trouble(Errc::kCannotStop, ETIMEDOUT, thread_text(pid_, t.tid) + " stays in the vDSO");
 }
 
 // Makes the stopped thread itself say what nobody else can ask: alternate stack, tid address, ...
@@ -242,8 +254,10 @@ Trouble World::run_report(Thread& t) {
   r.eflags &= ~0x500ull;  // direction and trap flags
   const uint64_t all = ~0ull;
   channel_->report = {};
-  if (!write_memory(frame_addr, frame->data(), frame->size()) ||
-      trace(PTRACE_SETSIGMASK, t.tid, 8, &all) != 0 || !set_regs(t, r) ||
+  // Registers before mask, and back the other way round below: a thread whose tracer dies between
+  // the two must never run on in the program's code with every signal blocked.
+  if (!write_memory(frame_addr, frame->data(), frame->size()) || !set_regs(t, r) ||
+      trace(PTRACE_SETSIGMASK, t.tid, 8, &all) != 0 ||
       trace(PTRACE_CONT, t.tid, nullptr, nullptr) != 0) {
     return trouble(Errc::kCannotStop, errno, who + " could not be questioned");
   }
@@ -273,8 +287,8 @@ Trouble World::run_report(Thread& t) {
   if (bad.bad()) return bad;
   if (t.tid == 0) return trouble(Errc::kCannotStop, ESRCH, "the program has ended");
   t.report = channel_->report;
-  set_regs(t, t.regs);
   trace(PTRACE_SETSIGMASK, t.tid, 8, &t.sigmask);
+  set_regs(t, t.regs);
   return {};
 }
 
@@ -313,9 +327,9 @@ std::vector<siginfo_t> peek_signals(pid_t tid, bool shared) {
 }  // namespace
 
 Trouble World::describe_thread(Thread& t, const format::SigactionRecord* actions) {
-  Trouble bad = step_out_of_vdso(t);
-  if (bad.bad()) return bad;
-  if (t.tid == 0) return trouble(Errc::kCannotStop, ESRCH, "the program has ended");
+  if (trace(PTRACE_GETREGS, t.tid, nullptr, &t.regs) != 0) {
+    return trouble(Errc::kCannotStop, errno, thread_text(pid_, t.tid) + " has ended");
+  }
   t.inner_tid = inner_id(pid_, t.tid);
   t.syscall_nr = static_cast<long>(t.regs.orig_rax) >= 0 ? static_cast<long>(t.regs.orig_rax) : -1;
   std::vector<uint8_t> area(16384);
@@ -346,14 +360,15 @@ Trouble World::describe_thread(Thread& t, const format::SigactionRecord* actions
   x.read_context = this;
   Continuation c = continue_call(t.regs, x);
   t.saved = c.saved;
-  t.saved_pokes = std::move(c.saved_pokes);
-  if (c.live_changed) {
-    bool ok = true;
-    for (const Poke& p : c.live_pokes) {
-      ok = ok && write_memory(p.addr, p.bytes.data(), p.bytes.size());
-    }
-    if (ok && set_regs(t, c.live)) t.regs = c.live;
+  // They lie below the thread's stack, or shorten the frame it works off: the running program has
+  // them too, because it goes on from `saved` if this process dies.
+  for (const Poke& p : c.pokes) {
+    if (write_memory(p.addr, p.bytes.data(), p.bytes.size())) continue;
+    return trouble(Errc::kUnsupported, EFAULT,
+                   thread_text(pid_, t.tid) + " waits in a timed call and has no stack left");
   }
+  t.saved_pokes = std::move(c.pokes);
+  if (c.live_changed && set_regs(t, c.live)) t.regs = c.live;
   return run_report(t);
 }
 

@@ -25,6 +25,7 @@ struct Thread {
   pid_t tid = 0;        // here
   pid_t inner_tid = 0;  // as the program sees it
   bool stopped = false;
+  bool outside_vdso = false;
   bool leader = false;
   BeforeStop before;
   user_regs_struct regs{};   // in the stop
@@ -83,7 +84,8 @@ class World {
  private:
   Trouble seize_new(bool* ret_any);
   Trouble wait_stopped(Thread& t, uint64_t deadline_ns);
-  Trouble step_out_of_vdso(Thread& t);
+  BeforeStop look(pid_t tid) const;
+  Trouble let_out_of_vdso(Thread& t, int round, bool* ret_again);
   Trouble run_report(Thread& t);
   void bury(Thread& t);
   void release_control();

@@ -12,7 +12,7 @@
 
 namespace cr::format {
 
-inline constexpr uint32_t kChannelVersion = 1;
+inline constexpr uint32_t kChannelVersion = 2;
 inline constexpr char kAgentSocketName[] = "agent.sock";
 // Locked (shared) by the control thread while the program lives, with or without an agent, so that
 // a
@@ -151,6 +151,7 @@ struct ChannelHeader {
   uint32_t done_seq;     // futex: = command_seq when the command is done
   int32_t result_errno;  // 0 or an errno
   uint64_t arg0, arg1;
+  uint64_t bytes;  // of the memfd
   // capture
   uint64_t range_count, cursor_range, cursor_addr;  // in/out: where to go on
   uint64_t staging_pages;                           // room
@@ -182,11 +183,10 @@ struct ChannelHeader {
   uint32_t exec_argv_bytes, exec_env_bytes;
   uint64_t exec_strings_off;  // arguments, then environment, in the memfd
 };
-inline constexpr uint64_t kChannelBytes = 64ull << 20;
+inline constexpr uint64_t kChannelBytes = 64ull << 20;  // less under a file size limit
+inline constexpr uint64_t kChannelLeastBytes = 256ull << 10;
 inline constexpr uint64_t kChannelRangesOff = 64ull << 10;
-inline constexpr uint64_t kChannelRangesCap = ((4ull << 20) - kChannelRangesOff) / sizeof(Range);
-inline constexpr uint64_t kChannelRunsOff = 4ull << 20;
-inline constexpr uint64_t kChannelRunsCap = (kChannelBytes - kChannelRunsOff) / sizeof(Run);
+inline constexpr uint64_t kChannelRangesShare = 16;  // 1/16 of the tables is ranges, the rest runs
 static_assert(sizeof(ChannelHeader) <= kChannelRangesOff);
 
 }  // namespace cr::format

@@ -59,12 +59,12 @@ Test(timed_calls, epoll_wait_goes_on_with_the_time_left) {
   const Continuation c = cr::agent::continue_call(regs, asleep(__NR_epoll_wait, 2000000000));
   cr_assert(c.live_changed);
   cr_assert_eq(c.live.rip, kStub);
-  cr_assert_eq(c.live_pokes.size(), 1u);
-  cr_assert_eq(c.live_pokes[0].addr, c.live.rsp);
+  cr_assert_eq(c.pokes.size(), 1u);
+  cr_assert_eq(c.pokes[0].addr, c.live.rsp);
   cr_assert_leq(c.live.rsp + 128, regs.rsp, "the red zone must stay untouched");
   uint64_t frame[18];
-  cr_assert_geq(c.live_pokes[0].bytes.size(), sizeof(frame));
-  memcpy(frame, c.live_pokes[0].bytes.data(), sizeof(frame));
+  cr_assert_geq(c.pokes[0].bytes.size(), sizeof(frame));
+  memcpy(frame, c.pokes[0].bytes.data(), sizeof(frame));
   cr_assert_eq(frame[1], static_cast<uint64_t>(__NR_epoll_wait));
   cr_assert_eq(frame[2 + 3], 3000u, "remaining milliseconds, got %lu", frame[5]);
   cr_assert_eq(frame[8 + 3], 5000u, "r10 as the program had it");
@@ -76,7 +76,7 @@ Test(timed_calls, an_endless_wait_is_simply_made_again) {
   auto regs = interrupted(__NR_epoll_wait, -EINTR);
   regs.r10 = static_cast<unsigned long long>(-1);
   const Continuation c = cr::agent::continue_call(regs, asleep(__NR_epoll_wait, 2000000000));
-  cr_assert(c.live_changed && c.live_pokes.empty());
+  cr_assert(c.live_changed && c.pokes.empty());
   cr_assert_eq(c.live.rip, 0x401000u);
 }
 
@@ -101,9 +101,9 @@ Test(timed_calls, a_nanosleep_in_the_image_has_the_time_left) {
   regs.rdi = 0x5000;
   const Continuation c = cr::agent::continue_call(regs, x);
   cr_assert_not(c.live_changed, "the kernel itself goes on with the running one");
-  cr_assert_eq(c.saved_pokes.size(), 1u);
+  cr_assert_eq(c.pokes.size(), 1u);
   int64_t left[2];
-  memcpy(left, c.saved_pokes[0].bytes.data() + 128, sizeof(left));
+  memcpy(left, c.pokes[0].bytes.data() + 128, sizeof(left));
   cr_assert_eq(left[0], 6);
   cr_assert_eq(left[1], 0);
 }
