@@ -100,8 +100,9 @@ CR_API int checkpoint(void) __asm__("crcheckpoint") CR_RETURNS_TWICE;
  * here: the thread that called checkpoint() sees CR_RESTORED; all other threads are where they
  * were. Threads made since are gone, ended ones are back.
  * Returns -1 on failure, and CR_RESTORED if the newest checkpoint was taken while this call was
- * under way (then this thread comes back inside it). Errors: EPERM not initialised; ENOENT no whole checkpoint yet;
- *   EBADMSG it is damaged; others as for checkpoint(). The process then runs on unchanged.
+ * under way (then this thread comes back inside it). Errors: EPERM not initialised; ENOENT no
+ *   whole checkpoint yet; EBADMSG it is damaged; others as for checkpoint(). The process then runs
+ *   on unchanged.
  * Context: thread-safe: yes; async-signal-safe: no; may block: yes; hook: no. */
 CR_API int restore(void) __asm__("crrestore_self");
 

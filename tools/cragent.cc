@@ -77,8 +77,8 @@ int main(int argc, char** argv) {
   std::string notice;
   auto session = agent::Session::create(o, true, &notice);
   if (!session) {
-    tell(ready, "E" + std::to_string(errno_of(session.error())) + " " + o.dir + ": " + tools::describe(session.error()) +
-                    (notice.empty() ? "" : ": " + notice));
+    tell(ready, "E" + std::to_string(errno_of(session.error())) + " " + o.dir + ": " +
+                    tools::describe(session.error()) + (notice.empty() ? "" : ": " + notice));
     return tools::kExitOwnFailure;
   }
   agent::Supervisor supervisor(**session, s);

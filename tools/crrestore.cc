@@ -20,7 +20,7 @@ constexpr char kHelp[] =
     "usage: crrestore [options] IMAGE.dir\n"
     "Bring back the program whose checkpoints are in IMAGE.dir, in the foreground.\n"
     "      --sequence N           that checkpoint instead of the newest whole one\n"
-    "  -i, --interval SECONDS|off seconds between further checkpoints (default 10)\n"
+    "  -i, --interval SECONDS|off seconds between further checkpoints (default: as before)\n"
     "      --ids=auto|same|namespace|new\n"
     "                             how to get the process ids back: the same ones (root, or the "
     "file\n"
@@ -57,6 +57,7 @@ Options parse(int argc, char** argv) {
                                  {"version", no_argument, nullptr, 'V'},
                                  {nullptr, 0, nullptr, 0}};
   Options o;
+  o.session.interval_seconds = -1;  // as the image says
   opterr = 0;
   for (int c; (c = getopt_long(argc, argv, ":i:vhV", kLong, nullptr)) != -1;) {
     switch (c) {

@@ -290,6 +290,7 @@ Trouble Session::describe_process(World& world, const MemoryPlan& plan, store::M
     prlimit(pid_, static_cast<__rlimit_resource>(i), nullptr, &rl);
     p.rlimits[i] = {rl.rlim_cur, rl.rlim_max};
   }
+  p.interval_ms = static_cast<uint32_t>(std::min(4e9, options_.interval_seconds * 1000 + 0.5));
   p.control_entry = hello_.control_entry;
   p.control_stack_top = hello_.control_stack_top;
   p.control_state = hello_.state;
@@ -330,8 +331,7 @@ Trouble Session::open_writer(const format::SuperBlock& super) {
 
 Trouble Session::append(store::Model& model, uint64_t run_count, std::vector<format::Run>* runs) {
   const format::ChannelHeader* c = channel();
-  const auto* table =
-      reinterpret_cast<const format::Run*>(channel_map_.data() + runs_off_);
+  const auto* table = reinterpret_cast<const format::Run*>(channel_map_.data() + runs_off_);
   const uint64_t room = staging_map_.size() / kPageSize;
   runs->clear();
   for (uint64_t i = 0; i < std::min(run_count, c->runs_cap); i++) {

@@ -18,6 +18,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
+#include <sys/utsname.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -54,8 +55,22 @@ void socket_address(int dir_fd, sockaddr_un* ret) {
 
 }  // namespace
 
+// Below, system calls that everything here rests on are missing.
+static Result<void> check_kernel() {
+  constexpr int kMajor = 5, kMinor = 13;
+  utsname u{};
+  uname(&u);
+  int major = 0, minor = 0;
+  if (sscanf(u.release, "%d.%d", &major, &minor) == 2 &&
+      (major > kMajor || (major == kMajor && minor >= kMinor))) {
+    return {};
+  }
+  return Error{Errc::kUnsupported, 0, "a kernel older than Linux 5.13"};
+}
+
 Result<std::unique_ptr<Session>> Session::create(const SessionOptions& options, bool fresh,
                                                  std::string* ret_text) {
+  CR_TRYV(check_kernel());
   CR_TRYV(make_directory(options.dir));
   std::unique_ptr<Session> s(new Session(options));
   CR_TRYV(s->lock_and_listen(ret_text));
@@ -290,10 +305,14 @@ bool Session::attach(os::Fd connection, const format::Hello& hello, std::string*
   return true;
 }
 
-void Session::adopt(const format::SuperBlock& super, int buffer_index) {
+void Session::adopt(const store::LoadedImage& image) {
+  const format::SuperBlock& super = image.view.super;
+  if (options_.interval_seconds < 0) {
+    options_.interval_seconds = image.view.process->interval_ms / 1000.0;
+  }
   epoch_ = super.epoch + 1;
   sequence_ = super.sequence;
-  newest_ = buffer_index;
+  newest_ = image.index;
   memcpy(session_id_, super.session_id, sizeof(session_id_));
   realtime_ns_ = super.realtime_ns;
   pause_ns_ = super.pause_ns;

@@ -22,7 +22,7 @@ namespace cr::agent {
 
 struct SessionOptions {
   std::string dir;               // absolute
-  double interval_seconds = 10;  // 0: none
+  double interval_seconds = 10;  // 0: none; < 0, only for a restore: as the image says
   uint64_t staging_bytes = 0;    // 0: half of the available memory at most
   bool durable = true;
 };
@@ -30,8 +30,8 @@ struct SessionOptions {
 class Session {
  public:
   // Makes the directory if needed, locks it, listens. `fresh`: a new program starts, so whole
-  // images
-  // of an interrupted earlier run are moved aside (ret_notice says where); otherwise they are kept.
+  // images of an interrupted earlier run are moved aside (ret_text says where); otherwise they are
+  // kept.
   static Result<std::unique_ptr<Session>> create(const SessionOptions& options, bool fresh,
                                                  std::string* ret_text);
   ~Session();
@@ -63,7 +63,7 @@ class Session {
   bool offer_exec(const std::string& path, const std::string& argv, const std::string& env);
 
   // After a restore: counters go on from the image.
-  void adopt(const format::SuperBlock& super, int buffer_index);
+  void adopt(const store::LoadedImage& image);
   void set_leftover(Leftover l) { leftover_ = l; }
   uint64_t epoch() const { return epoch_; }
   void set_epoch(uint64_t e) { epoch_ = e; }

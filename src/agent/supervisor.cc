@@ -235,7 +235,7 @@ Trouble Supervisor::prepare(uint64_t sequence, int live_pidfd) {
 Trouble Supervisor::restore(uint64_t sequence, Launched* ret) {
   Trouble bad = prepare(sequence, -1);
   if (bad.bad()) return bad;
-  session_.adopt(plan_image_->view.super, plan_image_->index);
+  session_.adopt(*plan_image_);
   fault_point(FaultPoint::kRestorePlanned);
   bad = launch_restored(options_.start, *plan_, options_.ids, ret);
   if (bad.bad()) return bad;
@@ -262,7 +262,7 @@ void Supervisor::on_rollback(uint64_t id) {
     } else if (!session_.offer_exec(plan_->program, join(plan_->argv), join(env))) {
       bad = trouble(Errc::kNoMemory, E2BIG, "the environment is too large");
     } else {
-      session_.adopt(plan_image_->view.super, plan_image_->index);
+      session_.adopt(*plan_image_);
     }
   }
   if (bad.bad()) plan_.reset();

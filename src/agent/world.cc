@@ -175,9 +175,9 @@ Trouble World::wait_stopped(Thread& t, uint64_t deadline_ns) {
   }
 }
 
-// A thread inside the vDSO holds values of this boot's clock in registers: it is let go for a moment
-// and stopped again, until it is met elsewhere. Not by single steps: if this process died between
-// two of them, the kernel would leave the trap flag set, and SIGTRAP would end the program.
+// A thread inside the vDSO holds values of this boot's clock in registers: it is let go for a
+// moment and stopped again, until it is met elsewhere. Not by single steps: if this process died
+// between two of them, the kernel would leave the trap flag set, and SIGTRAP would end the program.
 Trouble World::let_out_of_vdso(Thread& t, int round, bool* ret_again) {
   user_regs_struct regs;
   if (trace(PTRACE_GETREGS, t.tid, nullptr, &regs) != 0) {
@@ -216,7 +216,8 @@ Trouble World::stop() {
       t.outside_vdso = !inside;
       again = again || inside;
       if (inside && rawsys::clock_ns(CLOCK_MONOTONIC) > deadline) {
-        return trouble(Errc::kCannotStop, ETIMEDOUT, thread_text(pid_, t.tid) + " stays in the vDSO");
+        return trouble(Errc::kCannotStop, ETIMEDOUT,
+                       thread_text(pid_, t.tid) + " stays in the vDSO");
       }
     }
     std::erase_if(threads_, [](const Thread& t) { return t.tid == 0; });

@@ -44,7 +44,7 @@ enum class Errc : uint16_t {
   kDeadlock,        // called from a hook
   kPermission,      // not allowed
   kTimeout,
-  kAgentStart,      // the agent said why it could not start; its words hold the errno's
+  kAgentStart,  // the agent said why it could not start; its words hold the errno's
   kLast = kAgentStart,
 };
 

@@ -30,7 +30,7 @@ struct State {
   uint64_t next_id;                             // ids given to API requests
   uint64_t wanted_checkpoint, wanted_rollback;  // newest id asked for
   uint64_t sent_checkpoint, sent_rollback;      // newest id the agent was told
-  uint64_t answered[2];  // newest id answered, by Ask
+  uint64_t answered[2];                         // newest id answered, by Ask
   uint64_t restored_up_to;  // requests up to here were in flight at the checkpoint that came back
   int32_t answer_code, answer_errno;
   char answer_text[512];

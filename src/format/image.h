@@ -158,7 +158,7 @@ struct ProcessRecord {
   uint64_t vdso_start, vdso_bytes;
   uint64_t vvar_start, vvar_bytes;  // all [vvar*] mappings together
   StringRef kernel_release;
-  uint32_t reserved;
+  uint32_t interval_ms;  // of the session's automatic checkpoints; 0: none
 };
 CR_ON_DISK(ProcessRecord, 624);
 

@@ -261,6 +261,46 @@ def test_static_refused(workspace):
     expect(done.stdout == "", f"the program ran: {done.stdout}")
 
 
+def test_old_kernel_refused(workspace):
+    """Linux before 5.13 is named, and nothing is run."""
+    done = workspace.run(["setarch", "--uname-2.6", workspace.tool("crrun"), "--",
+                          workspace.program("cli_helper"), "args", "it-ran"])
+    expect(done.returncode == 125, f"status {done.returncode}\n{done.stderr}")
+    expect_match("older than Linux 5.13", done.stderr, "the message")
+    expect("it-ran" not in done.stdout, f"the program ran: {done.stdout}")
+
+
+def test_interval_after_restore(workspace):
+    """The restored session checkpoints as often as before, or as crrestore -i says."""
+    def sequence_grows(session, seconds=3.0):
+        before = newest(session)
+        deadline = time.monotonic() + seconds
+        while newest(session) == before and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return newest(session) > before
+
+    def newest(session):
+        done = workspace.run([workspace.tool("crinspect"), "--json", session.image])
+        found = re.findall(r'"sequence": ?(\d+)', done.stdout)
+        return max(map(int, found), default=0)
+
+    session = harness.Session(workspace, [workspace.program("cli_helper"), "count", "count.txt", "60000"],
+                              options=("-i", "0.2"))
+    harness.require_restore(workspace.user)
+    session.start()
+    session.wait_until(lambda: newest(session) >= 2, "two checkpoints")
+    session.kill()
+    session.restore()
+    session.wait_until(session.program_pid, "the restored program")
+    expect(sequence_grows(session, 20.0), "no further checkpoint after the restore")
+    session.kill()
+    session.restore(options=("-i", "off"))
+    session.wait_until(session.program_pid, "the restored program")
+    time.sleep(0.5)
+    expect(not sequence_grows(session, 1.0), "a checkpoint was made in spite of -i off")
+    session.kill()
+
+
 def test_setuid_refused(workspace):
     """A setuid program is refused by name and reason, and does not run."""
     copy = workspace.path / "setuid_helper"

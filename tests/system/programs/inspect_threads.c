@@ -5,7 +5,8 @@
  *   inspect_threads DATA   opens the file DATA in two ways, starts the threads "alpha" and "beta",
  *                          prints "ready" and blocks.
  *
- * The threads block below deep_three, which deep_two called, which deep_one called: alpha in read(2),
+ * The threads block below deep_three, which deep_two called, which deep_one called: alpha in
+ * read(2),
  * beta in pause(2), reached through a function without unwind table and a signal handler.
  */
 #define _GNU_SOURCE

@@ -110,7 +110,7 @@ void add_process_of_the_code(Structs& s) {
                          F(ProcessRecord, vvar_start),
                          F(ProcessRecord, vvar_bytes),
                          F(ProcessRecord, kernel_release),
-                         F(ProcessRecord, reserved)}};
+                         F(ProcessRecord, interval_ms)}};
   s["MmRecord"] = {
       sizeof(MmRecord),
       {F(MmRecord, start_code), F(MmRecord, end_code), F(MmRecord, start_data),
