@@ -166,6 +166,16 @@ Trouble World::wait_stopped(Thread& t, uint64_t deadline_ns) {
         continue;
       }
     }
+    // The end of a process's first thread is not reported while other threads are left, be they
+    // zombies that wait for us.
+    if (t.leader && round % 32 == 31) {
+      auto stat = os::read_stat(pid_, t.tid);
+      if (!stat || stat->state == 'Z' || stat->state == 'X') {
+        leader_gone_ = leader_unburied_ = true;
+        t.tid = 0;
+        return {};
+      }
+    }
     if (rawsys::clock_ns(CLOCK_MONOTONIC) > deadline_ns) {
       return trouble(Errc::kCannotStop, ETIMEDOUT,
                      thread_text(pid_, t.tid) +
@@ -436,6 +446,13 @@ void World::release_control() {
 
 void World::resume() {
   release_control();
+  if (leader_unburied_ && threads_.empty()) {  // the others are buried: now it is the leader's turn
+    Thread leader;
+    leader.tid = pid_;
+    leader.leader = true;
+    bury(leader);
+    leader_unburied_ = false;
+  }
   // The leader's end is only reported when all other threads are buried.
   std::stable_sort(threads_.begin(), threads_.end(),
                    [](const Thread& a, const Thread& b) { return a.leader < b.leader; });

@@ -100,6 +100,7 @@ class World {
   std::vector<Thread> threads_;
   std::vector<siginfo_t> shared_pending_;
   bool leader_gone_ = false;
+  bool leader_unburied_ = false;  // traced by us, its end not reported yet
   bool control_held_ = false;
   bool dead_ = false;
   int dead_status_ = 0;

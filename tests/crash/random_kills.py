@@ -139,6 +139,7 @@ class Chain:
             self.subject.bounds = {thread: [] for thread in range(THREADS)}
             return None
         self.last_sequence = whole.sequence
+        self.subject.forget_after(whole.sequence)  # also if the life that begins now is not looked at
         return whole
 
     def summary(self):

@@ -296,15 +296,15 @@ class Subject:
                 del bounds[:-50]
 
     def forget_after(self, sequence):
-        """What was seen of steps that no checkpoint holds will not come back."""
+        """To be called when a checkpoint has been chosen: what was seen of steps that it does not
+        hold will not come back."""
         for thread, bounds in self.bounds.items():
             self.bounds[thread] = [b for b in bounds if b[0] + 2 <= sequence]
 
     def check_restored(self, whole):
         """The life that just began is checkpoint `whole`, complete and running."""
-        bounds = {t: max((s for q, s in self.bounds[t] if q + 2 <= whole.sequence), default=0)
-                  for t in range(THREADS)}
         self.forget_after(whole.sequence)
+        bounds = {t: max((s for _, s in self.bounds[t]), default=0) for t in range(THREADS)}
         records = self.progress("progress of all threads after the restore")
         text = self.errors()
         found = re.search(r"restoring checkpoint (\d+)", text)
