@@ -171,6 +171,50 @@ CR_API void *crrealloc(void *ptr, size_t size) CR_WARN_UNUSED;
 CR_API void crfree(void *ptr);
 /* Bytes usable at ptr (>= the size asked for); 0 for NULL. Context: as crmalloc. */
 CR_API size_t crmalloc_usable_size(void *ptr);
+/* A block whose address is a multiple of alignment, a power of two; size need not be one of it.
+ * Free it with crfree. craligned_alloc: NULL with EINVAL or ENOMEM; crposix_memalign returns 0,
+ * EINVAL (also if alignment is no multiple of sizeof(void *)) or ENOMEM, leaves *ret_block alone on
+ * failure and errno always. Context: as crmalloc. */
+CR_API void *craligned_alloc(size_t alignment, size_t size) CR_WARN_UNUSED;
+CR_API int crposix_memalign(void **ret_block, size_t alignment, size_t size);
+/* Give memory that holds no block back to the system, all but keep_bytes of it. By itself the heap
+ * keeps up to 4 MiB and an eighth of what is in use. Slabs of other running threads are left alone.
+ * Returns the bytes given back. Context: as crmalloc. */
+CR_API size_t crmalloc_trim(size_t keep_bytes);
+
+struct crheap_stats {
+  uint32_t size;             /* in: sizeof(struct crheap_stats) */
+  uint32_t reserved;
+  uint64_t reserve_bytes;    /* address space set aside */
+  uint64_t grown_bytes;      /* of it, used so far: what lies above was never touched */
+  uint64_t small_bytes;      /* live blocks up to 16 KiB, each rounded up to its size class */
+  uint64_t slab_bytes;       /* the 64 KiB slabs that they lie in */
+  uint64_t large_bytes;      /* live larger blocks and stacks of CR-threads, in whole pages */
+  uint64_t free_bytes;       /* pages without any block */
+  uint64_t free_kept_bytes;  /* of these, kept for the next blocks, not given back to the system */
+};
+/* Fill *st (st->size set by the caller). Momentary values; all 0 before the first allocation.
+ * Returns 0, or -1: EINVAL. Context: thread-safe: yes; async-signal-safe: no; may block: yes
+ * (briefly); hook: yes. */
+CR_API int crheap_stats(struct crheap_stats *st);
+/* The same as one JSON object, in the way of snprintf: at most size bytes with the closing 0 are
+ * written, and the length it has (without that 0) is returned. Context: as crheap_stats. */
+CR_API int crheap_stats_json(char *buffer, size_t size);
+/* Call each(block, usable bytes, arg) for every live block, lowest address first, until it returns
+ * other than 0; that value, else 0, is returned. Only while no other thread allocates or frees;
+ * `each` must not either. Context: thread-safe: no; async-signal-safe: no; hook: yes. */
+CR_API int crheap_walk(int (*each)(void *block, size_t bytes, void *arg), void *arg);
+
+/* Named roots: by these names a restored or later program finds its data in the heap. A name has 1
+ * to 55 bytes and is copied. A NULL block removes the name. At most 256 names.
+ * crroot_set returns 0, or -1: EINVAL (the name, or block is no address in the heap), ENOENT
+ * (nothing to remove), ENOSPC (256 names), ENOMEM. crroot_get returns NULL if there is none (errno
+ * is kept). crroot_list fills in at most `most` names (owned by the heap, valid until removed) and
+ * blocks, and returns how many there are. Durability: as the heap's data, at the next checkpoint.
+ * Context: thread-safe: yes; async-signal-safe: no; may block: yes (briefly); hook: yes. */
+CR_API int crroot_set(const char *name, void *block);
+CR_API void *crroot_get(const char *name);
+CR_API size_t crroot_list(const char **ret_names, void **ret_blocks, size_t most);
 
 /* ------------------------------------------------------------------------- CR-threads -------- */
 

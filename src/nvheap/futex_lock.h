@@ -29,6 +29,12 @@ class FutexLock {
     lock_contended();
   }
 
+  [[nodiscard]] bool try_lock() {
+    uint32_t seen = kFree;
+    return word_.compare_exchange_strong(seen, kHeld, std::memory_order_acquire,
+                                         std::memory_order_relaxed);
+  }
+
   void unlock() {
     if (word_.exchange(kFree, std::memory_order_release) == kWaitedFor) {
       rawsys::sys_futex(&word_, FUTEX_WAKE_PRIVATE, 1);

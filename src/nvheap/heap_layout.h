@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT
 // heap_layout.h - what lies where in the reserved range, and the metadata records.
-// Invariant: range = HeapHeader | PageEntry per data page | SlabRecord per data chunk | data. Only
-// the parts of the two arrays that belong to data in use are accessible (see PageHeap::grow).
-// Context: N.
+// Invariant: range = HeapHeader | Slab per chunk | RemoteFrees per chunk | PageEntry per page |
+// data. Only the parts of the three arrays that belong to data in use are accessible (see
+// PageHeap::grow). The records are as small as they can be and lie side by side, because every page
+// of them that changes is copied by the next checkpoint.
+// Context: N; the agent reads the records of a stopped process (see HeapDirectory).
 #pragma once
 
 #include <atomic>
@@ -36,7 +38,7 @@ enum class RunKind : uint32_t {
   kFree,      // a node of the tree of free runs
   kFreeing,   // being given back; belongs to the thread that frees it
   kLarge,     // one block
-  kSlab,      // one chunk of small blocks; its SlabRecord says more
+  kSlab,      // one chunk of small blocks; its Slab says more
   kStack,
 };
 
@@ -50,16 +52,43 @@ struct PageEntry {
 };
 static_assert(sizeof(PageEntry) == 24);
 
-inline constexpr uint32_t kMaxBlocksPerSlab = kChunkBytes / 16;
+inline constexpr uint32_t kMaxBlocksPerSlab = 512;
+inline constexpr uint32_t kSlabWords = kMaxBlocksPerSlab / 64;
 
-// For each chunk; means anything only while size_class is not 0.
-struct SlabRecord {
-  std::atomic<uint32_t> size_class;  // 1 + class; 0: the chunk is no slab. Written under both locks
-  uint32_t left, right;              // tree of the class's slabs that have free blocks
-  uint16_t free_blocks;
-  uint16_t first_word;  // no word of `used` before this one has a zero bit
-  uint64_t used[kMaxBlocksPerSlab / 64];
+// For each chunk. Written by the thread that owns the slab, unless a field says otherwise; other
+// threads read it without a lock, hence the atomics, which cost nothing when relaxed.
+struct Slab {
+  std::atomic<uint8_t> tag;     // 1 + size class; 0: the chunk is no slab
+  uint8_t listed;               // in the owner's tree of slabs with free blocks
+  std::atomic<uint16_t> owner;  // ThreadHeap::id
+  uint16_t blocks;
+  std::atomic<uint16_t> used;  // blocks not in `free`
+  uint16_t wake;               // the owner's free looks up when `used` falls to this
+  uint16_t reserved;
+  uint32_t left, right;               // tree
+  std::atomic<uint32_t> next_remote;  // written by other threads: stack of slabs with remote frees
+  uint32_t reserved2[2];
+  std::atomic<uint64_t> free[kSlabWords];  // a 1 for each free block
 };
-static_assert(sizeof(SlabRecord) == 528);
+static_assert(sizeof(Slab) == 96);
+
+// Blocks that threads other than the owner have freed, until the owner takes them back.
+struct RemoteFrees {
+  std::atomic<uint64_t> bits[kSlabWords];
+};
+static_assert(sizeof(RemoteFrees) == 64);
+
+// At the beginning of the range: what another process needs to understand a copy of the heap.
+struct HeapDirectory {
+  uint64_t magic;
+  uint32_t version;
+  uint32_t header_bytes;
+  uint64_t base, reserve_bytes;
+  uint64_t data_address, slabs, remotes, entries;  // addresses
+  uint64_t grown_pages;                            // address of the uint32_t
+  uint64_t page_lock;                              // address of its word; 0: the runs are in order
+};
+inline constexpr uint64_t kHeapMagic = 0x3170616568766e63;  // "cnvheap1"
+inline constexpr uint32_t kHeapVersion = 1;
 
 }  // namespace cr::nvheap

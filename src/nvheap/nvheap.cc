@@ -5,37 +5,43 @@
 #include "nvheap/nvheap.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 
+#include "nvheap/bad_use.h"
+#include "nvheap/debug_blocks.h"
 #include "nvheap/heap_layout.h"
 #include "nvheap/page_heap.h"
-#include "nvheap/slab_heap.h"
+#include "nvheap/small_heap.h"
 #include "rawsys/rawsys.h"
 
 namespace cr::nvheap {
 namespace {
 
+constexpr uint32_t kMostRoots = 256;
+struct Root {
+  char name[kRootNameBytes];  // "" : not in use
+  uint64_t address;
+};
+
 // At the beginning of the range.
 struct HeapHeader {
-  uint64_t reserve_bytes;
+  HeapDirectory directory;
   PageHeap pages;
-  SlabHeap slabs;
+  SmallHeap small;
+  DebugBlocks debug;
+  FutexLock roots_lock;
+  Root roots[kMostRoots];
 };
 constexpr uint64_t kHeaderBytes = page_ceil(sizeof(HeapHeader));
+constexpr uint64_t kThreadHeapsBytes = page_ceil(kThreadHeaps * sizeof(ThreadHeap));
 
 constinit std::atomic<HeapHeader*> g_heap{nullptr};
 constinit FutexLock g_init_lock;
-
-[[noreturn]] void die(const char* call, const void* block, const char* why) {
-  rawsys::LineBuffer<200> line;
-  line.text("checkpoint_restore: ").text(call).text("(").hex(reinterpret_cast<uint64_t>(block));
-  line.text("): ").text(why).text("\n");
-  rawsys::sys_write(2, line.c_str(), line.size());
-  abort();
-}
+constinit bool g_debug = false;  // CR_HEAP_DEBUG=1, since the first allocation
 
 // A mapping without access: costs address space only. Returns 0 if no place has room.
 uint64_t reserve_at_fixed_place(uint64_t bytes) {
@@ -68,23 +74,62 @@ uint64_t first_reserve_to_try(uint64_t wanted_bytes) {
 
 HeapHeader* make_heap(uint64_t base, uint64_t reserve_bytes) {
   constexpr uint64_t kBytesPerChunk =
-      kChunkBytes + kPagesPerChunk * sizeof(PageEntry) + sizeof(SlabRecord);
-  // The header, and rounding of three parts to their alignment.
-  constexpr uint64_t kFixedBytes = kHeaderBytes + 2 * kPageSize + kChunkBytes;
+      kChunkBytes + kPagesPerChunk * sizeof(PageEntry) + sizeof(Slab) + sizeof(RemoteFrees);
+  // The header, the threads' heaps, and rounding of four parts to their alignment.
+  constexpr uint64_t kFixedBytes = kHeaderBytes + kThreadHeapsBytes + 3 * kPageSize + kChunkBytes;
   const uint64_t chunks = (reserve_bytes - kFixedBytes) / kBytesPerChunk;
-  const uint64_t entries_at = base + kHeaderBytes;
-  const uint64_t slabs_at = page_ceil(entries_at + chunks * kPagesPerChunk * sizeof(PageEntry));
-  const uint64_t slabs_end = slabs_at + chunks * sizeof(SlabRecord);
-  const uint64_t data_at = (slabs_end + kChunkBytes - 1) & ~(kChunkBytes - 1);
+  const uint64_t threads_at = base + kHeaderBytes;
+  const uint64_t slabs_at = threads_at + kThreadHeapsBytes;
+  const uint64_t remotes_at = page_ceil(slabs_at + chunks * sizeof(Slab));
+  const uint64_t entries_at = page_ceil(remotes_at + chunks * sizeof(RemoteFrees));
+  const uint64_t entries_end = entries_at + chunks * kPagesPerChunk * sizeof(PageEntry);
+  const uint64_t data_at = (entries_end + kChunkBytes - 1) & ~(kChunkBytes - 1);
 
-  if (rawsys::sys_mprotect(base, kHeaderBytes, PROT_READ | PROT_WRITE) != 0) return nullptr;
+  if (rawsys::sys_mprotect(base, kHeaderBytes + kThreadHeapsBytes, PROT_READ | PROT_WRITE) != 0) {
+    return nullptr;
+  }
   auto* heap = new (reinterpret_cast<void*>(base)) HeapHeader{};
-  heap->reserve_bytes = reserve_bytes;
-  auto* slabs = reinterpret_cast<SlabRecord*>(slabs_at);
-  heap->pages.set_up(reinterpret_cast<PageEntry*>(entries_at), slabs, data_at,
+  auto* slabs = reinterpret_cast<Slab*>(slabs_at);
+  auto* remotes = reinterpret_cast<RemoteFrees*>(remotes_at);
+  heap->pages.set_up(reinterpret_cast<PageEntry*>(entries_at), slabs, remotes, data_at,
                      static_cast<uint32_t>(chunks * kPagesPerChunk));
-  heap->slabs.set_up(slabs, &heap->pages);
+  heap->small.set_up(reinterpret_cast<ThreadHeap*>(threads_at), slabs, remotes, &heap->pages);
+  heap->directory = {kHeapMagic,
+                     kHeapVersion,
+                     sizeof(HeapHeader),
+                     base,
+                     reserve_bytes,
+                     data_at,
+                     slabs_at,
+                     remotes_at,
+                     entries_at,
+                     reinterpret_cast<uint64_t>(heap->pages.grown_word()),
+                     reinterpret_cast<uint64_t>(heap->pages.lock_word())};
   return heap;
+}
+
+// The environment as the kernel has it: the first allocation may come before libc knows it.
+bool debug_wanted() {
+  static constexpr char kWanted[] = "CR_HEAP_DEBUG=1";
+  const long fd = rawsys::sys_openat(AT_FDCWD, "/proc/self/environ", O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return false;
+  char buf[4096];
+  size_t matched = 0;  // of the variable that is being read; npos-like if it differs already
+  bool found = false, differs = false;
+  for (long n; !found && (n = rawsys::sys_read(static_cast<int>(fd), buf, sizeof(buf))) > 0;) {
+    for (long i = 0; i < n && !found; i++) {
+      if (buf[i] == 0) {
+        found = !differs && matched == sizeof(kWanted) - 1;
+        matched = 0;
+        differs = false;
+      } else if (!differs) {
+        differs = matched >= sizeof(kWanted) - 1 || buf[i] != kWanted[matched];
+        matched++;
+      }
+    }
+  }
+  rawsys::sys_close(static_cast<int>(fd));
+  return found;
 }
 
 // A fork while another thread is inside the allocator must not leave the child with its locks held
@@ -92,21 +137,27 @@ HeapHeader* make_heap(uint64_t base, uint64_t reserve_bytes) {
 void before_fork() {
   g_init_lock.lock();
   if (HeapHeader* heap = g_heap.load(std::memory_order_acquire)) {
-    heap->slabs.lock_all_for_fork();
+    heap->roots_lock.lock();
+    heap->debug.lock_for_fork().lock();
+    heap->small.lock_for_fork();
     heap->pages.lock_for_fork().lock();
   }
 }
 void after_fork_in_parent() {
   if (HeapHeader* heap = g_heap.load(std::memory_order_acquire)) {
     heap->pages.lock_for_fork().unlock();
-    heap->slabs.unlock_all_in_parent();
+    heap->small.unlock_in_parent();
+    heap->debug.lock_for_fork().unlock();
+    heap->roots_lock.unlock();
   }
   g_init_lock.unlock();
 }
 void after_fork_in_child() {
   if (HeapHeader* heap = g_heap.load(std::memory_order_acquire)) {
     heap->pages.lock_for_fork().reset_in_child();
-    heap->slabs.reset_locks_in_child();
+    heap->debug.lock_for_fork().reset_in_child();
+    heap->roots_lock.reset_in_child();
+    heap->small.recover(/*keep_own=*/true);
   }
   g_init_lock.reset_in_child();
 }
@@ -120,8 +171,10 @@ HeapHeader* heap_or_null() {
   HeapHeader* heap = g_heap.load(std::memory_order_acquire);
   if (heap != nullptr) [[likely]]
     return heap;
-  if (!init(0)) return nullptr;
-  return g_heap.load(std::memory_order_relaxed);
+  const int saved_errno = errno;
+  const bool ok = static_cast<bool>(init(0));
+  errno = saved_errno;
+  return ok ? g_heap.load(std::memory_order_relaxed) : nullptr;
 }
 
 uint32_t page_of(const HeapHeader* heap, uint64_t address) {
@@ -134,7 +187,8 @@ bool in_grown_data(const HeapHeader* heap, uint64_t address) {
 }
 
 void* allocate_large(HeapHeader* heap, size_t bytes, size_t align_bytes, bool* ret_zeroed) {
-  if (bytes > heap->reserve_bytes || align_bytes > heap->reserve_bytes) return nullptr;
+  const uint64_t most = heap->directory.reserve_bytes;
+  if (bytes > most || align_bytes > most) return nullptr;
   const auto pages = static_cast<uint32_t>(page_ceil(bytes) / kPageSize);
   const auto align_pages = static_cast<uint32_t>(page_ceil(align_bytes) / kPageSize);
   const uint32_t page = heap->pages.allocate(pages, align_pages, RunKind::kLarge, ret_zeroed);
@@ -142,12 +196,29 @@ void* allocate_large(HeapHeader* heap, size_t bytes, size_t align_bytes, bool* r
   return reinterpret_cast<void*>(heap->pages.data_address() + page * kPageSize);
 }
 
+void* allocate_raw(HeapHeader* heap, size_t bytes) {
+  if (bytes <= kMaxSmallBytes) [[likely]]
+    return heap->small.allocate(class_of_bytes(bytes));
+  return allocate_large(heap, bytes, kPageSize, nullptr);
+}
+
+void* allocate_aligned_raw(HeapHeader* heap, size_t bytes, size_t align_bytes) {
+  if (bytes <= kMaxSmallBytes && align_bytes <= kMaxSmallBytes) {
+    // Slabs are aligned to 64 KiB: a class whose size is a multiple of the alignment has only
+    // aligned blocks. The powers of two are classes, so one is found.
+    uint32_t c = class_of_bytes(bytes > align_bytes ? bytes : align_bytes);
+    while (bytes_of_class(c) % align_bytes != 0) c++;
+    return heap->small.allocate(c);
+  }
+  return allocate_large(heap, bytes == 0 ? 1 : bytes, align_bytes, nullptr);
+}
+
 // Why a pointer that is no live block is none.
 const char* reason(BlockState state) {
   if (state == BlockState::kFree) return "this block is free already (freed twice?)";
   return "not the beginning of a block (pointer into the middle of one?)";
 }
-constexpr const char* kForeign = "not memory of crmalloc (foreign pointer)";
+constexpr const char* kForeign = "not memory of this heap (foreign pointer)";
 constexpr const char* kNoLargeBlock =
     "not a live block (freed twice, or a pointer into the middle of one?)";
 
@@ -159,7 +230,7 @@ Block look_up_or_die(HeapHeader* heap, const void* block, const char* call) {
   const auto address = reinterpret_cast<uint64_t>(block);
   if (heap == nullptr || !in_grown_data(heap, address)) die(call, block, kForeign);
   uint32_t small_bytes = 0;
-  const BlockState state = heap->slabs.look_up(address, &small_bytes);
+  const BlockState state = heap->small.look_up(address, &small_bytes);
   if (state == BlockState::kLive) return {small_bytes, true};
   if (state != BlockState::kNoSlab) die(call, block, reason(state));
   uint32_t pages = 0;
@@ -168,12 +239,63 @@ Block look_up_or_die(HeapHeader* heap, const void* block, const char* call) {
   return {pages * kPageSize, false};
 }
 
+void deallocate_raw(HeapHeader* heap, void* block, const char* call) {
+  const auto address = reinterpret_cast<uint64_t>(block);
+  if (heap == nullptr || !in_grown_data(heap, address)) [[unlikely]]
+    die(call, block, kForeign);
+  const BlockState state = heap->small.release(address);
+  if (state == BlockState::kLive) [[likely]]
+    return;
+  if (state != BlockState::kNoSlab) die(call, block, reason(state));
+  if (address % kPageSize != 0 || !heap->pages.release(page_of(heap, address), RunKind::kLarge)) {
+    die(call, block, kNoLargeBlock);
+  }
+}
+
 // Tries to give the block its new size where it is.
 bool resize_in_place(HeapHeader* heap, void* block, const Block& old, size_t bytes) {
-  if (old.small) return bytes <= old.bytes && bytes * 2 > old.bytes;
-  if (bytes <= kMaxSmallBytes || bytes > heap->reserve_bytes) return false;
+  if (old.small) return bytes <= old.bytes && (bytes * 2 > old.bytes || old.bytes <= 64);
+  if (bytes <= kMaxSmallBytes || bytes > heap->directory.reserve_bytes) return false;
+  // Room that was taken for its growth stays, as long as it is not most of it.
+  if (bytes <= old.bytes && bytes > old.bytes / 2) return true;
   const auto pages = static_cast<uint32_t>(page_ceil(bytes) / kPageSize);
   return heap->pages.resize(page_of(heap, reinterpret_cast<uint64_t>(block)), pages);
+}
+
+// Another place for a block that grows. A large one gets room to grow in: pages that are not
+// touched cost nothing.
+void* allocate_to_grow(HeapHeader* heap, size_t old_bytes, size_t bytes) {
+  if (bytes > old_bytes && bytes > kMaxSmallBytes && old_bytes > kMaxSmallBytes / 2) {
+    size_t more = bytes + bytes / 4;
+    if (void* block = allocate_large(heap, more, kPageSize, nullptr)) return block;
+  }
+  return allocate_raw(heap, bytes);
+}
+
+// ---- CR_HEAP_DEBUG: each block has guard bytes and its size behind it ---------------------------
+
+void* allocate_debug(HeapHeader* heap, size_t bytes, size_t align_bytes) {
+  size_t all;
+  if (__builtin_add_overflow(bytes, DebugBlocks::kExtraBytes, &all)) return nullptr;
+  void* block =
+      align_bytes <= 16 ? allocate_raw(heap, all) : allocate_aligned_raw(heap, all, align_bytes);
+  if (block == nullptr) return nullptr;
+  uint32_t small_bytes = 0;
+  const auto address = reinterpret_cast<uint64_t>(block);
+  const uint64_t usable =
+      heap->small.look_up(address, &small_bytes) == BlockState::kLive
+          ? small_bytes
+          : heap->pages.length(page_of(heap, address), RunKind::kLarge) * kPageSize;
+  DebugBlocks::arm(block, usable, bytes);
+  return block;
+}
+
+void deallocate_debug(HeapHeader* heap, void* block, const char* call) {
+  const Block b = look_up_or_die(heap, block, call);
+  const DebugBlocks::Entry old = heap->debug.retire(block, b.bytes, call);
+  if (old.block == nullptr) return;
+  DebugBlocks::check_untouched(old, call);
+  deallocate_raw(heap, old.block, call);
 }
 
 }  // namespace
@@ -192,6 +314,7 @@ Result<void> init(uint64_t reserve_bytes) {
       heap = make_heap(base, bytes);
       if (heap == nullptr) rawsys::sys_munmap(base, bytes);
     }
+    g_debug = debug_wanted();
     g_heap.store(heap, std::memory_order_release);
   }
   return {};
@@ -200,8 +323,9 @@ Result<void> init(uint64_t reserve_bytes) {
 void* allocate(size_t bytes) {
   HeapHeader* heap = heap_or_null();
   if (heap == nullptr) return nullptr;
-  if (bytes <= kMaxSmallBytes) return heap->slabs.allocate(class_of_bytes(bytes));
-  return allocate_large(heap, bytes, kPageSize, nullptr);
+  if (g_debug) [[unlikely]]
+    return allocate_debug(heap, bytes, 16);
+  return allocate_raw(heap, bytes);
 }
 
 void* allocate_zeroed(size_t count, size_t bytes_each) {
@@ -210,8 +334,9 @@ void* allocate_zeroed(size_t count, size_t bytes_each) {
   HeapHeader* heap = heap_or_null();
   if (heap == nullptr) return nullptr;
   bool zeroed = false;
-  void* block = bytes <= kMaxSmallBytes ? heap->slabs.allocate(class_of_bytes(bytes))
-                                        : allocate_large(heap, bytes, kPageSize, &zeroed);
+  void* block = g_debug                   ? allocate_debug(heap, bytes, 16)
+                : bytes <= kMaxSmallBytes ? heap->small.allocate(class_of_bytes(bytes))
+                                          : allocate_large(heap, bytes, kPageSize, &zeroed);
   if (block != nullptr && !zeroed) memset(block, 0, bytes);
   return block;
 }
@@ -219,48 +344,51 @@ void* allocate_zeroed(size_t count, size_t bytes_each) {
 void* allocate_aligned(size_t bytes, size_t align_bytes) {
   HeapHeader* heap = heap_or_null();
   if (heap == nullptr) return nullptr;
-  if (bytes <= kMaxSmallBytes && align_bytes <= kMaxSmallBytes) {
-    // Slabs are aligned to 64 KiB: a class whose size is a multiple of the alignment has only
-    // aligned blocks. The powers of two are classes, so one is found.
-    uint32_t c = class_of_bytes(bytes > align_bytes ? bytes : align_bytes);
-    while (bytes_of_class(c) % align_bytes != 0) c++;
-    return heap->slabs.allocate(c);
-  }
-  return allocate_large(heap, bytes == 0 ? 1 : bytes, align_bytes, nullptr);
+  if (g_debug) return allocate_debug(heap, bytes, align_bytes);
+  return allocate_aligned_raw(heap, bytes, align_bytes);
 }
 
-void* reallocate(void* block, size_t bytes) {
+void* reallocate(void* block, size_t bytes, const char* call) {
   if (block == nullptr) return allocate(bytes);
   if (bytes == 0) {
-    deallocate(block, "crrealloc");
+    deallocate(block, call);
     return nullptr;
   }
   HeapHeader* heap = g_heap.load(std::memory_order_acquire);
-  const Block old = look_up_or_die(heap, block, "crrealloc");
-  if (resize_in_place(heap, block, old, bytes)) return block;
-  void* moved = allocate(bytes);
-  if (moved == nullptr) return bytes <= old.bytes ? block : nullptr;
+  Block old = look_up_or_die(heap, block, call);
+  if (g_debug) [[unlikely]] {
+    old.bytes = DebugBlocks::check(block, old.bytes, call);
+  } else if (resize_in_place(heap, block, old, bytes)) {
+    return block;
+  }
+  void* moved = g_debug ? allocate(bytes) : allocate_to_grow(heap, old.bytes, bytes);
+  if (moved == nullptr) return bytes <= old.bytes && !g_debug ? block : nullptr;
   memcpy(moved, block, bytes < old.bytes ? bytes : old.bytes);
-  deallocate(block, "crrealloc");
+  deallocate(block, call);
   return moved;
 }
 
 void deallocate(void* block, const char* call) {
   if (block == nullptr) return;
   HeapHeader* heap = g_heap.load(std::memory_order_acquire);
-  const auto address = reinterpret_cast<uint64_t>(block);
-  if (heap == nullptr || !in_grown_data(heap, address)) die(call, block, kForeign);
-  const BlockState state = heap->slabs.release(address);
-  if (state == BlockState::kLive) return;
-  if (state != BlockState::kNoSlab) die(call, block, reason(state));
-  if (address % kPageSize != 0 || !heap->pages.release(page_of(heap, address), RunKind::kLarge)) {
-    die(call, block, kNoLargeBlock);
+  if (g_debug) [[unlikely]] {
+    deallocate_debug(heap, block, call);
+  } else {
+    deallocate_raw(heap, block, call);
   }
 }
 
 size_t usable_bytes(const void* block, const char* call) {
   if (block == nullptr) return 0;
-  return look_up_or_die(g_heap.load(std::memory_order_acquire), block, call).bytes;
+  const Block b = look_up_or_die(g_heap.load(std::memory_order_acquire), block, call);
+  return g_debug ? DebugBlocks::check(block, b.bytes, call) : b.bytes;
+}
+
+uint64_t trim(uint64_t keep_bytes) {
+  HeapHeader* heap = g_heap.load(std::memory_order_acquire);
+  if (heap == nullptr) return 0;
+  heap->small.trim();
+  return heap->pages.trim(keep_bytes);
 }
 
 bool contains(const void* address) {
@@ -271,7 +399,7 @@ bool contains(const void* address) {
 
 void* alloc_stack(size_t bytes) {
   HeapHeader* heap = heap_or_null();
-  if (heap == nullptr || bytes == 0 || bytes > heap->reserve_bytes) return nullptr;
+  if (heap == nullptr || bytes == 0 || bytes > heap->directory.reserve_bytes) return nullptr;
   const auto pages = static_cast<uint32_t>(page_ceil(bytes) / kPageSize);
   const uint32_t page = heap->pages.allocate(pages, 1, RunKind::kStack);
   if (page == kNil) return nullptr;
@@ -289,16 +417,124 @@ void free_stack(void* stack) {
 
 void stats(uint64_t* ret_in_use_bytes, uint64_t* ret_reserve_bytes) {
   const HeapHeader* heap = g_heap.load(std::memory_order_acquire);
-  *ret_in_use_bytes = heap == nullptr ? 0 : heap->pages.used_bytes() + heap->slabs.used_bytes();
-  *ret_reserve_bytes = heap == nullptr ? 0 : heap->reserve_bytes;
+  *ret_in_use_bytes = heap == nullptr ? 0 : heap->pages.used_bytes() + heap->small.used_bytes();
+  *ret_reserve_bytes = heap == nullptr ? 0 : heap->directory.reserve_bytes;
 }
+
+Stats all_stats() {
+  Stats s{};
+  HeapHeader* heap = g_heap.load(std::memory_order_acquire);
+  if (heap == nullptr) return s;
+  const PageHeap::Totals t = heap->pages.totals();
+  s.reserve_bytes = heap->directory.reserve_bytes;
+  s.grown_bytes = heap->pages.grown_pages() * kPageSize;
+  s.large_bytes = heap->pages.used_bytes();
+  s.small_bytes = heap->small.used_bytes();
+  s.slab_bytes = s.grown_bytes - t.free_bytes - s.large_bytes;
+  s.free_bytes = t.free_bytes;
+  s.free_dirty_bytes = t.dirty_bytes;
+  return s;
+}
+
+void walk(bool (*each)(void* context, void* block, size_t bytes), void* context) {
+  HeapHeader* heap = g_heap.load(std::memory_order_acquire);
+  if (heap == nullptr) return;
+  struct Call {
+    HeapHeader* heap;
+    bool (*each)(void*, void*, size_t);
+    void* context;
+    static bool small(void* self, uint64_t address, uint64_t bytes) {
+      const auto* c = static_cast<Call*>(self);
+      if (g_debug) {
+        const auto* block = reinterpret_cast<const void*>(address);
+        if (DebugBlocks::is_retired(block, bytes)) return true;
+        bytes = DebugBlocks::check(block, bytes, "crheap_walk");
+      }
+      return c->each(c->context, reinterpret_cast<void*>(address), bytes);
+    }
+  } call{heap, each, context};
+  heap->pages.walk(
+      [](void* self, uint32_t page, const PageEntry& entry) {
+        const auto* c = static_cast<Call*>(self);
+        if (entry.kind == RunKind::kSlab) {
+          return c->heap->small.walk_slab(page / kPagesPerChunk, Call::small, self);
+        }
+        if (entry.kind != RunKind::kLarge) return true;
+        return Call::small(self, c->heap->pages.data_address() + page * kPageSize,
+                           entry.pages * kPageSize);
+      },
+      &call);
+}
+
+const char* check() {
+  const HeapHeader* heap = g_heap.load(std::memory_order_acquire);
+  if (heap == nullptr) return nullptr;
+  const char* bad = heap->pages.check();
+  return bad != nullptr ? bad : heap->small.check();
+}
+
+Errc set_root(const char* name, void* address) {
+  if (strnlen(name, kRootNameBytes) >= kRootNameBytes || name[0] == 0) return Errc::kInvalid;
+  HeapHeader* heap = heap_or_null();
+  if (heap == nullptr) return Errc::kNoMemory;
+  if (address != nullptr && !in_grown_data(heap, reinterpret_cast<uint64_t>(address))) {
+    return Errc::kInvalid;
+  }
+  LockGuard guard(heap->roots_lock);
+  Root* place = nullptr;
+  for (Root& r : heap->roots) {
+    if (strcmp(r.name, name) == 0) {
+      place = &r;
+      break;
+    }
+    if (r.name[0] == 0 && place == nullptr) place = &r;
+  }
+  if (address == nullptr) {
+    if (place == nullptr || place->name[0] == 0) return Errc::kNotFound;
+    *place = {};
+    return Errc::kOk;
+  }
+  if (place == nullptr) return Errc::kNoMemory;
+  place->address = reinterpret_cast<uint64_t>(address);
+  rawsys::str_copy(place->name, name, sizeof(place->name));
+  return Errc::kOk;
+}
+
+void* get_root(const char* name) {
+  HeapHeader* heap = g_heap.load(std::memory_order_acquire);
+  if (heap == nullptr || name[0] == 0) return nullptr;
+  LockGuard guard(heap->roots_lock);
+  for (const Root& r : heap->roots) {
+    if (strcmp(r.name, name) == 0) return reinterpret_cast<void*>(r.address);
+  }
+  return nullptr;
+}
+
+uint32_t list_roots(const char* ret_names[], void* ret_addresses[], uint32_t most) {
+  HeapHeader* heap = g_heap.load(std::memory_order_acquire);
+  if (heap == nullptr) return 0;
+  LockGuard guard(heap->roots_lock);
+  uint32_t n = 0;
+  for (const Root& r : heap->roots) {
+    if (r.name[0] == 0) continue;
+    if (n < most) {
+      ret_names[n] = r.name;
+      ret_addresses[n] = reinterpret_cast<void*>(r.address);
+    }
+    n++;
+  }
+  return n;
+}
+
+const void* directory_word() { return &g_heap; }
 
 RangeInfo range_info() {
   const HeapHeader* heap = g_heap.load(std::memory_order_acquire);
   if (heap == nullptr) return {0, 0, 0, 0};
   const auto begin = reinterpret_cast<uint64_t>(heap);
   const uint64_t data = heap->pages.data_address();
-  return {begin, begin + heap->reserve_bytes, data, data + heap->pages.grown_pages() * kPageSize};
+  return {begin, begin + heap->directory.reserve_bytes, data,
+          data + heap->pages.grown_pages() * kPageSize};
 }
 
 }  // namespace cr::nvheap

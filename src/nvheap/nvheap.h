@@ -30,12 +30,16 @@ void* allocate_zeroed(size_t count, size_t bytes_each);
 void* allocate_aligned(size_t bytes, size_t align_bytes);
 // As realloc of glibc: (nullptr, n) allocates, (block, 0) frees and returns nullptr; on failure the
 // block is as it was.
-void* reallocate(void* block, size_t bytes);
+void* reallocate(void* block, size_t bytes, const char* call = "crrealloc");
 
 // `call` is the name of the public call, for the message: a block that is not live (freed twice,
 // foreign, interior) ends the program with one line naming both.
 void deallocate(void* block, const char* call = "crfree");
 size_t usable_bytes(const void* block, const char* call = "crmalloc_usable_size");
+
+// Gives memory without live blocks back to the system, all but keep_bytes of it. Returns the bytes
+// given back by this call.
+uint64_t trim(uint64_t keep_bytes);
 
 // Does the address lie in the reserved range (block or not)? False before init.
 bool contains(const void* address);
@@ -47,6 +51,37 @@ void free_stack(void* stack);
 
 // Both 0 before init. Async-signal-safe; momentary values, each exact when no call is under way.
 void stats(uint64_t* ret_in_use_bytes, uint64_t* ret_reserve_bytes);
+
+struct Stats {
+  uint64_t reserve_bytes;     // address space
+  uint64_t grown_bytes;       // of it, used so far
+  uint64_t small_bytes;       // live blocks up to 16 KiB, rounded up to their classes
+  uint64_t slab_bytes;        // the slabs they lie in
+  uint64_t large_bytes;       // live larger blocks and stacks
+  uint64_t free_bytes;        // runs of pages without blocks
+  uint64_t free_dirty_bytes;  // of these, not given back to the system
+};
+// Momentary values.
+Stats all_stats();
+
+// Calls each(context, block, usable bytes) for each live block, lowest address first, until it
+// returns false. Only while no other thread uses the heap; `each` must not use it either.
+void walk(bool (*each)(void* context, void* block, size_t bytes), void* context);
+
+// For tests: the first broken invariant in words, nullptr if all hold. As walk.
+const char* check();
+
+// Names by which a later program finds its data. kRootNameBytes includes the terminating 0.
+// Errors: kInvalid (name too long or empty, not an address in the heap), kNoMemory (256 roots, or
+// no heap). A null address removes the name: kNotFound if there is none.
+inline constexpr size_t kRootNameBytes = 56;
+Errc set_root(const char* name, void* address);
+void* get_root(const char* name);  // nullptr: none of that name
+// Fills in the first `most`; returns how many there are. The names belong to the heap.
+uint32_t list_roots(const char* ret_names[], void* ret_addresses[], uint32_t most);
+
+// Address of the word that holds the address of the HeapDirectory (heap_layout.h), 0 before init.
+const void* directory_word();
 
 // Where the parts of the range are; all 0 before init. What lies at and above data_end has never
 // been used.

@@ -8,9 +8,12 @@
 namespace cr::nvheap {
 namespace {
 
-// Free runs from this length on are given back to the system: shorter ones would cost more in page
-// faults than they are worth.
-constexpr uint32_t kGiveBackPages = 32;
+// Free pages that hold old data are kept for the next blocks, because a page fault costs more than
+// most uses of a page; beyond this many, and an eighth of what is in use, half of them are given
+// back to the system, from the highest address down.
+constexpr uint64_t kKeepDirtyPages = 1024;
+// Shorter runs are not worth a system call.
+constexpr uint32_t kGiveBackPages = 8;
 // The heap grows by at least 1 MiB, later by an eighth, at most by 64 MiB more than needed: few
 // mprotect calls, yet little that a dirty-page scan must pass over.
 constexpr uint32_t kMinGrowthPages = 256;
@@ -28,10 +31,11 @@ bool make_accessible(uint64_t from, uint64_t to) {
 
 }  // namespace
 
-void PageHeap::set_up(PageEntry* entries, SlabRecord* slabs, uint64_t data_address,
+void PageHeap::set_up(PageEntry* entries, Slab* slabs, RemoteFrees* remotes, uint64_t data_address,
                       uint32_t max_pages) {
   entries_ = entries;
   slabs_ = slabs;
+  remotes_ = remotes;
   data_address_ = data_address;
   max_pages_ = max_pages;
 }
@@ -74,9 +78,10 @@ bool PageHeap::release(uint32_t page, RunKind kind) {
     count(kind, -static_cast<int64_t>(pages));
   }
   // Giving back gigabytes takes long: not under the lock.
-  const bool dirty = pages < kGiveBackPages || !discard(page, pages);
+  const bool dirty = pages < kKeepDirtyPages || !discard(page, pages);
   LockGuard guard(lock_);
   add_free(page, pages, dirty);
+  if (dirty_pages_ > kKeepDirtyPages + (grown_pages() - free_pages_) / 8) discard_some();
   return true;
 }
 
@@ -141,8 +146,10 @@ bool PageHeap::grow(uint64_t end_page) {
   const uint32_t to = to64 > max_pages_ ? max_pages_ : static_cast<uint32_t>(to64);
   const auto entry_at = [&](uint32_t i) { return reinterpret_cast<uint64_t>(entries_ + i); };
   const auto slab_at = [&](uint32_t i) { return reinterpret_cast<uint64_t>(slabs_ + i); };
+  const auto remote_at = [&](uint32_t i) { return reinterpret_cast<uint64_t>(remotes_ + i); };
   if (!make_accessible(entry_at(grown), entry_at(to)) ||
       !make_accessible(slab_at(grown / kPagesPerChunk), slab_at(to / kPagesPerChunk)) ||
+      !make_accessible(remote_at(grown / kPagesPerChunk), remote_at(to / kPagesPerChunk)) ||
       !make_accessible(data_address_ + grown * kPageSize, data_address_ + to * kPageSize)) {
     return false;
   }
@@ -196,39 +203,92 @@ void PageHeap::insert_run(uint32_t page, uint32_t pages, bool dirty) {
   e.pages = pages;
   e.left = e.right = kNil;
   e.dirty = dirty ? 1 : 0;
+  free_pages_ += pages;
+  if (dirty) dirty_pages_ += pages;
   root_ = Treap(FreeRuns{entries_}).insert(root_, page);
 }
 
 void PageHeap::erase_run(uint32_t page) {
   root_ = Treap(FreeRuns{entries_}).erase(root_, page);
   entries_[page].kind = RunKind::kNone;
+  free_pages_ -= entries_[page].pages;
+  if (entries_[page].dirty != 0) dirty_pages_ -= entries_[page].pages;
 }
 
-// Adds a free run, joined with its free neighbours. What has become long enough is given back.
+// Adds a free run, joined with its free neighbours.
 void PageHeap::add_free(uint32_t page, uint32_t pages, bool dirty) {
   entries_[page].kind = RunKind::kNone;
-  struct Piece {
-    uint32_t page, pages;
-    bool dirty;
-  } pieces[3] = {{page, pages, dirty}, {0, 0, false}, {0, 0, false}};
   const uint32_t before = Treap(FreeRuns{entries_}).predecessor(root_, page);
   if (before != kNil && before + entries_[before].pages == page) {
-    pieces[1] = {before, entries_[before].pages, entries_[before].dirty != 0};
+    dirty = dirty || entries_[before].dirty != 0;
+    pages += entries_[before].pages;
+    page = before;
     erase_run(before);
   }
   const uint32_t after = page + pages;
   if (after < grown_pages() && entries_[after].kind == RunKind::kFree) {
-    pieces[2] = {after, entries_[after].pages, entries_[after].dirty != 0};
+    dirty = dirty || entries_[after].dirty != 0;
+    pages += entries_[after].pages;
     erase_run(after);
   }
-  const uint32_t first = pieces[1].pages != 0 ? before : page;
-  const uint32_t total = pieces[0].pages + pieces[1].pages + pieces[2].pages;
-  bool any_dirty = false;
-  for (const Piece& p : pieces) {
-    if (!p.dirty) continue;
-    if (total < kGiveBackPages || !discard(p.page, p.pages)) any_dirty = true;
+  insert_run(page, pages, dirty);
+}
+
+void PageHeap::discard_some() {
+  const uint64_t keep = (kKeepDirtyPages + (grown_pages() - free_pages_) / 8) / 2;
+  Treap tree(FreeRuns{entries_});
+  for (uint32_t run = tree.predecessor(root_, grown_pages()); run != kNil && dirty_pages_ > keep;
+       run = tree.predecessor(root_, run)) {
+    PageEntry& e = entries_[run];
+    if (e.dirty == 0 || e.pages < kGiveBackPages || !discard(run, e.pages)) continue;
+    e.dirty = 0;
+    dirty_pages_ -= e.pages;
   }
-  insert_run(first, total, any_dirty);
+}
+
+uint64_t PageHeap::trim(uint64_t keep_bytes) {
+  LockGuard guard(lock_);
+  const uint64_t before = dirty_pages_;
+  Treap tree(FreeRuns{entries_});
+  for (uint32_t run = tree.predecessor(root_, grown_pages());
+       run != kNil && dirty_pages_ * kPageSize > keep_bytes; run = tree.predecessor(root_, run)) {
+    PageEntry& e = entries_[run];
+    if (e.dirty == 0 || !discard(run, e.pages)) continue;
+    e.dirty = 0;
+    dirty_pages_ -= e.pages;
+  }
+  return (before - dirty_pages_) * kPageSize;
+}
+
+PageHeap::Totals PageHeap::totals() {
+  LockGuard guard(lock_);
+  return {free_pages_ * kPageSize, dirty_pages_ * kPageSize};
+}
+
+const char* PageHeap::check() const {
+  uint64_t free = 0, dirty = 0;
+  bool before_is_free = false;
+  uint32_t page = 0;
+  for (; page < grown_pages(); page += entries_[page].pages) {
+    const PageEntry& e = entries_[page];
+    if (e.kind == RunKind::kNone) return "a page that belongs to no run";
+    if (e.pages == 0) return "a run without pages";
+    if (e.kind == RunKind::kFree && before_is_free) return "two free runs side by side";
+    before_is_free = e.kind == RunKind::kFree;
+    if (!before_is_free) continue;
+    free += e.pages;
+    if (e.dirty != 0) dirty += e.pages;
+  }
+  if (page != grown_pages()) return "a run beyond the end of the heap";
+  if (free != free_pages_ || dirty != dirty_pages_) return "a wrong count of free pages";
+  return nullptr;
+}
+
+void PageHeap::walk(bool (*each)(void* context, uint32_t page, const PageEntry& entry),
+                    void* context) const {
+  for (uint32_t page = 0; page < grown_pages(); page += entries_[page].pages) {
+    if (!each(context, page, entries_[page])) return;
+  }
 }
 
 // False if the pages may still hold data (locked memory cannot be given back).

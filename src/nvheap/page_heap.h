@@ -15,7 +15,8 @@ namespace cr::nvheap {
 
 class PageHeap {
  public:
-  void set_up(PageEntry* entries, SlabRecord* slabs, uint64_t data_address, uint32_t max_pages);
+  void set_up(PageEntry* entries, Slab* slabs, RemoteFrees* remotes, uint64_t data_address,
+              uint32_t max_pages);
 
   // The lowest free run that fits; grows the heap if none does. align_pages: a power of two.
   // Returns its page, or kNil. *ret_zeroed (if not null): it reads as zeros.
@@ -29,6 +30,21 @@ class PageHeap {
 
   uint64_t data_address() const { return data_address_; }
   uint32_t grown_pages() const { return grown_pages_.load(std::memory_order_acquire); }
+  // Give free pages back to the system until at most keep_bytes of them hold data.
+  // Returns the bytes given back.
+  uint64_t trim(uint64_t keep_bytes);
+  struct Totals {
+    uint64_t free_bytes, dirty_bytes;  // in free runs; of these, those that may hold data
+  };
+  Totals totals();
+  // A word about the first broken invariant, else nullptr. Only while no call is under way.
+  const char* check() const;
+  // For each run: its first page, its entry. Only while no call is under way.
+  void walk(bool (*each)(void* context, uint32_t page, const PageEntry& entry),
+            void* context) const;
+
+  const void* grown_word() const { return &grown_pages_; }
+  const void* lock_word() const { return &lock_; }
   uint64_t used_bytes() const { return used_pages_.load(std::memory_order_relaxed) * kPageSize; }
 
   FutexLock& lock_for_fork() { return lock_; }
@@ -52,15 +68,18 @@ class PageHeap {
   void erase_run(uint32_t page);
   void add_free(uint32_t page, uint32_t pages, bool dirty);
   bool discard(uint32_t page, uint32_t pages) const;
+  void discard_some();
   void count(RunKind kind, int64_t pages);
 
   FutexLock lock_;
   uint32_t root_ = kNil;  // tree of free runs
   uint32_t max_pages_ = 0;
   std::atomic<uint32_t> grown_pages_{0};
-  std::atomic<uint64_t> used_pages_{0};  // in large blocks and stacks
+  std::atomic<uint64_t> used_pages_{0};        // in large blocks and stacks
+  uint64_t free_pages_ = 0, dirty_pages_ = 0;  // in free runs; dirty: that may hold data
   PageEntry* entries_ = nullptr;
-  SlabRecord* slabs_ = nullptr;
+  Slab* slabs_ = nullptr;
+  RemoteFrees* remotes_ = nullptr;
   uint64_t data_address_ = 0;
 };
 

@@ -26,11 +26,12 @@ struct Fixture {
       return p;
     };
     auto* entries = static_cast<PageEntry*>(map(kPages * sizeof(PageEntry)));
-    auto* slabs = static_cast<SlabRecord*>(map(kPages / kPagesPerChunk * sizeof(SlabRecord)));
+    auto* slabs = static_cast<Slab*>(map(kPages / kPagesPerChunk * sizeof(Slab)));
+    auto* remotes = static_cast<RemoteFrees*>(map(kPages / kPagesPerChunk * sizeof(RemoteFrees)));
     auto at = reinterpret_cast<uint64_t>(map(kPages * cr::kPageSize + kChunkBytes));
     at = (at + kChunkBytes - 1) & ~(kChunkBytes - 1);
     data = reinterpret_cast<char*>(at);
-    heap.set_up(entries, slabs, at, kPages);
+    heap.set_up(entries, slabs, remotes, at, kPages);
   }
   char* page(uint32_t i) { return data + i * cr::kPageSize; }
 };
@@ -138,7 +139,10 @@ Test(page_heap, behaves_as_the_model) {
   for (uint64_t part = 0; part < 3; part++) {
     static Model* model;
     model = new Model(seed + part);
-    for (int i = 0; i < 2500; i++) model->step();
+    for (int i = 0; i < 2500; i++) {
+      model->step();
+      if (i % 100 == 0) cr_assert_null(model->heap().check(), "%s", model->heap().check());
+    }
     cr_assert_gt(model->refused(), 0, "the heap was never full: the test is too easy");
     model->remove_all();
     cr_assert_eq(model->heap().used_bytes(), 0u);
@@ -148,29 +152,48 @@ Test(page_heap, behaves_as_the_model) {
   }
 }
 
-Test(page_heap, long_free_runs_are_given_back) {
+namespace {
+size_t resident_pages(Fixture& f, uint32_t page, uint32_t pages) {
+  static unsigned char resident[kPages];
+  cr_assert_eq(mincore(f.page(page), pages * cr::kPageSize, resident), 0);
+  size_t n = 0;
+  for (uint32_t i = 0; i < pages; i++) n += resident[i] & 1;
+  return n;
+}
+}  // namespace
+
+Test(page_heap, free_pages_are_kept_up_to_a_bound) {
   Fixture f;
-  const uint32_t page = f.heap.allocate(64, 1, RunKind::kLarge);
-  memset(f.page(page), 1, 64 * cr::kPageSize);
-  cr_assert(f.heap.release(page, RunKind::kLarge));
-  unsigned char resident[64];
-  cr_assert_eq(mincore(f.page(page), sizeof(resident) * cr::kPageSize, resident), 0);
-  for (unsigned char r : resident) cr_assert_eq(r & 1, 0);
+  constexpr uint32_t kRun = 100;
+  uint32_t pages[30];
+  for (uint32_t& p : pages) {
+    p = f.heap.allocate(kRun, 1, RunKind::kLarge);
+    memset(f.page(p), 1, kRun * cr::kPageSize);
+  }
+  bool zeroed = true;
+  cr_assert(f.heap.release(pages[0], RunKind::kLarge));
+  cr_assert_eq(resident_pages(f, pages[0], kRun), kRun);
+  cr_assert_eq(f.heap.allocate(kRun, 1, RunKind::kLarge, &zeroed), pages[0]);
+  cr_assert_not(zeroed);
+  for (uint32_t p : pages) cr_assert(f.heap.release(p, RunKind::kLarge));
+  cr_assert_null(f.heap.check(), "%s", f.heap.check());
+  cr_assert_leq(f.heap.totals().dirty_bytes, uint64_t{5} << 20);
+  cr_assert_leq(resident_pages(f, 0, 30 * kRun) * cr::kPageSize, f.heap.totals().dirty_bytes);
 }
 
-Test(page_heap, short_free_runs_are_given_back_once_they_join) {
+Test(page_heap, trim_gives_back_all_free_pages) {
   Fixture f;
   uint32_t pages[40];
   for (uint32_t& p : pages) {
     p = f.heap.allocate(1, 1, RunKind::kLarge);
     memset(f.page(p), 1, cr::kPageSize);
   }
-  bool zeroed = true;
-  cr_assert(f.heap.release(pages[0], RunKind::kLarge));
+  for (int i = 0; i < 40; i += 2) cr_assert(f.heap.release(pages[i], RunKind::kLarge));
+  cr_assert_eq(f.heap.trim(8 * cr::kPageSize), 12 * cr::kPageSize);
+  cr_assert_eq(f.heap.trim(0), 8 * cr::kPageSize);
+  cr_assert_eq(resident_pages(f, 0, 40), 20u);
+  bool zeroed = false;
   cr_assert_eq(f.heap.allocate(1, 1, RunKind::kLarge, &zeroed), pages[0]);
-  cr_assert_not(zeroed);
-  for (uint32_t p : pages) cr_assert(f.heap.release(p, RunKind::kLarge));
-  cr_assert_eq(f.heap.allocate(40, 1, RunKind::kLarge, &zeroed), 0u);
   cr_assert(zeroed);
 }
 
