@@ -377,8 +377,13 @@ Trouble Session::capture(World& world, store::Model& model, format::SuperBlock* 
   fault_point(FaultPoint::kThreadsDescribed);
   format::Exclusions exclusions{};
   world.read_memory(hello_.exclusions, &exclusions, sizeof(exclusions));
+  std::vector<FreeRange> without;
+  for (uint64_t i = 0; i < std::min<uint64_t>(exclusions.count, 256); i++) {
+    without.push_back({exclusions.ranges[i].start, exclusions.ranges[i].end});
+  }
+  for (const uint64_t word : hello_.heap_words) free_heap_ranges(world, word, &without);
   MemoryPlan plan;
-  bad = describe_memory(world, *maps, exclusions, leftover_, model, &plan);
+  bad = describe_memory(world, *maps, std::move(without), leftover_, model, &plan);
   if (bad.bad()) return bad;
   bad = describe_files(pid_, tid, pidfd_.get(), model);
   if (bad.bad()) return bad;

@@ -39,7 +39,7 @@ class Describer {
             MemoryPlan& plan)
       : world_(world), maps_(maps), model_(model), plan_(plan) {}
 
-  Trouble run(const format::Exclusions& exclusions, const Leftover& leftover);
+  Trouble run(std::vector<FreeRange>& without, const Leftover& leftover);
 
  private:
   Trouble add(const os::MapEntry& m);
@@ -48,7 +48,7 @@ class Describer {
   void push(format::SegmentRecord s, uint32_t mode, uint64_t limit);
   FileFacts facts(const os::MapEntry& m);
   uint64_t end_of_readable(const os::MapEntry& m) const;
-  void cut(const format::Exclusions& exclusions);
+  void cut(std::vector<FreeRange>& without);
 
   const World& world_;
   const std::vector<os::MapEntry>& maps_;
@@ -206,39 +206,52 @@ Trouble Describer::add(const os::MapEntry& m) {
 }
 
 // Takes the excluded ranges out of the work; the segments stay, and read as zeros there.
-void Describer::cut(const format::Exclusions& x) {
-  for (uint64_t i = 0; i < std::min<uint64_t>(x.count, 256); i++) {
-    const uint64_t from = x.ranges[i].start, to = x.ranges[i].end;
-    std::vector<format::Range> out;
-    for (const format::Range& r : plan_.ranges) {
-      if (to <= r.start || from >= r.end || r.mode == format::kRangeEmbed) {
-        out.push_back(r);
-        continue;
-      }
-      if (from > r.start) out.push_back({r.start, from, r.mode, r.readable, r.limit});
-      if (to < r.end) out.push_back({to, r.end, r.mode, r.readable, r.limit});
-    }
-    plan_.ranges = std::move(out);
+// The mappings lie in the order of their addresses.
+void Describer::cut(std::vector<FreeRange>& without) {
+  // Each hole cuts a range in two; small ones are not worth more than so many.
+  constexpr size_t kMostHoles = 20000;
+  if (without.size() > kMostHoles) {
+    std::nth_element(without.begin(), without.begin() + kMostHoles, without.end(),
+                     [](const FreeRange& a, const FreeRange& b) {
+                       return a.end - a.start > b.end - b.start;
+                     });
+    without.resize(kMostHoles);
   }
+  std::sort(without.begin(), without.end(),
+            [](const FreeRange& a, const FreeRange& b) { return a.start < b.start; });
+  std::vector<format::Range> out;
+  size_t first = 0;
+  for (format::Range r : plan_.ranges) {
+    while (first < without.size() && without[first].end <= r.start) first++;
+    for (size_t i = first; i < without.size() && without[i].start < r.end; i++) {
+      if (r.mode == format::kRangeEmbed || without[i].end <= r.start) continue;
+      if (without[i].start > r.start) {
+        out.push_back({r.start, without[i].start, r.mode, r.readable, r.limit});
+      }
+      r.start = std::min(r.end, without[i].end);
+    }
+    if (r.start < r.end) out.push_back(r);
+  }
+  plan_.ranges = std::move(out);
 }
 
-Trouble Describer::run(const format::Exclusions& exclusions, const Leftover& leftover) {
+Trouble Describer::run(std::vector<FreeRange>& without, const Leftover& leftover) {
   for (const os::MapEntry& m : maps_) {
     if (m.shared && m.name == std::string("/memfd:") + kChannelMemfdName) continue;
     if (m.start >= leftover.start && m.end <= leftover.start + leftover.bytes) continue;
     Trouble bad = add(m);
     if (bad.bad()) return bad;
   }
-  cut(exclusions);
+  cut(without);
   return {};
 }
 
 }  // namespace
 
 Trouble describe_memory(const World& world, const std::vector<os::MapEntry>& maps,
-                        const format::Exclusions& exclusions, const Leftover& leftover,
+                        std::vector<FreeRange> without, const Leftover& leftover,
                         store::Model& model, MemoryPlan* ret_plan) {
-  return Describer(world, maps, model, *ret_plan).run(exclusions, leftover);
+  return Describer(world, maps, model, *ret_plan).run(without, leftover);
 }
 
 void add_vm_flags(const std::vector<os::MapEntry>& smaps, store::Model& model) {

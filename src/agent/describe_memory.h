@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "agent/heap_ranges.h"
 #include "agent/world.h"
 #include "format/channel.h"
 #include "os/proc.h"
@@ -31,8 +32,9 @@ struct Leftover {  // of a restore: the restorer's own region
   uint64_t start = 0, bytes = 0;
 };
 
+// without: what need not be saved, in any order.
 Trouble describe_memory(const World& world, const std::vector<os::MapEntry>& maps,
-                        const format::Exclusions& exclusions, const Leftover& leftover,
+                        std::vector<FreeRange> without, const Leftover& leftover,
                         store::Model& model, MemoryPlan* ret_plan);
 
 // Adds what only smaps tells (madvise state); may run after the program went on.

@@ -247,6 +247,7 @@ int exec_into_restore() {
 }  // namespace
 
 Result<void> join_session(const char* dir) {
+  control::state().heap_words[0] = reinterpret_cast<uint64_t>(nvheap::directory_word());
   CR_TRYV(control::start(dir));
   static constinit bool registered = false;
   if (!registered) {

@@ -113,6 +113,8 @@ long ControlThread::say_hello(bool restored) {
   hello.state = a.state;
   hello.state_bytes = a.state_bytes;
   hello.exclusions = reinterpret_cast<uint64_t>(&g_exclusions);
+  hello.heap_words[0] = g_state.heap_words[0];
+  hello.heap_words[1] = g_state.heap_words[1];
   hello.restored = restored ? 1 : 0;
   long r = sys(__NR_sendto, sock_, &hello, sizeof(hello), MSG_NOSIGNAL, nullptr, 0);
   if (r < 0) return r;

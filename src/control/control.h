@@ -45,6 +45,7 @@ struct State {
   format::ChannelHeader* channel;
   char start_text[512];
   char session_dir[4096];  // where agent.sock is; absolute
+  uint64_t heap_words[2];  // for Hello: set before start()
 };
 
 State& state();

@@ -50,8 +50,9 @@ struct Hello {
   uint64_t exclusions;  // Exclusions
   uint32_t restored;    // 1: after a restore
   uint32_t reserved;
+  uint64_t heap_words[2];  // addresses of words with the addresses of HeapDirectories; 0: none
 };
-CR_ON_DISK(Hello, 88);
+CR_ON_DISK(Hello, 104);
 
 // crexclude(): read by the agent from the program's memory.
 struct Exclusions {

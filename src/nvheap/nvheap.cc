@@ -104,7 +104,8 @@ HeapHeader* make_heap(uint64_t base, uint64_t reserve_bytes) {
                      remotes_at,
                      entries_at,
                      reinterpret_cast<uint64_t>(heap->pages.grown_word()),
-                     reinterpret_cast<uint64_t>(heap->pages.lock_word())};
+                     reinterpret_cast<uint64_t>(heap->pages.lock_word()),
+                     reinterpret_cast<uint64_t>(heap->pages.root_word())};
   return heap;
 }
 

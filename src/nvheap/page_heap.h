@@ -45,6 +45,7 @@ class PageHeap {
 
   const void* grown_word() const { return &grown_pages_; }
   const void* lock_word() const { return &lock_; }
+  const void* root_word() const { return &root_; }
   uint64_t used_bytes() const { return used_pages_.load(std::memory_order_relaxed) * kPageSize; }
 
   FutexLock& lock_for_fork() { return lock_; }

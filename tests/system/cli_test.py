@@ -301,6 +301,22 @@ def test_interval_after_restore(workspace):
     session.kill()
 
 
+def test_free_heap_is_not_saved(workspace):
+    """1 GiB of heap that was written and freed: the image takes a few MiB."""
+    session = harness.Session(workspace, [workspace.program("lib_heap_holes"), "1024"])
+    session.start()
+    session.wait_ready()
+    done = session.checkpoint()
+    stored = sum(file.stat().st_blocks * 512
+                 for file in pathlib.Path(session.image).glob("image.*"))
+    expect(stored < 16 << 20, f"the image takes {stored >> 20} MiB\n{done.stdout}")
+    session.kill()
+    harness.require_restore(workspace.user)
+    session.restore()
+    session.go()
+    session.expect_pass()
+
+
 def test_setuid_refused(workspace):
     """A setuid program is refused by name and reason, and does not run."""
     copy = workspace.path / "setuid_helper"
