@@ -27,12 +27,13 @@ void tell(int fd, const std::string& text) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  enum { kPid = 256, kDir, kInterval, kStaging, kDurable, kReadyFd };
+  enum { kPid = 256, kDir, kInterval, kStaging, kDurable, kReadyFd, kHeap };
   static const option kLong[] = {{"pid", required_argument, nullptr, kPid},
                                  {"dir", required_argument, nullptr, kDir},
                                  {"interval", required_argument, nullptr, kInterval},
                                  {"staging", required_argument, nullptr, kStaging},
                                  {"durable", required_argument, nullptr, kDurable},
+                                 {"heap", required_argument, nullptr, kHeap},
                                  {"ready-fd", required_argument, nullptr, kReadyFd},
                                  {nullptr, 0, nullptr, 0}};
   agent::SupervisorOptions s;
@@ -58,6 +59,12 @@ int main(int argc, char** argv) {
       case kDurable:
         o.durable = strcmp(optarg, "0") == 0;
         break;
+      case kHeap:
+        o.heap = strcmp(optarg, "create") == 0 ? agent::HeapMode::kCreate
+                 : strcmp(optarg, "read") == 0 ? agent::HeapMode::kRead
+                 : strcmp(optarg, "open") == 0 ? agent::HeapMode::kOpen
+                                               : agent::HeapMode::kNone;
+        break;
       case kReadyFd:
         ready = static_cast<int>(tools::parse_number(kTool, "--ready-fd", optarg));
         break;
@@ -75,11 +82,19 @@ int main(int argc, char** argv) {
   s.start.session_dir = o.dir;
   s.start.preload = agent::beside_tool("lib/libcrpreload.so");
   std::string notice;
-  auto session = agent::Session::create(o, true, &notice);
+  const bool heap = o.heap != agent::HeapMode::kNone;
+  auto session = agent::Session::create(o, !heap, &notice);
   if (!session) {
     tell(ready, "E" + std::to_string(errno_of(session.error())) + " " + o.dir + ": " +
                     tools::describe(session.error()) + (notice.empty() ? "" : ": " + notice));
     return tools::kExitOwnFailure;
+  }
+  if (heap) {
+    const agent::Trouble bad = (*session)->open_heap();
+    if (bad.bad()) {
+      tell(ready, "E" + std::to_string(errno_of(bad.error)) + " " + bad.text);
+      return tools::kExitOwnFailure;
+    }
   }
   agent::Supervisor supervisor(**session, s);
   if (!notice.empty()) supervisor.say(notice);

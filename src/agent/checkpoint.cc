@@ -300,6 +300,10 @@ Trouble Session::describe_process(World& world, const MemoryPlan& plan, store::M
   p.vvar_start = plan.vvar_start;
   p.vvar_bytes = plan.vvar_bytes;
   model.sigactions.assign(asked.sigactions, asked.sigactions + 64);
+  if (options_.heap != HeapMode::kNone) {
+    p.flags = format::kProcessHeapOnly;
+    return {};
+  }
   for (Thread& t : world.threads()) {
     Trouble bad = describe_thread(world, t, model);
     if (bad.bad()) return bad;
@@ -356,10 +360,12 @@ Trouble Session::append(store::Model& model, uint64_t run_count, std::vector<for
   return {};
 }
 
-// Everything between stop and go. Leaves the last chunk of pages in staging.
+// Everything between stop and go.
 Trouble Session::capture(World& world, store::Model& model, format::SuperBlock* super,
                          std::vector<format::Run>* last_runs) {
-  Trouble bad = check_process(world);
+  const bool heap_only = options_.heap != HeapMode::kNone;
+  Trouble bad;
+  if (!heap_only) bad = check_process(world);
   if (bad.bad()) return bad;
   const pid_t tid = world.threads()[0].tid;
   auto maps = os::parse_maps(read_or_empty(task_path(pid_, tid, "maps")));
@@ -372,9 +378,17 @@ Trouble Session::capture(World& world, store::Model& model, format::SuperBlock* 
   }
   bad = command(format::kCommandDescribe, kCommandTimeoutNs, &world);
   if (bad.bad()) return bad;
-  bad = world.describe(channel()->process.sigactions);
+  if (!heap_only) bad = world.describe(channel()->process.sigactions);
   if (bad.bad()) return bad;
   fault_point(FaultPoint::kThreadsDescribed);
+  MemoryPlan plan;
+  if (heap_only) {
+    bad = capture_heap(world, model, *maps, &plan);
+    if (bad.bad()) return bad;
+    bad = describe_process(world, plan, model);
+    if (bad.bad()) return bad;
+    return copy_pages(world, plan, model, super, last_runs);
+  }
   format::Exclusions exclusions{};
   world.read_memory(hello_.exclusions, &exclusions, sizeof(exclusions));
   std::vector<FreeRange> without;
@@ -382,14 +396,23 @@ Trouble Session::capture(World& world, store::Model& model, format::SuperBlock* 
     without.push_back({exclusions.ranges[i].start, exclusions.ranges[i].end});
   }
   for (const uint64_t word : hello_.heap_words) free_heap_ranges(world, word, &without);
-  MemoryPlan plan;
   bad = describe_memory(world, *maps, std::move(without), leftover_, model, &plan);
   if (bad.bad()) return bad;
   bad = describe_files(pid_, tid, pidfd_.get(), model);
   if (bad.bad()) return bad;
   bad = describe_process(world, plan, model);
   if (bad.bad()) return bad;
+  return copy_pages(world, plan, model, super, last_runs);
+}
 
+// Leaves the last chunk of pages in staging.
+Trouble Session::copy_pages(World& world, const MemoryPlan& plan, store::Model& model,
+                            format::SuperBlock* super, std::vector<format::Run>* last_runs) {
+  uint64_t heap = 0;
+  world.read_memory(hello_.heap_words[0], &heap, sizeof(heap));
+  for (format::SegmentRecord& s : model.segments) {
+    if (s.start == heap) s.flags |= format::kSegmentHeap;
+  }
   format::ChannelHeader* c = channel();
   if (plan.ranges.size() > (runs_off_ - format::kChannelRangesOff) / sizeof(format::Range)) {
     return trouble(Errc::kUnsupported, E2BIG, "the program has too many mappings");
@@ -400,7 +423,7 @@ Trouble Session::capture(World& world, store::Model& model, format::SuperBlock* 
   c->cursor_range = c->cursor_addr = 0;
   c->use_pagemap_scan = getenv("CR_NO_PAGEMAP_SCAN") == nullptr ? c->use_pagemap_scan : 0;
   for (;;) {
-    bad = command(format::kCommandCapture, kCommandTimeoutNs, &world);
+    Trouble bad = command(format::kCommandCapture, kCommandTimeoutNs, &world);
     if (bad.bad()) return bad;
     if (c->more == 0) break;
     // Staging is full: this much must be written before the rest can be taken.

@@ -211,10 +211,9 @@ void Describer::cut(std::vector<FreeRange>& without) {
   // Each hole cuts a range in two; small ones are not worth more than so many.
   constexpr size_t kMostHoles = 20000;
   if (without.size() > kMostHoles) {
-    std::nth_element(without.begin(), without.begin() + kMostHoles, without.end(),
-                     [](const FreeRange& a, const FreeRange& b) {
-                       return a.end - a.start > b.end - b.start;
-                     });
+    std::nth_element(
+        without.begin(), without.begin() + kMostHoles, without.end(),
+        [](const FreeRange& a, const FreeRange& b) { return a.end - a.start > b.end - b.start; });
     without.resize(kMostHoles);
   }
   std::sort(without.begin(), without.end(),

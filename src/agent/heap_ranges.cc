@@ -14,8 +14,8 @@ namespace cr::agent {
 namespace {
 
 using nvheap::HeapDirectory;
-using nvheap::kClasses;
 using nvheap::kChunkBytes;
+using nvheap::kClasses;
 using nvheap::kNil;
 using nvheap::kPagesPerChunk;
 using nvheap::PageEntry;

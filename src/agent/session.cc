@@ -384,6 +384,11 @@ void Session::answer(uint64_t id, bool rollback, const Trouble& result) {
   os::fault_point(os::FaultPoint::kAnswered);
 }
 
+void Session::close_heap() {
+  if (attached()) (void)command(format::kCommandExit, 1000000000, nullptr);
+  detach();
+}
+
 bool Session::offer_exec(const std::string& path, const std::string& argv, const std::string& env) {
   format::ChannelHeader* c = channel();
   c->exec_strings_off = runs_off_;  // no capture is going on

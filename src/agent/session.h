@@ -20,11 +20,15 @@
 
 namespace cr::agent {
 
+// A session of the heap alone: its images have no process, and nothing else is looked at.
+enum class HeapMode { kNone, kOpen, kCreate, kRead };
+
 struct SessionOptions {
   std::string dir;               // absolute
   double interval_seconds = 10;  // 0: none; < 0, only for a restore: as the image says
   uint64_t staging_bytes = 0;    // 0: half of the available memory at most
   bool durable = true;
+  HeapMode heap = HeapMode::kNone;
 };
 
 class Session {
@@ -52,6 +56,14 @@ class Session {
   // A control thread said hello on `connection`. false: not our program.
   bool attach(os::Fd connection, const format::Hello& hello, std::string* ret_text);
   void detach();
+
+  // Sessions of a heap: finds it in the directory's newest image and tells the program where it
+  // will lie (channel: heap_base, heap_bytes, ranges) ...
+  Trouble open_heap();
+  // ... and fills it in, when the program has made room.
+  Trouble load_heap();
+  // The program gives the session up: its control thread ends.
+  void close_heap();
 
   // Take a checkpoint. ret_report is filled in any case. then: 0 continue, 1 stop, 2 kill.
   Trouble checkpoint(uint32_t then, format::Report* ret_report);
@@ -85,6 +97,8 @@ class Session {
   Result<void> lock_and_listen(std::string* ret_text);
   Result<void> make_channel();
   Result<void> move_aside(std::string* ret_text);
+  Trouble copy_pages(World& world, const MemoryPlan& plan, store::Model& model,
+                     format::SuperBlock* super, std::vector<format::Run>* last_runs);
   Trouble capture(World& world, store::Model& model, format::SuperBlock* super,
                   std::vector<format::Run>* last_runs);
   Trouble prepare_staging(uint64_t* ret_pages);
@@ -104,6 +118,10 @@ class Session {
   os::Mapping channel_map_, staging_map_;
   pid_t pid_ = 0, control_tid_ = 0;
   format::Hello hello_{};
+  Trouble capture_heap(World& world, store::Model& model, const std::vector<os::MapEntry>& maps,
+                       MemoryPlan* ret_plan);
+
+  std::unique_ptr<store::LoadedImage> heap_image_;  // between open_heap and load_heap
   Leftover leftover_;
   uint64_t epoch_ = 1, sequence_ = 0, attempts_ = 0, failures_ = 0;
   uint64_t image_bytes_ = 0, pause_ns_ = 0, commit_ns_ = 0, realtime_ns_ = 0;

@@ -193,6 +193,8 @@ void Supervisor::on_ask(int fd, const format::Request& q) {
       kill(session_.pid(), SIGCONT);
     }
   } else {
+    // Whoever wants the directory asks this way: without a program we are about to leave it.
+    if (program_gone_) return;
     r.kind = format::kMessageReport;
     r.epoch = session_.epoch();
     r.sequence = session_.sequence();
@@ -246,6 +248,10 @@ Trouble Supervisor::restore(uint64_t sequence, Launched* ret) {
 
 // restore(): the running process execs itself and takes over as a restored one would.
 void Supervisor::on_rollback(uint64_t id) {
+  if (session_.options().heap != HeapMode::kNone) {
+    session_.answer(id, true, session_.load_heap());
+    return;
+  }
   Trouble bad = prepare(0, session_.pidfd());
   if (!bad.bad()) {
     format::PlanHeader& h = *plan_->header();
@@ -281,7 +287,16 @@ void Supervisor::serve_control() {
     if (n != sizeof(q)) continue;
     format::Report r{};
     switch (q.kind) {
+      case format::kMessageClose:
+        session_.close_heap();
+        ended_ = true;
+        return;
       case format::kMessageCheckpoint: {
+        if (session_.options().heap == HeapMode::kRead) {
+          session_.answer(q.id, false,
+                          trouble(Errc::kPermission, EROFS, "the heap was opened read-only"));
+          break;
+        }
         const Trouble t = take(0, true, &r);
         session_.answer(q.id, false, t);
         break;
@@ -422,11 +437,12 @@ void Supervisor::on_timer() {
 
 int Supervisor::run(Launched launched) {
   launched_ = std::move(launched);
-  ended_ = killed_by_us_ = false;
+  ended_ = killed_by_us_ = program_gone_ = false;
   status_ = 0;
   started_ns_ = now_ns();
   session_.set_program(launched_.pid);
   os::Fd pidfd(static_cast<int>(syscall(__NR_pidfd_open, launched_.pid, 0)));
+  if (!options_.own_child && !pidfd) ended_ = true;  // it died before we could look
   const auto interval_ns = [&] {
     return static_cast<uint64_t>(session_.options().interval_seconds * 1e9);
   };
@@ -465,6 +481,7 @@ int Supervisor::run(Launched launched) {
     }
     if (session_.options().interval_seconds > 0 && now_ns() >= next_ns_ && !ended_) on_timer();
   }
+  program_gone_ = true;
   // What the last words of a failed restore were.
   for (size_t i = 0; i < clients_.size(); i++) serve_client(i);
   clients_.clear();
@@ -484,6 +501,7 @@ bool Supervisor::wants_restart() const { return ended_ && !killed_by_us_ && WIFS
 void Supervisor::after_end(int status) {
   const bool finished = options_.own_child ? WIFEXITED(status) : session_.said_goodbye();
   if (killed_by_us_ || !finished || plan_ != nullptr) return;
+  if (session_.options().heap != HeapMode::kNone) return;  // a heap is made to be kept
   const std::string path = session_.options().dir + "/finished";
   os::Fd fd(open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
 }

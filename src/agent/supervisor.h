@@ -74,6 +74,7 @@ class Supervisor {
   std::unique_ptr<store::LoadedImage> plan_image_;  // what it is made from
   int taking_ = -1;                                 // index of the client that restores
   bool ended_ = false, killed_by_us_ = false, warned_unattached_ = false;
+  bool program_gone_ = false;
   int status_ = 0;
   uint64_t next_ns_ = 0, started_ns_ = 0;
   std::string last_said_;

@@ -123,9 +123,9 @@ Result<void> start_agent(const AgentOptions& o, char* ret_text, size_t text_cap)
   snprintf(staging, sizeof(staging), "%llu", static_cast<unsigned long long>(o.staging_bytes));
   snprintf(durable, sizeof(durable), "%u", o.durable);
   Child c{};
-  const char* args[] = {program,      "--pid",      pid,         "--dir", o.image_dir,
-                        "--interval", interval,     "--staging", staging, "--durable",
-                        durable,      "--ready-fd", "3",         nullptr};
+  const char* args[] = {program,  "--pid",     pid,     "--dir",     o.image_dir, "--interval",
+                        interval, "--staging", staging, "--durable", durable,     "--ready-fd",
+                        "3",      "--heap",    o.heap,  nullptr};
   static_assert(sizeof(args) <= sizeof(c.argv));
   memcpy(c.argv, args, sizeof(args));
   c.envp = environ;

@@ -13,6 +13,7 @@ struct AgentOptions {
   double interval_seconds;
   uint64_t staging_bytes;
   uint32_t durable;
+  const char* heap = "none";  // "open", "create", "read": a session of the heap alone
 };
 
 // Starts the agent and waits until it listens. ret_text gets the agent's own words on failure.

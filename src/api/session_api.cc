@@ -197,6 +197,7 @@ int init_locked(const crattr& a) {
 }
 
 constinit bool g_initialised = false;
+constinit bool g_heap_session = false;  // crheap_open()
 
 // An agent that is not the parent learns from this alone that the program came to its end.
 __attribute__((destructor)) void say_goodbye() {
@@ -242,6 +243,62 @@ int exec_into_restore() {
   char** envp = split(strings + ch->exec_argv_bytes, ch->exec_env_bytes);
   if (argv != nullptr && envp != nullptr) execve(ch->exec_path, argv, envp);
   return fail(Error{Errc::kSystem, errno, "restore: exec"}, ch->exec_path);
+}
+
+// One heap per process, and no session beside it.
+int heap_open_locked(const char* image_dir, uint32_t flags) {
+  if (g_initialised || control::state().status != control::kDetached ||
+      nvheap::range_info().begin != 0) {
+    return fail(Error{Errc::kBusy, EBUSY,
+                      "crheap_open: this process has a session or a heap in use already (crrun, "
+                      "crinit, crmalloc)"});
+  }
+  static char dir[PATH_MAX];
+  auto where = image_dir_path(image_dir, dir, sizeof(dir));
+  if (!where) return fail(where.error());
+  const char* mode = (flags & CR_HEAP_READ_ONLY) != 0 ? "read"
+                     : (flags & CR_HEAP_CREATE) != 0  ? "create"
+                                                      : "open";
+  const uint32_t durable =
+      (flags & CR_HEAP_DURABLE_CRASH) != 0 ? CR_DURABLE_CRASH : CR_DURABLE_POWER;
+  char text[512] = "";
+  auto agent = start_agent({dir, 0, 0, durable, mode}, text, sizeof(text));
+  if (!agent) return fail(agent.error(), text);
+  auto joined = join_session(dir);
+  if (!joined) return fail(joined.error());
+  format::ChannelHeader* ch = control::state().channel;
+  Result<void> r;
+  if (ch->heap_base == 0) {
+    r = nvheap::init(0);
+  } else {
+    const long at =
+        rawsys::sys_mmap(ch->heap_base, ch->heap_bytes, PROT_NONE,
+                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+    if (at != static_cast<long>(ch->heap_base)) {
+      r = Error{Errc::kNoMemory, ENOMEM, "crheap_open: the heap's address range is not free"};
+    }
+    const auto* ranges = reinterpret_cast<const format::Range*>(
+        reinterpret_cast<const uint8_t*>(ch) + ch->ranges_off);
+    for (uint64_t i = 0; r && i < ch->range_count; i++) {
+      if (rawsys::sys_mprotect(ranges[i].start, ranges[i].end - ranges[i].start,
+                               PROT_READ | PROT_WRITE) != 0) {
+        r = Error{Errc::kNoMemory, ENOMEM, "crheap_open: memory for the heap"};
+      }
+    }
+    if (r && ask(control::Ask::kRollback) != 0) {
+      control::close();
+      rawsys::sys_munmap(ch->heap_base, ch->heap_bytes);
+      return -1;
+    }
+    if (r) r = nvheap::open_at(ch->heap_base);
+    if (!r && !rawsys::is_error(at)) rawsys::sys_munmap(ch->heap_base, ch->heap_bytes);
+  }
+  if (!r) {
+    control::close();
+    return fail(r.error());
+  }
+  g_heap_session = true;
+  return 0;
 }
 
 }  // namespace
@@ -336,6 +393,42 @@ int crexclude(void* ptr, size_t len) {
   }
   pthread_mutex_unlock(&g_exclude_lock);
   return r;
+}
+
+int crheap_open(const char* image_dir, unsigned flags) {
+  constexpr unsigned kKnown = CR_HEAP_CREATE | CR_HEAP_READ_ONLY | CR_HEAP_DURABLE_CRASH;
+  if ((flags & ~kKnown) != 0 ||
+      (flags & (CR_HEAP_CREATE | CR_HEAP_READ_ONLY)) == (CR_HEAP_CREATE | CR_HEAP_READ_ONLY)) {
+    return fail(Error{Errc::kInvalid, EINVAL, "crheap_open: flags"});
+  }
+  pthread_mutex_lock(&g_init_lock);
+  const int r = heap_open_locked(image_dir, flags);
+  const int saved_errno = errno;
+  pthread_mutex_unlock(&g_init_lock);
+  errno = saved_errno;
+  return r;
+}
+
+int crheap_commit(void) {
+  if (!g_heap_session) {
+    return fail(Error{Errc::kNotInitialised, 0, "crheap_commit: no heap is open (crheap_open)"});
+  }
+  nvheap::lock_all();
+  const int r = ask(control::Ask::kCheckpoint);
+  const int saved_errno = errno;
+  nvheap::unlock_all();
+  errno = saved_errno;
+  return r;
+}
+
+int crheap_close(void) {
+  pthread_mutex_lock(&g_init_lock);
+  const bool open = g_heap_session;
+  g_heap_session = false;
+  if (open) control::close();
+  pthread_mutex_unlock(&g_init_lock);
+  if (open) return 0;
+  return fail(Error{Errc::kNotInitialised, 0, "crheap_close: no heap is open (crheap_open)"});
 }
 
 int crstatus(struct crstatus* st) {

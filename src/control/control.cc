@@ -252,6 +252,8 @@ void ControlThread::run_command() {
       break;
     case format::kCommandExit:
       leave = true;
+      g_state.channel = nullptr;
+      set_status(kDetached);
       break;
     case format::kCommandHooks:
       r = run_hooks_elsewhere(static_cast<uint32_t>(ch_->arg0));
@@ -273,6 +275,11 @@ void ControlThread::forward_requests() {
     g_state.sent_checkpoint = want;
     q.kind = format::kMessageCheckpoint;
     q.id = want;
+    sys(__NR_sendto, sock_, &q, sizeof(q), MSG_NOSIGNAL, nullptr, 0);
+  }
+  if (load(g_state.wanted_close) != 0) {
+    g_state.wanted_close = 0;
+    q.kind = format::kMessageClose;
     sys(__NR_sendto, sock_, &q, sizeof(q), MSG_NOSIGNAL, nullptr, 0);
   }
   const uint64_t back = load(g_state.wanted_rollback);
@@ -369,6 +376,16 @@ Answer ask(Ask what, char* ret_text, size_t text_cap) {
   }
   rawsys::str_copy(ret_text, g_state.answer_text, text_cap);
   return {false, static_cast<Errc>(g_state.answer_code), g_state.answer_errno};
+}
+
+void close() {
+  __atomic_store_n(&g_state.wanted_close, 1u, __ATOMIC_RELEASE);
+  ring(g_state.channel);
+  constexpr int kSlices = 50;
+  for (int i = 0; i < kSlices && load(g_state.status) == kAttached; i++) {
+    const timespec slice{0, 100 * 1000 * 1000};
+    sys_futex(&g_state.status, FUTEX_WAIT_PRIVATE, kAttached, &slice);
+  }
 }
 
 void set_interval(double seconds) {

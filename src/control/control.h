@@ -45,6 +45,7 @@ struct State {
   format::ChannelHeader* channel;
   char start_text[512];
   char session_dir[4096];  // where agent.sock is; absolute
+  uint32_t wanted_close;
   uint64_t heap_words[2];  // for Hello: set before start()
 };
 
@@ -65,6 +66,9 @@ struct Answer {
 };
 // Ask the agent and wait for its answer. `ret_text` gets the reason of a failure. Context: N.
 Answer ask(Ask what, char* ret_text, size_t text_cap);
+
+// End the session: the agent and the control thread end. Bounded: 5 s. Context: N.
+void close();
 
 // Tell the agent a new interval. Context: N.
 void set_interval(double seconds);

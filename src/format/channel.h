@@ -27,6 +27,7 @@ enum MessageKind : uint32_t {
   kMessageRollback = 4,    // restore() was called
   kMessageCaptured = 5,    // answer to kCommandCapture (also in the header)
   kMessageSetInterval = 6,
+  kMessageClose = 9,       // crheap_close()
   // crckpt -> agent
   kMessageAskCheckpoint = 7,
   kMessageAskStatus = 8,
@@ -177,6 +178,8 @@ struct ChannelHeader {
   double interval_seconds;
   char image_dir[4096];
   char last_error[512];
+  // A session of the heap alone: where it will lie, 0: it is new. Its mappings are `ranges`.
+  uint64_t heap_base, heap_bytes;
   uint32_t exited;  // the program called exit(): its images are not needed for a restart
   uint32_t reserved1;
   // restore(): the program to exec, with its arguments and environment as NUL-separated strings

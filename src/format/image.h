@@ -130,6 +130,7 @@ CR_ON_DISK(RlimitRecord, 16);
 inline constexpr uint32_t kProcessLeaderGone = 1;  // the main thread had ended
 inline constexpr uint32_t kProcessThpDisabled = 4;
 inline constexpr uint32_t kProcessChildSubreaper = 8;
+inline constexpr uint32_t kProcessHeapOnly = 16;  // the heap of a program, no threads or files
 
 struct ProcessRecord {
   int32_t pid, ppid, pgid, sid;
@@ -173,6 +174,7 @@ enum SegmentKind : uint32_t {
 };
 inline constexpr uint32_t kSegmentEmbedded = 1;  // clean file pages are in the image as well
 inline constexpr uint32_t kSegmentDeleted = 2;   // the file had no name any more
+inline constexpr uint32_t kSegmentHeap = 4;      // begins with the directory of the crmalloc heap
 // madvise and mlock state, from VmFlags.
 inline constexpr uint32_t kSegmentDontFork = 0x10;
 inline constexpr uint32_t kSegmentWipeOnFork = 0x20;

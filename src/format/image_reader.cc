@@ -182,6 +182,10 @@ Result<void> MetadataReader::check_extents() {
 
 Result<void> MetadataReader::check_threads() {
   constexpr uint64_t kLeastFrame = 304 + 16 + 576;  // ucontext, padding, legacy area and header
+  if ((v_.process->flags & kProcessHeapOnly) != 0) {
+    if (!v_.threads.empty()) return damaged("the image of a heap alone has threads");
+    return {};
+  }
   if (v_.threads.empty()) return damaged("there is no thread");
   uint64_t leaders = 0;
   for (const ThreadRecord& t : v_.threads) {

@@ -86,7 +86,7 @@ struct HeapDirectory {
   uint64_t base, reserve_bytes;
   uint64_t data_address, slabs, remotes, entries;  // addresses
   uint64_t grown_pages;                            // address of the uint32_t
-  uint64_t page_lock;  // address of its word; 0: the runs are in order
+  uint64_t page_lock;                              // address of its word; 0: the runs are in order
   uint64_t free_root;  // address of the uint32_t: root of the tree of free runs
 };
 inline constexpr uint64_t kHeapMagic = 0x3170616568766e63;  // "cnvheap1"

@@ -321,6 +321,31 @@ Result<void> init(uint64_t reserve_bytes) {
   return {};
 }
 
+Result<void> open_at(uint64_t base) {
+  LockGuard guard(g_init_lock);
+  if (g_heap.load(std::memory_order_relaxed) != nullptr) {
+    return Error{Errc::kAlready, EBUSY, "there is a heap in use"};
+  }
+  auto* heap = reinterpret_cast<HeapHeader*>(base);
+  const HeapDirectory& d = heap->directory;
+  if (d.magic != kHeapMagic || d.base != base) {
+    return Error{Errc::kDamaged, EBADMSG, "the heap's directory"};
+  }
+  if (d.version != kHeapVersion || d.header_bytes != sizeof(HeapHeader)) {
+    return Error{Errc::kTooNew, ENOTSUP, "the heap was made by another version of the library"};
+  }
+  heap->pages.lock_for_fork().reset_in_child();
+  heap->debug.lock_for_fork().reset_in_child();
+  heap->roots_lock.reset_in_child();
+  heap->small.recover(/*keep_own=*/false);
+  g_debug = debug_wanted();
+  g_heap.store(heap, std::memory_order_release);
+  return {};
+}
+
+void lock_all() { before_fork(); }
+void unlock_all() { after_fork_in_parent(); }
+
 void* allocate(size_t bytes) {
   HeapHeader* heap = heap_or_null();
   if (heap == nullptr) return nullptr;

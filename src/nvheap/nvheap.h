@@ -71,6 +71,16 @@ void walk(bool (*each)(void* context, void* block, size_t bytes), void* context)
 // For tests: the first broken invariant in words, nullptr if all hold. As walk.
 const char* check();
 
+// A heap that another program left, whose pages have been put back at their place: `base` is where
+// its directory lies. Its threads are gone; blocks that one of them was just then handing out or
+// taking back stay allocated. Errors: kAlready (there is a heap), kDamaged, kTooNew.
+Result<void> open_at(uint64_t base);
+
+// Between these two no other thread is inside the heap, so that a copy of it is whole. The calling
+// thread must not use it meanwhile.
+void lock_all();
+void unlock_all();
+
 // Names by which a later program finds its data. kRootNameBytes includes the terminating 0.
 // Errors: kInvalid (name too long or empty, not an address in the heap), kNoMemory (256 roots, or
 // no heap). A null address removes the name: kNotFound if there is none.

@@ -10,6 +10,7 @@ that gets a Workspace; its name and docstring say what it checks.
 """
 
 import argparse
+import collections
 import os
 import pathlib
 import random
@@ -315,6 +316,99 @@ def test_free_heap_is_not_saved(workspace):
     session.restore()
     session.go()
     session.expect_pass()
+
+
+def word_index(workspace, *arguments):
+    return [workspace.build / "demos" / "word_index", "heap.dir", *arguments]
+
+
+def make_words(path, lines):
+    rnd = random.Random(11)
+    words = ["".join(rnd.choices("abcdefghij", k=rnd.randint(2, 8))) for _ in range(20000)]
+    text = "\n".join(" ".join(rnd.choices(words, k=10)) for _ in range(lines)) + "\n"
+    path.write_text(text, encoding="ascii")
+    return text
+
+
+def test_heap_survives_kills(workspace):
+    """An index in a persistent heap is killed at random moments, its agent too at times; each time
+    it is consistent and not behind an earlier commit, and in the end complete."""
+    text = make_words(workspace.path / "words.txt", 40000)
+    rnd = random.Random(int(os.environ.get("CR_TEST_SEED", "1")))
+    seen = kills = 0
+    done = None
+    while kills < 40:
+        popen = workspace.start(word_index(workspace, "add", "words.txt", "50"))
+        time.sleep(rnd.uniform(0.0, 0.12))
+        if popen.poll() is not None and popen.returncode == 0:
+            break
+        agents = [pid for pid in workspace.processes() if pid != popen.pid]
+        if rnd.random() < 0.5:
+            harness.signal_pid(popen.pid, signal.SIGKILL)
+            popen.wait()
+        for pid in agents:
+            if popen.poll() is None or rnd.random() < 0.5:
+                harness.signal_pid(pid, signal.SIGKILL)
+        if popen.poll() is None:  # without its agent it ends by itself, with an error
+            popen.wait(timeout=60)
+            expect(popen.returncode in (0, 1), f"status {popen.returncode} without the agent")
+        kills += 1
+        done = workspace.run(word_index(workspace, "check"))
+        if done.returncode == 1 and "no checkpoint in it is whole" in done.stderr + done.stdout or \
+                "there is no image" in done.stderr:
+            expect(seen == 0, f"all images are gone: {done.stderr}")
+            continue
+        expect(done.returncode == 0, f"kill {kills}: {done.stdout}{done.stderr}")
+        at = int(done.stdout.split()[5])
+        expect(at >= seen, f"kill {kills}: {at} bytes after {seen} were committed")
+        seen = at
+    expect(kills >= 5, f"only {kills} kills: the file is too short")
+    workspace.run(word_index(workspace, "add", "words.txt", "5000"), check=0)
+    done = workspace.run(word_index(workspace, "list"), check=0)
+    expect(sorted(done.stdout.splitlines()) ==
+           sorted(f"{count} {word}" for word, count in
+                  collections.Counter(text.split()).items()), "the index is not that of the file")
+
+
+def test_heap_open_errors(workspace):
+    """What crheap_open says of images that it cannot take."""
+    make_words(workspace.path / "words.txt", 500)
+    done = workspace.run(word_index(workspace, "check"))
+    expect(done.returncode == 1, f"status {done.returncode}")
+    expect_match("there is no image in this directory", done.stderr, "the message")
+    workspace.run(word_index(workspace, "add", "words.txt", "100"), check=0)
+    done = workspace.run([workspace.tool("crrestore"), "heap.dir"])
+    expect(done.returncode == 125, f"status {done.returncode}")
+    expect_match("a heap without a process", done.stderr, "crrestore's message")
+    done = workspace.run([workspace.tool("crrun"), "-i", "off", "-d", "other.dir", "--",
+                          *word_index(workspace, "check")])
+    expect(done.returncode == 1, f"status {done.returncode}")
+    expect_match("session or a heap in use already", done.stderr, "the message under crrun")
+    images = sorted((workspace.path / "heap.dir").glob("image.*"),
+                    key=lambda path: path.stat().st_mtime_ns)
+    with open(images[-1], "r+b") as file:
+        file.seek(4096 + 10)
+        old = file.read(1)
+        file.seek(4096 + 10)
+        file.write(bytes([old[0] ^ 1]))
+    done = workspace.run(word_index(workspace, "check"))
+    expect(done.returncode == 1, f"status {done.returncode}")
+    expect_match("is damaged.*The other buffer holds sequence", done.stderr, "the message")
+
+
+def test_heap_of_a_process_image(workspace):
+    """The heap of a whole process can be opened for reading, and not otherwise."""
+    session = harness.Session(workspace, [workspace.program("lib_heap_holes"), "16"])
+    session.start()
+    session.wait_ready()
+    session.checkpoint(then="kill")
+    session.workspace.wait_until(session.ended, "end of crrun")
+    program = workspace.program("lib_heap_open")
+    done = workspace.run([program, session.image, "write"])
+    expect(done.returncode == 1, f"status {done.returncode}: {done.stdout}")
+    expect_match("image of a whole process", done.stdout, "the message")
+    done = workspace.run([program, session.image, "read"], check=0)
+    expect_match(r"root blocks\ncommit: Read-only file system", done.stdout, "the output")
 
 
 def test_setuid_refused(workspace):
@@ -721,6 +815,88 @@ def test_damage_is_found(workspace):
     done = workspace.run([workspace.tool("crrestore"), session.image], check=125)
     expect_match("damage|checksum|corrupt|mismatch", done.stderr, "crrestore's message")
     expect(number_in(file) == killed_at, "the damaged image was started")
+
+
+# ------------------------------------------------------------------------------------ malloc -----
+
+
+def preload(workspace, mode=""):
+    """The environment that gives a program the heap alone (CR_MODE=heap) or another mode."""
+    library = workspace.build / "lib" / "libcrpreload.so"
+    return {"LD_PRELOAD": str(library), **({"CR_MODE": mode} if mode else {})}
+
+
+def test_heap_alone(workspace):
+    """CR_MODE=heap: real programs give the same output with our malloc as without."""
+    for command in (
+            ["sh", "-c", "seq 1 60000 | sort -R --random-source=/bin/sh | sort -n | cksum"],
+            ["sh", "-c", "seq 1 20000 | tr 0-9 a-j | xz -T2 -c | xz -dc | cksum"],
+            [sys.executable, "-c", "import json, re, threading, sqlite3\n"
+             "t = [threading.Thread(target=lambda: re.findall('a+', 'ab' * 9999)) for _ in '12345']\n"
+             "[x.start() for x in t]; [x.join() for x in t]\n"
+             "print(len(json.dumps([{str(i): 'x' * i} for i in range(999)])), sqlite3.sqlite_version)"],
+            ["perl", "-e", "my %h; $h{$_ % 977} .= $_ for 1..60000; print length join ',', values %h"],
+            ["gawk", "BEGIN {for (i = 0; i < 60000; i++) a[i] = i \"\" i; print length(a), a[777]}"],
+            ["git", "--version"],
+            ["bash", "-c", "ulimit -v 60000; a=$(seq 1 20000); echo ${#a}; ls / | wc -l"],
+            ["find", "/usr/include", "-name", "std*.h"]):
+        if shutil.which(command[0]) is None:
+            continue
+        plain = workspace.run(command, check=0)
+        ours = workspace.run(command, check=0, environment=preload(workspace, "heap"))
+        expect(ours.stdout == plain.stdout, f"{command[0]} printed {ours.stdout[-300:]!r}, without "
+               f"CR_MODE=heap {plain.stdout[-300:]!r}")
+        expect(ours.stderr == plain.stderr, f"{command[0]} said {ours.stderr[-300:]!r}")
+
+
+def test_malloc_modes(workspace):
+    """CR_MODE: malloc is ours or the C library's, in a session or not, as it says; an unknown value
+    is named."""
+    for mode in ("", "heap", "engine", "turbo"):
+        for program in ("malloc_family", "malloc_cxx", "malloc_dlclose", "malloc_fork"):
+            for name in ("ready", "go"):
+                (workspace.path / name).touch()
+            done = workspace.run([workspace.program(program)], check=0,
+                                 environment=preload(workspace, mode))
+            warned = done.stderr.count("CR_MODE=turbo")
+            expect(warned == (1 if mode == "turbo" else 0), f"in mode {mode!r}: {done.stderr}")
+            if mode == "turbo":
+                expect_match("heap.*engine", done.stderr, "the warning")
+            else:
+                expect(done.stderr == "", f"{program} in mode {mode!r} said {done.stderr}")
+
+
+def test_malloc_engine_session(workspace):
+    """CR_MODE=engine: a session whose program has the C library's malloc."""
+    harness.require_restore(workspace.user)
+    session = Session(workspace, ["env", "CR_MODE=engine", workspace.program("malloc_family")])
+    session.foreground = workspace.start([workspace.tool("crrun"), "-d", session.image, "-i", "off",
+                                          "--", *session.command[2:]],
+                                         environment={"CR_MODE": "engine"})
+    session.name = "crrun"
+    session.wait_ready()
+    session.checkpoint(then="kill")
+    session.wait_end(137)
+    session.restore()
+    session.ping()
+    session.go()
+    session.expect_pass()
+
+
+def test_malloc_misuse(workspace):
+    """Misuse of malloc ends the program with a line that names the call."""
+    program = workspace.program("malloc_misuse")
+    for what, expression in (
+            ("free twice", r"free\(0x2\w+\).*twice"), ("free large twice", r"free\(0x2\w+\)"),
+            ("free inside", r"free\(0x2\w+\).*middle"), ("realloc freed", r"realloc\(0x2\w+\)"),
+            ("usable freed", r"malloc_usable_size\(0x2\w+\)"),
+            ("delete twice", r"operator delete\(0x2\w+\).*twice"),
+            ("free stack", r"free\(\): invalid")):
+        done = workspace.run([program, what], check=-signal.SIGABRT,
+                             environment=preload(workspace, "heap"))
+        expect_match(expression, done.stderr, f"the message for `{what}`")
+        expect(done.stderr.count("\n") == 1, f"one line for `{what}`: {done.stderr}")
+    workspace.run([program, "foreign"], check=0, environment=preload(workspace, "heap"))
 
 
 # ------------------------------------------------------------------------------------- main -----
