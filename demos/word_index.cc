@@ -2,8 +2,8 @@
 // word_index.cc - a hash index of the words of a file that lives in a heap of its own: it is built,
 // killed at any moment, opened again by a new process, and goes on where its last commit was.
 //
-//   word_index IMAGE.dir add FILE [LINES]   index the rest of FILE, with a commit after so many lines
-//   word_index IMAGE.dir check              verify the whole index; print "words N distinct D bytes B"
+//   word_index IMAGE.dir add FILE [LINES]   index the rest of FILE, a commit after so many lines
+//   word_index IMAGE.dir check              verify it all; print "words N distinct D bytes B"
 //   word_index IMAGE.dir count WORD...      how often each of them was seen
 //   word_index IMAGE.dir list               all of them: "COUNT WORD"
 //

@@ -216,34 +216,35 @@ CR_API int crroot_set(const char *name, void *block);
 CR_API void *crroot_get(const char *name);
 CR_API size_t crroot_list(const char **ret_names, void **ret_blocks, size_t most);
 
-/* A heap that outlives its program, without a process image. crheap_open maps the heap of the newest
- * whole image in image_dir (NULL: as crattr.image_dir) at its old address into this program, which
- * may be another one, or another build of the same; the named roots lead to the data. Pointers in
- * the heap to functions, or to anything outside it, mean nothing in another program. It must come
- * before the first crmalloc; a process can open one heap, once, and has no other session.
+/* A heap that outlives its program, without a process image. crheap_open maps the heap of the
+ * newest whole image in image_dir (NULL: as crattr.image_dir) at its old address into this program,
+ * which may be another one, or another build of the same; the named roots lead to the data.
+ * Pointers in the heap to functions, or to anything outside it, mean nothing in another program. It
+ * must come before the first crmalloc; a process can open one heap, once, and has no other session.
  *   CR_HEAP_CREATE        an empty heap if there is no whole image yet
  *   CR_HEAP_READ_ONLY     crheap_commit fails with EROFS; the only way to open the image of a whole
  *                         process. The memory itself is writable, for this process alone.
  *   CR_HEAP_DURABLE_CRASH commits survive a crash of the program, not of the machine
  * Every page of the image is verified first. Returns 0, or -1 with nothing changed: EINVAL flags;
  *   EBUSY a heap or session is in use here, or another process has the directory open; ENOENT no
- *   whole image, or no heap in it; EBADMSG the image is damaged; EEXIST the image of a whole process;
- *   ENOTSUP a heap of another version of this library; ENOMEM; as crinit() about the directory.
+ *   whole image, or no heap in it; EBADMSG the image is damaged; EEXIST the image of a whole
+ *   process; ENOTSUP a heap of another version of this library; ENOMEM; as crinit() about the
+ *   directory.
  * Context: thread-safe: yes; async-signal-safe: no; may block: yes; hook: no. */
 #define CR_HEAP_CREATE 1u
 #define CR_HEAP_READ_ONLY 2u
 #define CR_HEAP_DURABLE_CRASH 4u
 CR_API int crheap_open(const char *image_dir, unsigned flags);
 /* Make the heap as it is now the newest whole image: failure-atomic, whatever dies meanwhile, a
- * later crheap_open finds this state or the one of the commit before. The caller sees to it that the
- * data is consistent; other threads stand still while it is copied. Returns 0, or -1 and the images
- * are as they were: EPERM no heap is open; EROFS; ENOSPC/EFBIG/EIO writing failed; EPIPE the agent is
- * gone; ETIMEDOUT a thread could not be stopped. Durability: when it returns 0, against a crash of
- * the machine (fdatasync), with CR_HEAP_DURABLE_CRASH against that of the program.
+ * later crheap_open finds this state or the one of the commit before. The caller sees to it that
+ * the data is consistent; other threads stand still while it is copied. Returns 0, or -1 and the
+ * images are as they were: EPERM no heap is open; EROFS; ENOSPC/EFBIG/EIO writing failed; EPIPE the
+ * agent is gone; ETIMEDOUT a thread could not be stopped. Durability: when it returns 0, against a
+ * crash of the machine (fdatasync), with CR_HEAP_DURABLE_CRASH against that of the program.
  * Context: thread-safe: yes; async-signal-safe: no; may block: yes; hook: no. */
 CR_API int crheap_commit(void);
-/* End the session; what was not committed will not be found again. The memory stays mapped until the
- * process ends. Returns 0, or -1: EPERM. Context: as crheap_commit. */
+/* End the session; what was not committed will not be found again. The memory stays mapped until
+ * the process ends. Returns 0, or -1: EPERM. Context: as crheap_commit. */
 CR_API int crheap_close(void);
 
 /* ------------------------------------------------------------------------- CR-threads -------- */
