@@ -56,8 +56,8 @@ say = $(if $(filter 1,$(V)),,@printf '  %-7s %s\n' '$(1)' '$(2)')
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: all objects tests check check-unit check-system check-crash check-fuzz fuzz bench demo \
-        lint tidy format man install uninstall deps help clean FORCE
+.PHONY: all objects tests check check-unit check-system check-crash check-fuzz fuzz bench bench-alloc \
+        demo lint tidy format man install uninstall deps help clean FORCE
 
 ## all           build the libraries, the programs and the demos (default)
 all:
@@ -71,7 +71,7 @@ DEPFLAGS = -MD -MP -MF $(@:.o=.d)
 
 # What may run while other threads are stopped, or without libc (docs/contexts.md).
 FREESTANDING := -ffreestanding -fno-threadsafe-statics -fno-stack-protector
-CXX_COMMON := -std=c++20 -O2 -g -fno-exceptions -fno-rtti -fvisibility=hidden \
+CXX_COMMON := -std=c++20 -O2 -g -fno-exceptions -fno-rtti -fvisibility=hidden -fno-gnu-unique \
               -fno-omit-frame-pointer $(WARN) $(INC)
 
 # A file is freestanding if its layer is, or if its name says so.
@@ -180,6 +180,12 @@ $(O)/restorer_blob.o: $(O)/restorer_blob.S $(O)/restorer.bin
 ENGINE_LAYERS := base rawsys format nvheap crthreads capture control api
 ENGINE_OBJS := $(call to_obj,lib,$(call sources_of,$(ENGINE_LAYERS)))
 INTERPOSE_OBJS := $(call to_obj,lib,$(interpose_SRCS))
+# malloc has an nvheap of its own in the preload library: these objects are joined with a second copy
+# of the heap into one whose names nobody else sees, and whose constructors malloc.cc calls.
+MALLOC_OBJS := $(filter $(addprefix %/,$(interpose_OWN_HEAP)),$(INTERPOSE_OBJS))
+OWN_HEAP_O := $(O)/malloc_own_heap.o
+OWN_HEAP_OBJS := $(MALLOC_OBJS) $(call to_obj,lib,$(call sources_of,base rawsys nvheap))
+PRELOAD_OBJS := $(ENGINE_OBJS) $(filter-out $(MALLOC_OBJS),$(INTERPOSE_OBJS)) $(OWN_HEAP_O)
 OS_LIB_OBJS := $(call to_obj,lib,$(os_SRCS))
 OS_LIB_A := $(if $(OS_LIB_OBJS),$(O)/libos_inprogram.a)
 SO_FLAGS := -shared -static-libgcc -Wl,-z,defs -Wl,-z,now -Wl,-z,relro -Wl,-z,noexecstack \
@@ -203,16 +209,25 @@ $(LIBCR_REAL): $(ENGINE_OBJS) $(BLOB_O) $(OS_LIB_A) src/api/libcheckpoint_restor
 $(LIBCR): $(LIBCR_REAL)
 	@ln -sf $(notdir $(LIBCR_REAL)) $(LIBCR).$(SOVERSION)
 	@ln -sf libcheckpoint_restore.so.$(SOVERSION) $@
-# Exports the API and the interposed names: the C symbols that src/interpose defines visibly.
+$(OWN_HEAP_O): $(OWN_HEAP_OBJS)
+	$(call say,LD,$@)
+	$(Q)$(LD) -r --force-group-allocation -o $@.joined $^
+	$(Q)$(OBJCOPY) --localize-hidden --rename-section .init_array.00101=cr_own_heap_init $@.joined $@
+	@if $(READELF) -SW $@ | grep -q '\.init_array'; then \
+	  echo '$@: a constructor that malloc.cc does not call; give it priority 101' >&2; exit 1; fi
+	@rm -f $@.joined
+# Exports the API, and of src/interpose what it defines visibly: the C functions that it interposes,
+# and operator new and delete. tools/dev/check_symbols has the list.
 $(O)/libcrpreload.map: $(INTERPOSE_OBJS)
-	@{ echo '/* Generated. */ { global: cr*;'; \
-	  $(NM) -g -P --defined-only $^ | awk 'NF > 1 && $$1 !~ /^_Z|@/ { print "  " $$1 ";" }' | sort -u; \
+	@{ echo '/* Generated. */ { global: cr*;'; $(NM) -g -P --defined-only $^ | \
+	  awk 'NF > 1 && $$1 ~ /^(_Zn[wa]|_Zd[la]|[a-z])[^@]*$$/ { print "  " $$1 ";" }' | sort -u; \
 	  echo 'local: *; };'; } >$@
-$(LIBPRELOAD): $(ENGINE_OBJS) $(INTERPOSE_OBJS) $(BLOB_O) $(OS_LIB_A) $(O)/libcrpreload.map
+$(LIBPRELOAD): $(PRELOAD_OBJS) $(BLOB_O) $(OS_LIB_A) $(O)/libcrpreload.map
 	$(call say,LD,$@)
 	@mkdir -p $(@D)
-	$(Q)$(CC) $(SO_FLAGS) -Wl,-soname,libcrpreload.so -Wl,--version-script,$(O)/libcrpreload.map -o $@ \
-	  $(ENGINE_OBJS) $(INTERPOSE_OBJS) $(BLOB_O) $(OS_LIB_A) -lpthread -lc
+	$(Q)$(CC) $(SO_FLAGS) -Wl,-z,nodelete -Wl,-soname,libcrpreload.so \
+	  -Wl,--version-script,$(O)/libcrpreload.map -o $@ \
+	  $(PRELOAD_OBJS) $(BLOB_O) $(OS_LIB_A) -lpthread -lc
 
 # ---------------------------------------------------------------------------- the programs
 # Internal archive of everything outside the checkpointed program.
@@ -305,7 +320,7 @@ FUZZ_SAN := -fsanitize=address,undefined -fno-sanitize-recover=all
 FUZZ_COV := -fsanitize-coverage=trace-pc
 FUZZ_SECONDS ?= 600
 FUZZ_CHECK_SECONDS ?= 5
-FUZZ_LAYERS := base rawsys format os store
+FUZZ_LAYERS := base rawsys format os store nvheap
 FUZZ_LIB_OBJS := $(foreach s,$(call sources_of,$(FUZZ_LAYERS)),$(FUZZ_O)/$(basename $(s)).o)
 FUZZ_OBJS := $(addprefix $(FUZZ_O)/,$(fuzz_SRCS:.cc=.o))
 FUZZERS := $(addprefix $(BUILD)/tests/fuzz/,$(call names_of,$(fuzz_SRCS)))
@@ -326,6 +341,16 @@ $(FUZZERS): $(BUILD)/tests/fuzz/%: $(FUZZ_O)/tests/fuzz/%.o $(FUZZ_O)/tools/dev/
 	$(Q)$(CXX) $(FUZZ_SAN) -o $@ $^ $(TOOL_LIBS)
 .SECONDARY: $(FUZZ_OBJS) $(FUZZ_O)/tools/dev/fuzz_main.o
 
+# ---------------------------------------------------------------------------- stress
+# tests/stress/heap_stress.cc with the heap's own sources, once for each sanitizer.
+STRESS := $(addprefix $(BUILD)/tests/stress/heap_stress_,thread address)
+$(STRESS): $(BUILD)/tests/stress/heap_stress_%: tests/stress/heap_stress.cc tests/unit/nvheap/random.h \
+    $(call sources_of,base rawsys nvheap) $(wildcard src/nvheap/*.h) $(PRE)
+	$(call say,CXX,$@)
+	@mkdir -p $(@D)
+	$(Q)$(CXX) $(subst -O2,-O1,$(test_flags)) -fsanitize=$* -fno-sanitize-recover=all -pthread -o $@ \
+	  $(filter %.cc %.S,$^)
+
 # ---------------------------------------------------------------------------- building
 all: $(LIBS) $(BIN_TOOLS) $(LIBEXEC_TOOLS) $(DEMOS)
 
@@ -336,7 +361,7 @@ IN_PROGRAM_OBJS := $(ENGINE_OBJS) $(INTERPOSE_OBJS) $(OS_LIB_OBJS)
 objects: $(IN_PROGRAM_OBJS) $(BLOB_OBJS) $(AGENT_OBJS) $(UNIT_LIB_OBJS) $(TOOL_OBJS)
 
 ## tests         build all test programs, run none
-tests: $(UNIT) $(SYSTEM_PLAIN) $(SYSTEM_LIB) $(CRASH) $(FUZZERS)
+tests: $(UNIT) $(SYSTEM_PLAIN) $(SYSTEM_LIB) $(CRASH) $(FUZZERS) $(STRESS)
 
 # ---------------------------------------------------------------------------- running
 RUN_TESTS = CR_BUILD_DIR='$(abspath $(OUT))' $(PYTHON) tests/run_all
@@ -361,6 +386,9 @@ fuzz: deps $(FUZZERS)
 ## bench         run the benchmarks (BENCH_ARGS= goes to bench/run.py)
 bench: deps all $(BENCHES)
 	$(Q)CR_BUILD_DIR='$(abspath $(OUT))' $(PYTHON) bench/run.py $(BENCH_ARGS)
+## bench-alloc   compare allocators: CPU, memory, pages dirtied (BENCH_ARGS= goes to bench/alloc/run.py)
+bench-alloc: deps all $(BENCHES)
+	$(Q)CR_BUILD_DIR='$(abspath $(OUT))' $(PYTHON) bench/alloc/run.py --dirty --write $(BENCH_ARGS)
 ## demo          show what it does: run the demonstrations one after the other
 demo: deps all
 	$(Q)CR_BUILD_DIR='$(abspath $(OUT))' demos/demo.sh

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: MIT
-bench_SRCS := $(wildcard bench/*.c bench/*.cc)
-# They are measured with and without crrun, so they are plain programs: nothing of ours is linked.
-$(OUT)/bench/hog $(OUT)/bench/overhead: with_libcr :=
+bench_SRCS := $(wildcard bench/*.c bench/*.cc bench/alloc/*.c bench/alloc/*.cc)
+# They are measured with and without crrun, or with another malloc, so they are plain programs:
+# nothing of ours is linked.
+$(addprefix $(OUT)/bench/,hog overhead dirty_pages alloc_bench alloc_measure): with_libcr :=

@@ -395,7 +395,8 @@ Trouble Session::capture(World& world, store::Model& model, format::SuperBlock* 
   for (uint64_t i = 0; i < std::min<uint64_t>(exclusions.count, 256); i++) {
     without.push_back({exclusions.ranges[i].start, exclusions.ranges[i].end});
   }
-  for (const uint64_t word : hello_.heap_words) free_heap_ranges(world, word, &without);
+  for (const uint64_t word : hello_.heap_words)
+    free_heap_ranges(world, word, /*own_lock=*/false, &without);
   bad = describe_memory(world, *maps, std::move(without), leftover_, model, &plan);
   if (bad.bad()) return bad;
   bad = describe_files(pid_, tid, pidfd_.get(), model);

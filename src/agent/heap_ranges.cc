@@ -47,9 +47,10 @@ class HeapReader {
   }
 
   // The tree of free runs.
-  bool read_runs() {
+  bool read_runs(bool own_lock) {
     uint32_t lock = 1, root = kNil;
-    if (!world_.read_memory(d_.page_lock, &lock, sizeof(lock)) || lock != 0) return false;
+    if (!world_.read_memory(d_.page_lock, &lock, sizeof(lock))) return false;
+    if (lock != 0 && !own_lock) return false;
     if (!world_.read_memory(d_.free_root, &root, sizeof(root))) return false;
     std::vector<uint32_t> to_do;
     if (root != kNil) to_do.push_back(root);
@@ -75,7 +76,7 @@ class HeapReader {
   }
 
   bool look_at(const Slab& s, uint32_t chunk) {
-    const uint8_t tag = s.tag.load(std::memory_order_relaxed);
+    const uint32_t tag = s.tag();
     if (tag == 0) return true;
     if (tag > nvheap::kSizeClasses) return false;
     const nvheap::ClassInfo& c = kClasses[tag - 1];
@@ -127,7 +128,8 @@ class HeapReader {
 
 }  // namespace
 
-void free_heap_ranges(const World& world, uint64_t directory_word, std::vector<FreeRange>* ret) {
+void free_heap_ranges(const World& world, uint64_t directory_word, bool own_lock,
+                      std::vector<FreeRange>* ret) {
   uint64_t at = 0;
   HeapDirectory d;
   if (directory_word == 0 || !world.read_memory(directory_word, &at, sizeof(at)) || at == 0 ||
@@ -142,7 +144,7 @@ void free_heap_ranges(const World& world, uint64_t directory_word, std::vector<F
     return;
   }
   const size_t slabs = ret->size();
-  if (!reader.read_runs()) ret->resize(slabs);
+  if (!reader.read_runs(own_lock)) ret->resize(slabs);
 }
 
 }  // namespace cr::agent

@@ -18,6 +18,8 @@ struct FreeRange {
 
 // Appends the free ranges of the heap whose directory's address is in the program's word at
 // directory_word (0: none), unsorted.
-void free_heap_ranges(const World& world, uint64_t directory_word, std::vector<FreeRange>* ret);
+// own_lock: the heap is locked by the thread that waits for this checkpoint, and thus in order.
+void free_heap_ranges(const World& world, uint64_t directory_word, bool own_lock,
+                      std::vector<FreeRange>* ret);
 
 }  // namespace cr::agent

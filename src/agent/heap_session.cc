@@ -123,7 +123,7 @@ Trouble Session::capture_heap(World& world, store::Model& model,
     if (m.start >= d.base && m.end <= d.base + d.reserve_bytes) inside.push_back(m);
   }
   std::vector<FreeRange> without;
-  free_heap_ranges(world, hello_.heap_words[0], &without);
+  free_heap_ranges(world, hello_.heap_words[0], /*own_lock=*/true, &without);
   return describe_memory(world, inside, std::move(without), {}, model, ret_plan);
 }
 

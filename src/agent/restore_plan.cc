@@ -148,8 +148,8 @@ Trouble Planner::plan_file_segment(const format::SegmentRecord& s) {
   m.addr = s.start;
   m.bytes = s.end - s.start;
   m.prot = s.prot;
-  m.segment_flags = s.flags & ~(format::kSegmentEmbedded | format::kSegmentDeleted |
-                                 format::kSegmentHeap);
+  m.segment_flags =
+      s.flags & ~(format::kSegmentEmbedded | format::kSegmentDeleted | format::kSegmentHeap);
   m.file_off = s.file_off;
   const bool shared = s.kind == format::kSegmentFileShared;
   m.flags = shared ? MAP_SHARED : MAP_PRIVATE;
@@ -397,8 +397,9 @@ Trouble make_restore_plan(const store::LoadedImage& image, const std::string& im
                           int live_pidfd, RestorePlan* ret_plan) {
   if ((image.view.process->flags & format::kProcessHeapOnly) != 0) {
     return trouble(Errc::kUnsupported, 0,
-                   image_dir + ": this image holds a heap without a process: a program opens it "
-                               "with crheap_open()");
+                   image_dir +
+                       ": this image holds a heap without a process: a program opens it "
+                       "with crheap_open()");
   }
   return Planner(image, image_dir, live_pidfd, *ret_plan).run();
 }

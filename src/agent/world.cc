@@ -117,7 +117,11 @@ Trouble World::seize_new(bool* ret_any) {
                      thread_text(pid_, tid) + " waits in vfork for its child; try again later");
     }
     if (trace(PTRACE_SEIZE, tid, nullptr, nullptr) != 0) {
-      if (errno == ESRCH) continue;
+      const int cause = errno;
+      if (cause == ESRCH) continue;
+      // A thread that has just ended is refused with EPERM.
+      const auto now = os::read_stat(pid_, tid);
+      if (!now || now->state == 'Z' || now->state == 'X') continue;
       auto status = os::read_file("/proc/" + std::to_string(pid_) + "/task/" + std::to_string(tid) +
                                   "/status");
       const std::string tracer = status ? os::status_field(*status, "TracerPid") : "0";
@@ -126,7 +130,7 @@ Trouble World::seize_new(bool* ret_any) {
                        thread_text(pid_, tid) + " is traced by process " + tracer +
                            " (a debugger or strace); end it, then try again");
       }
-      return trouble(Errc::kPermission, errno,
+      return trouble(Errc::kPermission, cause,
                      thread_text(pid_, tid) +
                          " may not be stopped: ptrace is refused (see /proc/sys/kernel/yama/"
                          "ptrace_scope, seccomp, or PR_SET_DUMPABLE)");

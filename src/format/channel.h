@@ -27,7 +27,7 @@ enum MessageKind : uint32_t {
   kMessageRollback = 4,    // restore() was called
   kMessageCaptured = 5,    // answer to kCommandCapture (also in the header)
   kMessageSetInterval = 6,
-  kMessageClose = 9,       // crheap_close()
+  kMessageClose = 9,  // crheap_close()
   // crckpt -> agent
   kMessageAskCheckpoint = 7,
   kMessageAskStatus = 8,

@@ -2,17 +2,32 @@
 // preload.cc - the constructor of libcrpreload.so: joins the session of crrun, or becomes the
 // restored program.
 // Invariant: in a process that is not the session's own (a child that inherited the environment)
-// nothing happens.
+// nothing happens here. (malloc.cc needs no constructor, and works in any process.)
 // Context: N, before main().
 #include <stdlib.h>
 #include <unistd.h>
 
 #include "api/session.h"
+#include "control/control.h"
+#include "interpose/malloc.h"
+#include "interpose/mode.h"
 #include "interpose/take_over.h"
+
+constinit const void* cr::interpose::g_heap_word = nullptr;
 
 namespace {
 
+// The agent leaves the pages of the heap that hold no block out of the image.
+void announce_heap() {
+  void* volatile first = malloc(1);  // makes the heap if nobody has allocated yet
+  free(first);
+  cr::control::state().heap_words[1] = reinterpret_cast<uint64_t>(cr::interpose::g_heap_word);
+}
+
 __attribute__((constructor)) void enter() {
+  cr::interpose::warn_of_unknown_mode();
+  announce_heap();
+  if (cr::interpose::mode() == cr::interpose::Mode::kHeap) return;
   const char* dir = getenv("CR_SESSION");
   const char* pid = getenv("CR_SESSION_PID");
   if (dir == nullptr || pid == nullptr) return;

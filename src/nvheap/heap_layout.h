@@ -40,15 +40,16 @@ enum class RunKind : uint32_t {
   kLarge,     // one block
   kSlab,      // one chunk of small blocks; its Slab says more
   kStack,
+  kKept,  // free, kept by a thread for its next block of that length
 };
 
 // For each page; only that of a run's first page means anything.
 struct PageEntry {
-  RunKind kind;
-  uint32_t pages;        // length of the run
-  uint32_t left, right;  // kFree: subtrees
-  uint32_t max_pages;    // kFree: longest run in this subtree
-  uint32_t dirty;        // kFree: 0 if all its pages read as zero
+  std::atomic<RunKind> kind;  // a thread changes that of its own block without the lock
+  uint32_t pages;             // length of the run
+  uint32_t left, right;       // kFree: subtrees
+  uint32_t max_pages;         // kFree: longest run in this subtree
+  uint32_t dirty;             // kFree: 0 if all its pages read as zero
 };
 static_assert(sizeof(PageEntry) == 24);
 
@@ -58,18 +59,22 @@ inline constexpr uint32_t kSlabWords = kMaxBlocksPerSlab / 64;
 // For each chunk. Written by the thread that owns the slab, unless a field says otherwise; other
 // threads read it without a lock, hence the atomics, which cost nothing when relaxed.
 struct Slab {
-  std::atomic<uint8_t> tag;     // 1 + size class; 0: the chunk is no slab
-  uint8_t listed;               // in the owner's tree of slabs with free blocks
-  std::atomic<uint16_t> owner;  // ThreadHeap::id
-  uint16_t blocks;
+  std::atomic<uint32_t> key;   // see slab_key; 0: the chunk is no slab
   std::atomic<uint16_t> used;  // blocks not in `free`
   uint16_t wake;               // the owner's free looks up when `used` falls to this
-  uint16_t reserved;
+  uint16_t blocks;
+  uint16_t listed;                    // 1: in the owner's tree of slabs with free blocks
   uint32_t left, right;               // tree
   std::atomic<uint32_t> next_remote;  // written by other threads: stack of slabs with remote frees
-  uint32_t reserved2[2];
+  uint32_t reserved[2];
   std::atomic<uint64_t> free[kSlabWords];  // a 1 for each free block
+
+  uint32_t tag() const { return key.load(std::memory_order_acquire) & 0xff; }  // 1 + size class
+  uint32_t owner() const { return key.load(std::memory_order_relaxed) >> 8; }  // ThreadHeap::id
 };
+constexpr uint32_t slab_key(uint32_t size_class, uint32_t owner) {
+  return (size_class + 1) | owner << 8;
+}
 static_assert(sizeof(Slab) == 96);
 
 // Blocks that threads other than the owner have freed, until the owner takes them back.

@@ -37,9 +37,15 @@ struct HeapHeader {
   Root roots[kMostRoots];
 };
 constexpr uint64_t kHeaderBytes = page_ceil(sizeof(HeapHeader));
-constexpr uint64_t kThreadHeapsBytes = page_ceil(kThreadHeaps * sizeof(ThreadHeap));
+
+// Threads beyond this number share a heap.
+constexpr uint32_t thread_heaps(uint64_t reserve_bytes) {
+  constexpr uint32_t kFew = 256;
+  return reserve_bytes < uint64_t{1} << 30 ? kFew : kMostThreadHeaps;
+}
 
 constinit std::atomic<HeapHeader*> g_heap{nullptr};
+constinit std::atomic<HeapHeader*> g_plain_heap{nullptr};  // the same, but null in debug mode
 constinit FutexLock g_init_lock;
 constinit bool g_debug = false;  // CR_HEAP_DEBUG=1, since the first allocation
 
@@ -75,17 +81,19 @@ uint64_t first_reserve_to_try(uint64_t wanted_bytes) {
 HeapHeader* make_heap(uint64_t base, uint64_t reserve_bytes) {
   constexpr uint64_t kBytesPerChunk =
       kChunkBytes + kPagesPerChunk * sizeof(PageEntry) + sizeof(Slab) + sizeof(RemoteFrees);
+  const uint32_t heaps = thread_heaps(reserve_bytes);
+  const uint64_t heaps_bytes = page_ceil(heaps * sizeof(ThreadHeap));
   // The header, the threads' heaps, and rounding of four parts to their alignment.
-  constexpr uint64_t kFixedBytes = kHeaderBytes + kThreadHeapsBytes + 3 * kPageSize + kChunkBytes;
-  const uint64_t chunks = (reserve_bytes - kFixedBytes) / kBytesPerChunk;
+  const uint64_t fixed_bytes = kHeaderBytes + heaps_bytes + 3 * kPageSize + kChunkBytes;
+  const uint64_t chunks = (reserve_bytes - fixed_bytes) / kBytesPerChunk;
   const uint64_t threads_at = base + kHeaderBytes;
-  const uint64_t slabs_at = threads_at + kThreadHeapsBytes;
+  const uint64_t slabs_at = threads_at + heaps_bytes;
   const uint64_t remotes_at = page_ceil(slabs_at + chunks * sizeof(Slab));
   const uint64_t entries_at = page_ceil(remotes_at + chunks * sizeof(RemoteFrees));
   const uint64_t entries_end = entries_at + chunks * kPagesPerChunk * sizeof(PageEntry);
   const uint64_t data_at = (entries_end + kChunkBytes - 1) & ~(kChunkBytes - 1);
 
-  if (rawsys::sys_mprotect(base, kHeaderBytes + kThreadHeapsBytes, PROT_READ | PROT_WRITE) != 0) {
+  if (rawsys::sys_mprotect(base, kHeaderBytes + heaps_bytes, PROT_READ | PROT_WRITE) != 0) {
     return nullptr;
   }
   auto* heap = new (reinterpret_cast<void*>(base)) HeapHeader{};
@@ -93,7 +101,8 @@ HeapHeader* make_heap(uint64_t base, uint64_t reserve_bytes) {
   auto* remotes = reinterpret_cast<RemoteFrees*>(remotes_at);
   heap->pages.set_up(reinterpret_cast<PageEntry*>(entries_at), slabs, remotes, data_at,
                      static_cast<uint32_t>(chunks * kPagesPerChunk));
-  heap->small.set_up(reinterpret_cast<ThreadHeap*>(threads_at), slabs, remotes, &heap->pages);
+  heap->small.set_up(reinterpret_cast<ThreadHeap*>(threads_at), heaps, slabs, remotes,
+                     &heap->pages);
   heap->directory = {kHeapMagic,
                      kHeapVersion,
                      sizeof(HeapHeader),
@@ -190,14 +199,21 @@ bool in_grown_data(const HeapHeader* heap, uint64_t address) {
 void* allocate_large(HeapHeader* heap, size_t bytes, size_t align_bytes, bool* ret_zeroed) {
   const uint64_t most = heap->directory.reserve_bytes;
   if (bytes > most || align_bytes > most) return nullptr;
-  const auto pages = static_cast<uint32_t>(page_ceil(bytes) / kPageSize);
+  auto pages = static_cast<uint32_t>(page_ceil(bytes) / kPageSize);
   const auto align_pages = static_cast<uint32_t>(page_ceil(align_bytes) / kPageSize);
+  if (pages <= kMostKeptPages) {  // of few lengths, so that freed ones fit again
+    pages = pages_of_run_class(run_class(pages));
+    const uint32_t kept = align_pages <= 1 ? heap->small.take_run(pages) : kNil;
+    if (kept != kNil && heap->pages.change_kind(kept, RunKind::kKept, RunKind::kLarge)) {
+      return reinterpret_cast<void*>(heap->pages.data_address() + kept * kPageSize);
+    }
+  }
   const uint32_t page = heap->pages.allocate(pages, align_pages, RunKind::kLarge, ret_zeroed);
   if (page == kNil) return nullptr;
   return reinterpret_cast<void*>(heap->pages.data_address() + page * kPageSize);
 }
 
-void* allocate_raw(HeapHeader* heap, size_t bytes) {
+[[gnu::always_inline]] inline void* allocate_raw(HeapHeader* heap, size_t bytes) {
   if (bytes <= kMaxSmallBytes) [[likely]]
     return heap->small.allocate(class_of_bytes(bytes));
   return allocate_large(heap, bytes, kPageSize, nullptr);
@@ -212,6 +228,11 @@ void* allocate_aligned_raw(HeapHeader* heap, size_t bytes, size_t align_bytes) {
     return heap->small.allocate(c);
   }
   return allocate_large(heap, bytes == 0 ? 1 : bytes, align_bytes, nullptr);
+}
+
+uint64_t large_bytes(const HeapHeader* heap) {
+  const uint64_t all = heap->pages.used_bytes(), kept = heap->small.kept_bytes();
+  return all > kept ? all - kept : 0;
 }
 
 // Why a pointer that is no live block is none.
@@ -240,7 +261,7 @@ Block look_up_or_die(HeapHeader* heap, const void* block, const char* call) {
   return {pages * kPageSize, false};
 }
 
-void deallocate_raw(HeapHeader* heap, void* block, const char* call) {
+[[gnu::always_inline]] inline void deallocate_raw(HeapHeader* heap, void* block, const char* call) {
   const auto address = reinterpret_cast<uint64_t>(block);
   if (heap == nullptr || !in_grown_data(heap, address)) [[unlikely]]
     die(call, block, kForeign);
@@ -248,9 +269,14 @@ void deallocate_raw(HeapHeader* heap, void* block, const char* call) {
   if (state == BlockState::kLive) [[likely]]
     return;
   if (state != BlockState::kNoSlab) die(call, block, reason(state));
-  if (address % kPageSize != 0 || !heap->pages.release(page_of(heap, address), RunKind::kLarge)) {
-    die(call, block, kNoLargeBlock);
+  const uint32_t page = page_of(heap, address);
+  if (address % kPageSize != 0) die(call, block, kNoLargeBlock);
+  if (heap->pages.own_length(page) <= kMostKeptPages &&
+      heap->pages.change_kind(page, RunKind::kLarge, RunKind::kKept)) {
+    if (heap->small.keep_run(page, heap->pages.own_length(page))) return;
+    if (heap->pages.release(page, RunKind::kKept)) return;
   }
+  if (!heap->pages.release(page, RunKind::kLarge)) die(call, block, kNoLargeBlock);
 }
 
 // Tries to give the block its new size where it is.
@@ -317,6 +343,7 @@ Result<void> init(uint64_t reserve_bytes) {
     }
     g_debug = debug_wanted();
     g_heap.store(heap, std::memory_order_release);
+    if (!g_debug) g_plain_heap.store(heap, std::memory_order_release);
   }
   return {};
 }
@@ -340,6 +367,7 @@ Result<void> open_at(uint64_t base) {
   heap->small.recover(/*keep_own=*/false);
   g_debug = debug_wanted();
   g_heap.store(heap, std::memory_order_release);
+  if (!g_debug) g_plain_heap.store(heap, std::memory_order_release);
   return {};
 }
 
@@ -347,11 +375,12 @@ void lock_all() { before_fork(); }
 void unlock_all() { after_fork_in_parent(); }
 
 void* allocate(size_t bytes) {
-  HeapHeader* heap = heap_or_null();
+  HeapHeader* heap = g_plain_heap.load(std::memory_order_acquire);
+  if (heap != nullptr) [[likely]]
+    return allocate_raw(heap, bytes);
+  heap = heap_or_null();
   if (heap == nullptr) return nullptr;
-  if (g_debug) [[unlikely]]
-    return allocate_debug(heap, bytes, 16);
-  return allocate_raw(heap, bytes);
+  return g_debug ? allocate_debug(heap, bytes, 16) : allocate_raw(heap, bytes);
 }
 
 void* allocate_zeroed(size_t count, size_t bytes_each) {
@@ -396,12 +425,12 @@ void* reallocate(void* block, size_t bytes, const char* call) {
 
 void deallocate(void* block, const char* call) {
   if (block == nullptr) return;
-  HeapHeader* heap = g_heap.load(std::memory_order_acquire);
-  if (g_debug) [[unlikely]] {
-    deallocate_debug(heap, block, call);
-  } else {
-    deallocate_raw(heap, block, call);
-  }
+  HeapHeader* heap = g_plain_heap.load(std::memory_order_acquire);
+  if (heap != nullptr) [[likely]]
+    return deallocate_raw(heap, block, call);
+  heap = g_heap.load(std::memory_order_acquire);
+  if (heap == nullptr) die(call, block, kForeign);
+  deallocate_debug(heap, block, call);
 }
 
 size_t usable_bytes(const void* block, const char* call) {
@@ -443,7 +472,7 @@ void free_stack(void* stack) {
 
 void stats(uint64_t* ret_in_use_bytes, uint64_t* ret_reserve_bytes) {
   const HeapHeader* heap = g_heap.load(std::memory_order_acquire);
-  *ret_in_use_bytes = heap == nullptr ? 0 : heap->pages.used_bytes() + heap->small.used_bytes();
+  *ret_in_use_bytes = heap == nullptr ? 0 : large_bytes(heap) + heap->small.used_bytes();
   *ret_reserve_bytes = heap == nullptr ? 0 : heap->directory.reserve_bytes;
 }
 
@@ -454,11 +483,12 @@ Stats all_stats() {
   const PageHeap::Totals t = heap->pages.totals();
   s.reserve_bytes = heap->directory.reserve_bytes;
   s.grown_bytes = heap->pages.grown_pages() * kPageSize;
-  s.large_bytes = heap->pages.used_bytes();
+  s.large_bytes = large_bytes(heap);
   s.small_bytes = heap->small.used_bytes();
-  s.slab_bytes = s.grown_bytes - t.free_bytes - s.large_bytes;
-  s.free_bytes = t.free_bytes;
-  s.free_dirty_bytes = t.dirty_bytes;
+  const uint64_t kept = heap->small.kept_bytes();
+  s.slab_bytes = s.grown_bytes - t.free_bytes - heap->pages.used_bytes();
+  s.free_bytes = t.free_bytes + kept;
+  s.free_dirty_bytes = t.dirty_bytes + kept;
   return s;
 }
 

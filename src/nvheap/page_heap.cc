@@ -9,9 +9,12 @@ namespace cr::nvheap {
 namespace {
 
 // Free pages that hold old data are kept for the next blocks, because a page fault costs more than
-// most uses of a page; beyond this many, and an eighth of what is in use, half of them are given
-// back to the system, from the highest address down.
+// most uses of a page. Beyond this many, and an eighth of what is in use, half of them are given
+// back to the system, from the highest address down, but not more often than once in a second:
+// many programs free and allocate much in turn. Beyond the higher bound, back at once.
 constexpr uint64_t kKeepDirtyPages = 1024;
+constexpr uint64_t kMostDirtyPages = 16384;
+constexpr uint64_t kPurgeIntervalNs = 1000000000;
 // Shorter runs are not worth a system call.
 constexpr uint32_t kGiveBackPages = 8;
 // The heap grows by at least 1 MiB, later by an eighth, at most by 64 MiB more than needed: few
@@ -61,7 +64,7 @@ uint32_t PageHeap::allocate(uint32_t pages, uint32_t align_pages, RunKind kind, 
   }
   if (ret_zeroed != nullptr) *ret_zeroed = entries_[run].dirty == 0;
   take(run, page, pages);
-  entries_[page].kind = kind;
+  entries_[page].kind.store(kind, std::memory_order_relaxed);
   entries_[page].pages = pages;
   count(kind, pages);
   return page;
@@ -78,10 +81,18 @@ bool PageHeap::release(uint32_t page, RunKind kind) {
     count(kind, -static_cast<int64_t>(pages));
   }
   // Giving back gigabytes takes long: not under the lock.
-  const bool dirty = pages < kKeepDirtyPages || !discard(page, pages);
+  const bool dirty = pages < kMostDirtyPages || !discard(page, pages);
   LockGuard guard(lock_);
   add_free(page, pages, dirty);
-  if (dirty_pages_ > kKeepDirtyPages + (grown_pages() - free_pages_) / 8) discard_some();
+  const uint64_t in_use = grown_pages() - free_pages_;
+  if (dirty_pages_ > kKeepDirtyPages + in_use / 8) {
+    const uint64_t now = rawsys::clock_ns(CLOCK_MONOTONIC_COARSE);
+    if (last_purge_ns_ == 0) last_purge_ns_ = now;
+    if (now - last_purge_ns_ >= kPurgeIntervalNs || dirty_pages_ > kMostDirtyPages + in_use / 2) {
+      last_purge_ns_ = now;
+      discard_some();
+    }
+  }
   return true;
 }
 

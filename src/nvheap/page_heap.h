@@ -23,6 +23,13 @@ class PageHeap {
   uint32_t allocate(uint32_t pages, uint32_t align_pages, RunKind kind, bool* ret_zeroed = nullptr);
   // False, and nothing is done, if `page` is not the first of a run of that kind.
   [[nodiscard]] bool release(uint32_t page, RunKind kind);
+  // Changes what a run is, which nobody else does meanwhile; without the lock. False: it is not of
+  // that kind.
+  [[nodiscard]] bool change_kind(uint32_t page, RunKind from, RunKind to) {
+    return entries_[page].kind.compare_exchange_strong(from, to, std::memory_order_relaxed);
+  }
+  // For the owner of the run, without the lock.
+  uint32_t own_length(uint32_t page) const { return entries_[page].pages; }
   // Length of the run of that kind which begins at `page`; 0 if none does.
   uint32_t length(uint32_t page, RunKind kind);
   // Make the run shorter or longer where it is. False: there is no room; it is as it was.
@@ -76,7 +83,8 @@ class PageHeap {
   uint32_t root_ = kNil;  // tree of free runs
   uint32_t max_pages_ = 0;
   std::atomic<uint32_t> grown_pages_{0};
-  std::atomic<uint64_t> used_pages_{0};        // in large blocks and stacks
+  std::atomic<uint64_t> used_pages_{0};  // in large blocks and stacks
+  uint64_t last_purge_ns_ = 0;
   uint64_t free_pages_ = 0, dirty_pages_ = 0;  // in free runs; dirty: that may hold data
   PageEntry* entries_ = nullptr;
   Slab* slabs_ = nullptr;

@@ -54,8 +54,10 @@ constinit ThreadHeap SmallHeap::g_none(kNoHeap, &g_zero_word);
 constinit thread_local ThreadHeap* SmallHeap::t_heap = &SmallHeap::g_none;
 constinit thread_local bool SmallHeap::t_left = false;
 
-void SmallHeap::set_up(ThreadHeap* heaps, Slab* slabs, RemoteFrees* remotes, PageHeap* pages) {
+void SmallHeap::set_up(ThreadHeap* heaps, uint32_t heap_count, Slab* slabs, RemoteFrees* remotes,
+                       PageHeap* pages) {
   heaps_ = heaps;
+  heap_count_ = heap_count;
   slabs_ = slabs;
   remotes_ = remotes;
   pages_ = pages;
@@ -97,7 +99,13 @@ void* SmallHeap::find_block(ThreadHeap& t, uint32_t size_class) {
     if (k.slab != nullptr) {
       const auto word = static_cast<uint32_t>(k.word - k.slab->free);
       if (advance(k, word + 1)) continue;
-      if (merge_remote(*k.slab) && advance(k, 0)) continue;
+      (void)merge_remote(*k.slab);
+      // What was freed behind the cursor, if it is worth another walk.
+      if (k.slab->used.load(std::memory_order_relaxed) + kClasses[size_class].spare_blocks <=
+              k.slab->blocks &&
+          advance(k, 0)) {
+        continue;
+      }
       retire(t, size_class);
     }
     drain(t);
@@ -142,7 +150,6 @@ uint32_t SmallHeap::add_slab(ThreadHeap& t, uint32_t size_class) {
   const uint32_t chunk = page / kPagesPerChunk;
   Slab& s = slabs_[chunk];
   s.listed = 0;
-  s.owner.store(static_cast<uint16_t>(t.id), std::memory_order_relaxed);
   s.blocks = static_cast<uint16_t>(kClasses[size_class].blocks);
   s.used.store(0, std::memory_order_relaxed);
   s.wake = kNever;
@@ -152,7 +159,7 @@ uint32_t SmallHeap::add_slab(ThreadHeap& t, uint32_t size_class) {
     s.free[w].store(here >= 64 ? ~uint64_t{0} : (uint64_t{1} << here) - 1,
                     std::memory_order_relaxed);
   }
-  s.tag.store(static_cast<uint8_t>(size_class + 1), std::memory_order_release);
+  s.key.store(slab_key(size_class, t.id), std::memory_order_release);
   t.slabs++;
   return chunk;
 }
@@ -165,13 +172,13 @@ void SmallHeap::free_slowly(ThreadHeap& t, Slab& s) {
 }
 
 void SmallHeap::list(ThreadHeap& t, Slab& s) {
-  uint32_t& root = t.partial[s.tag.load(std::memory_order_relaxed) - 1];
+  uint32_t& root = t.partial[s.tag() - 1];
   root = Treap(SlabTree{slabs_}).insert(root, chunk_of(s));
   s.listed = 1;
 }
 
 void SmallHeap::unlist(ThreadHeap& t, Slab& s) {
-  uint32_t& root = t.partial[s.tag.load(std::memory_order_relaxed) - 1];
+  uint32_t& root = t.partial[s.tag() - 1];
   root = Treap(SlabTree{slabs_}).erase(root, chunk_of(s));
   s.listed = 0;
   if (s.used.load(std::memory_order_relaxed) == 0) t.empty_slabs--;
@@ -181,7 +188,7 @@ void SmallHeap::unlist(ThreadHeap& t, Slab& s) {
 // with few free blocks is not worth the walk: it would be left again at once, and new objects would
 // be scattered over many pages.
 void SmallHeap::settle(ThreadHeap& t, Slab& s, bool keep_empty) {
-  const ClassInfo& c = kClasses[s.tag.load(std::memory_order_relaxed) - 1];
+  const ClassInfo& c = kClasses[s.tag() - 1];
   const uint32_t used = s.used.load(std::memory_order_relaxed);
   if (used > c.blocks - c.spare_blocks) {
     s.wake = static_cast<uint16_t>(c.blocks - c.spare_blocks);
@@ -203,7 +210,7 @@ void SmallHeap::give_back(ThreadHeap& t, Slab& s) {
   if (s.next_remote.load(std::memory_order_acquire) != kNotQueued) return;  // drain will do it
   unlist(t, s);
   t.slabs--;
-  s.tag.store(0, std::memory_order_release);
+  s.key.store(0, std::memory_order_release);
   (void)pages_->release(chunk_of(s) * kPagesPerChunk, RunKind::kSlab);
 }
 
@@ -222,7 +229,7 @@ BlockState SmallHeap::release_remotely(Slab& s, uint32_t block) {
 // The slab is claimed.
 void SmallHeap::push_remote(uint32_t chunk) {
   Slab& s = slabs_[chunk];
-  ThreadHeap& owner = heaps_[s.owner.load(std::memory_order_relaxed)];
+  ThreadHeap& owner = heaps_[s.owner()];
   uint32_t head = owner.remote_slabs.load(std::memory_order_relaxed);
   do {
     s.next_remote.store(head, std::memory_order_relaxed);
@@ -267,20 +274,20 @@ void SmallHeap::drain(ThreadHeap& t) {
     Slab& s = slabs_[chunk];
     next = s.next_remote.load(std::memory_order_relaxed);
     // A thread may push a slab late, when it has got another owner or is a slab no more.
-    if (s.tag.load(std::memory_order_acquire) != 0 &&
-        s.owner.load(std::memory_order_relaxed) != t.id) {
+    if (s.tag() != 0 && s.owner() != t.id) {
       push_remote(chunk);
       continue;
     }
     s.next_remote.exchange(kNotQueued, std::memory_order_seq_cst);
-    const uint8_t tag = s.tag.load(std::memory_order_acquire);
+    const uint32_t tag = s.tag();
     if (tag == 0) continue;
     Cursor& k = t.cursors[tag - 1];
     const bool was_empty = s.listed != 0 && s.used.load(std::memory_order_relaxed) == 0;
     (void)merge_remote(s);
     if (k.slab == &s) {
-      (void)advance(k, 0);
-    } else if (was_empty) {
+      continue;  // found when the cursor has come to its end
+    }
+    if (was_empty) {
       if (t.empty_slabs > 4 + t.slabs / 8) give_back(t, s);
     } else {
       settle(t, s, true);
@@ -298,9 +305,49 @@ void SmallHeap::give_back_empty(ThreadHeap& t) {
   }
 }
 
+uint32_t SmallHeap::take_run(uint32_t pages) {
+  ThreadHeap& t = *t_heap;
+  KeptRuns& r = t.runs[run_class(pages)];
+  if (r.count == 0) return kNil;
+  const uint32_t page = r.pages[--r.count];
+  t.kept_pages.store(t.kept_pages.load(std::memory_order_relaxed) - pages,
+                     std::memory_order_relaxed);
+  return page;
+}
+
+bool SmallHeap::keep_run(uint32_t page, uint32_t pages) {
+  ThreadHeap& t = *t_heap;
+  if (&t == &g_none || pages > kMostKeptPages) return false;
+  const uint32_t c = run_class(pages);
+  KeptRuns& r = t.runs[c];
+  const uint32_t kept = t.kept_pages.load(std::memory_order_relaxed);
+  if (pages_of_run_class(c) != pages || r.count == KeptRuns::kMost || kept + pages > kKeptPages) {
+    return false;
+  }
+  r.pages[r.count++] = page;
+  t.kept_pages.store(kept + pages, std::memory_order_relaxed);
+  return true;
+}
+
+uint64_t SmallHeap::kept_bytes() const {
+  uint64_t pages = 0;
+  for (uint32_t id = 0; id < heaps_made_; id++) {
+    pages += heaps_[id].kept_pages.load(std::memory_order_relaxed);
+  }
+  return pages * kPageSize;
+}
+
+void SmallHeap::give_back_runs(ThreadHeap& t) {
+  for (KeptRuns& r : t.runs) {
+    while (r.count != 0) (void)pages_->release(r.pages[--r.count], RunKind::kKept);
+  }
+  t.kept_pages.store(0, std::memory_order_relaxed);
+}
+
 void SmallHeap::trim() {
   if (t_heap != &g_none) {
     Busy busy(*t_heap);
+    give_back_runs(*t_heap);
     drain(*t_heap);
     for (uint32_t c = 0; c < kSizeClasses; c++) {
       if (t_heap->cursors[c].slab != nullptr) retire(*t_heap, c);
@@ -324,7 +371,7 @@ ThreadHeap* SmallHeap::attach() {
       t = &heaps_[abandoned_];
       abandoned_ = t->next_abandoned;
       abandoned_count_.fetch_sub(1, std::memory_order_relaxed);
-    } else if (heaps_made_ < kThreadHeaps) {
+    } else if (heaps_made_ < heap_count_) {
       t = &heaps_[heaps_made_];
       reset(*t, heaps_made_++);
     } else {
@@ -351,9 +398,11 @@ void SmallHeap::abandon(ThreadHeap& t) {
     Busy busy(t);
     drain(t);
     for (uint32_t c = 0; c < kSizeClasses; c++) {
+      t.recent[c] = {};
       if (t.cursors[c].slab != nullptr) retire(t, c);
     }
     give_back_empty(t);
+    give_back_runs(t);
   }
   LockGuard guard(heaps_lock_);
   t.state = HeapState::kAbandoned;
@@ -378,7 +427,7 @@ uint32_t SmallHeap::adopt(ThreadHeap& t, uint32_t size_class) {
     unlist(other, s);
     other.slabs--;
     t.slabs++;
-    s.owner.store(static_cast<uint16_t>(t.id), std::memory_order_relaxed);
+    s.key.store(slab_key(size_class, t.id), std::memory_order_release);
     return chunk;
   }
   return kNil;
@@ -419,7 +468,7 @@ void SmallHeap::recover(bool keep_own) {
 BlockState SmallHeap::look_up(uint64_t address, uint32_t* ret_bytes) const {
   const uint64_t offset = address - data_address_;
   const Slab& s = slabs_[offset / kChunkBytes];
-  const uint8_t tag = s.tag.load(std::memory_order_acquire);
+  const uint32_t tag = s.tag();
   if (tag == 0) return BlockState::kNoSlab;
   const ClassInfo& c = kClasses[tag - 1];
   const uint64_t inside = offset % kChunkBytes;
@@ -437,7 +486,7 @@ uint64_t SmallHeap::used_bytes() const {
   uint64_t bytes = 0;
   const uint32_t chunks = pages_->grown_pages() / kPagesPerChunk;
   for (uint32_t i = 0; i < chunks; i++) {
-    const uint8_t tag = slabs_[i].tag.load(std::memory_order_acquire);
+    const uint32_t tag = slabs_[i].tag();
     if (tag == 0) continue;
     int remote = 0;
     if (slabs_[i].next_remote.load(std::memory_order_relaxed) != kNotQueued) {
@@ -455,7 +504,7 @@ bool SmallHeap::walk_slab(uint32_t chunk,
                           bool (*each)(void* context, uint64_t address, uint64_t bytes),
                           void* context) const {
   const Slab& s = slabs_[chunk];
-  const ClassInfo& c = kClasses[s.tag.load(std::memory_order_relaxed) - 1];
+  const ClassInfo& c = kClasses[s.tag() - 1];
   for (uint32_t b = 0; b < c.blocks; b++) {
     const uint64_t free = s.free[b / 64].load(std::memory_order_relaxed) |
                           remotes_[chunk].bits[b / 64].load(std::memory_order_relaxed);
@@ -470,7 +519,7 @@ const char* SmallHeap::check() const {
   uint32_t listed = 0;
   for (uint32_t i = 0; i < chunks; i++) {
     const Slab& s = slabs_[i];
-    const uint8_t tag = s.tag.load();
+    const uint32_t tag = s.tag();
     if (tag == 0) continue;
     if (tag > kSizeClasses) return "a slab of an unknown class";
     if (s.blocks != kClasses[tag - 1].blocks) return "a slab with a wrong number of blocks";
@@ -484,7 +533,7 @@ const char* SmallHeap::check() const {
       free += static_cast<uint32_t>(__builtin_popcountll(bits));
     }
     if (free + s.used.load() != s.blocks) return "a slab whose count differs from its bitmap";
-    const uint32_t owner = s.owner.load();
+    const uint32_t owner = s.owner();
     if (owner >= heaps_made_) return "a slab of a heap that does not exist";
     const bool current = heaps_[owner].cursors[tag - 1].slab == &s;
     if (current && s.listed != 0) return "a cursor's slab in a tree";
@@ -494,15 +543,11 @@ const char* SmallHeap::check() const {
   uint32_t found = 0;
   for (uint32_t id = 0; id < heaps_made_; id++) {
     for (uint32_t c = 0; c < kSizeClasses; c++) {
-      const Cursor& k = heaps_[id].cursors[c];
-      for (uint32_t w = 0; k.slab != nullptr && &k.slab->free[w] < k.word; w++) {
-        if (k.slab->free[w].load() != 0) return "a free block before the cursor";
-      }
       for (uint32_t at = kNil;;) {
         at = Treap(SlabTree{slabs_}).predecessor(heaps_[id].partial[c], at);
         if (at == kNil) break;
-        if (slabs_[at].owner.load() != id) return "a slab in another thread's tree";
-        if (slabs_[at].tag.load() != c + 1) return "a slab in another class's tree";
+        if (slabs_[at].owner() != id) return "a slab in another thread's tree";
+        if (slabs_[at].tag() != c + 1) return "a slab in another class's tree";
         found++;
       }
     }

@@ -3,8 +3,9 @@
 // Invariant: which blocks are free is known only from the bitmaps in the Slab records, which lie
 // outside the slabs. A slab belongs to one ThreadHeap; its bitmap is written by the thread that
 // owns that heap only, without atomic read-modify-writes; others set bits in RemoteFrees and put
-// the slab on the owner's stack. Blocks are taken from one slab at a time, lowest first, then from
-// the lowest slab of the class that has enough free ones.
+// the slab on the owner's stack. What was freed a moment ago is used again first, while it is in
+// the processor's cache; else blocks are taken from one slab at a time, lowest first, then from the
+// lowest slab of the class that has enough free ones.
 // Context: N. Thread-safe. Lock order: heaps_lock_ or shared_lock_, then PageHeap's.
 // Doc: docs/ARCHITECTURE.md, "nvheap".
 #pragma once
@@ -21,11 +22,42 @@ namespace cr::nvheap {
 
 // Where the next block of a class comes from.
 struct Cursor {
-  std::atomic<uint64_t>* word;  // of slab->free; all words before it are zero. Never null
+  std::atomic<uint64_t>* word;  // of slab->free. Never null
   uint64_t address;             // of the block of the word's lowest bit
   Slab* slab;                   // null: `word` is one that is always zero
   uint64_t bytes;
 };
+
+// Blocks that were freed a moment ago, whose bytes are probably still in the processor's cache: a
+// hint only, the bitmap decides whether they are (still) free.
+struct Recent {
+  static constexpr uint32_t kMost = 8;
+  uint64_t top;            // of a stack that forgets its oldest
+  uint64_t blocks[kMost];  // 1 + chunk * kMaxBlocksPerSlab + block; 0: none
+};
+
+// Runs of pages of one length, kept by the thread that freed them.
+struct KeptRuns {
+  static constexpr uint32_t kMost = 7;
+  uint32_t count;
+  uint32_t pages[kMost];  // first page of each
+};
+inline constexpr uint32_t kRunClasses = 17;
+inline constexpr uint32_t kMostKeptPages = 64;  // of one run
+inline constexpr uint32_t kKeptPages = 512;     // of all together: 2 MiB a thread
+
+// 4 lengths per doubling, from 4 to 64 pages.
+constexpr uint32_t run_class(uint32_t pages) {
+  if (pages <= 8) return pages <= 4 ? 0 : pages - 4;
+  const auto log2 = static_cast<uint32_t>(31 - __builtin_clz(pages - 1));
+  return 4 + (log2 - 3) * 4 + ((pages - 1) >> (log2 - 2) & 3) + 1;
+}
+constexpr uint32_t pages_of_run_class(uint32_t c) {
+  if (c <= 4) return c + 4;
+  return (8u << (c - 5) / 4) + ((c - 5) % 4 + 1) * (2u << (c - 5) / 4);
+}
+static_assert(pages_of_run_class(kRunClasses - 1) == kMostKeptPages);
+static_assert(run_class(kMostKeptPages) == kRunClasses - 1 && run_class(9) == 5);
 
 enum class HeapState : uint32_t { kUnused = 0, kOwned, kAbandoned, kLost };
 
@@ -39,7 +71,10 @@ struct alignas(64) ThreadHeap {
   uint32_t slabs = 0, empty_slabs = 0;
   uint32_t remote_pushes = 0;
   Cursor cursors[kSizeClasses] = {};
+  Recent recent[kSizeClasses] = {};
   uint32_t partial[kSizeClasses] = {};  // trees of slabs with free blocks, without the cursor's
+  KeptRuns runs[kRunClasses] = {};
+  std::atomic<uint32_t> kept_pages{0};
 
   constexpr ThreadHeap() = default;
   constexpr ThreadHeap(uint32_t heap_id, std::atomic<uint64_t>* zero_word) : id(heap_id) {
@@ -48,7 +83,7 @@ struct alignas(64) ThreadHeap {
   }
 };
 
-inline constexpr uint32_t kThreadHeaps = 4096;
+inline constexpr uint32_t kMostThreadHeaps = 4096;
 inline constexpr uint32_t kSharedHeap = 0;  // of threads without one of their own, under a lock
 inline constexpr uint32_t kNoHeap = 0xffff;
 
@@ -57,10 +92,20 @@ enum class BlockState { kNoSlab, kLive, kFree, kInterior };
 
 class SmallHeap {
  public:
-  void set_up(ThreadHeap* heaps, Slab* slabs, RemoteFrees* remotes, PageHeap* pages);
+  void set_up(ThreadHeap* heaps, uint32_t heap_count, Slab* slabs, RemoteFrees* remotes,
+              PageHeap* pages);
 
-  void* allocate(uint32_t size_class) {
-    Cursor& k = t_heap->cursors[size_class];
+  [[gnu::always_inline]] void* allocate(uint32_t size_class) {
+    ThreadHeap* t = t_heap;
+    Cursor& k = t->cursors[size_class];
+    Recent& r = t->recent[size_class];
+    const uint64_t place = r.blocks[r.top];
+    if (place != 0) {
+      r.blocks[r.top] = 0;
+      r.top = (r.top - 1) % Recent::kMost;
+      if (void* block = take_recent(slab_key(size_class, t->id), k.bytes, place - 1)) [[likely]]
+        return block;
+    }
     const uint64_t bits = k.word->load(std::memory_order_relaxed);
     if (bits == 0) [[unlikely]]
       return allocate_slowly(size_class);
@@ -68,16 +113,16 @@ class SmallHeap {
   }
 
   // kLive: it was, and is free now. Else nothing was done. The chunk must be below grown_pages.
-  BlockState release(uint64_t address) {
+  [[gnu::always_inline]] BlockState release(uint64_t address) {
     const uint64_t offset = address - data_address_;
     const uint64_t chunk = offset / kChunkBytes;
     Slab& s = slabs_[chunk];
-    const uint8_t tag = s.tag.load(std::memory_order_relaxed);
-    if (tag == 0) return BlockState::kNoSlab;
-    const ClassInfo& c = kClasses[tag - 1];
-    const uint64_t inside = offset % kChunkBytes;
-    const auto block = static_cast<uint32_t>(inside * c.reciprocal >> 32);
-    if (block * uint64_t{c.bytes} != inside || block >= c.blocks) [[unlikely]]
+    const uint32_t key = s.key.load(std::memory_order_relaxed);
+    if (key == 0) return BlockState::kNoSlab;
+    const ClassInfo& c = kClasses[(key & 0xff) - 1];
+    const auto inside = static_cast<uint32_t>(offset % kChunkBytes);
+    const auto block = static_cast<uint32_t>(uint64_t{inside} * c.reciprocal >> 32);
+    if (block * c.bytes != inside || block >= c.blocks) [[unlikely]]
       return BlockState::kInterior;
     std::atomic<uint64_t>& word = s.free[block / 64];
     const uint64_t bit = uint64_t{1} << (block % 64);
@@ -85,23 +130,31 @@ class SmallHeap {
     if ((old & bit) != 0) [[unlikely]]
       return BlockState::kFree;
     ThreadHeap* t = t_heap;
-    if (s.owner.load(std::memory_order_relaxed) != t->id) return release_remotely(s, block);
-    if (remote_bits_seen(s, block)) [[unlikely]]
+    if (key >> 8 != t->id) [[unlikely]]
+      return release_remotely(s, block);
+    if (s.next_remote.load(std::memory_order_relaxed) != 0 && remote_bit(s, block)) [[unlikely]]
       return BlockState::kFree;
     word.store(old | bit, std::memory_order_relaxed);
     const auto used = static_cast<uint16_t>(s.used.load(std::memory_order_relaxed) - 1);
     s.used.store(used, std::memory_order_relaxed);
-    Cursor& k = t->cursors[tag - 1];
-    if (k.slab == &s) {
-      if (&word < k.word) move_cursor(k, block / 64);
-    } else if (used == s.wake) [[unlikely]] {
+    Recent& r = t->recent[(key & 0xff) - 1];
+    r.top = (r.top + 1) % Recent::kMost;
+    r.blocks[r.top] = 1 + chunk * kMaxBlocksPerSlab + block;
+    if (used == s.wake) [[unlikely]]
       free_slowly(*t, s);
-    }
     return BlockState::kLive;
   }
 
   // *ret_bytes: the block's size; set only if kLive.
   BlockState look_up(uint64_t address, uint32_t* ret_bytes) const;
+
+  // A run of pages that this thread has freed before; kNil: none of that length. The length must be
+  // one of pages_of_run_class.
+  uint32_t take_run(uint32_t pages);
+  // False if it must be freed. The run is the calling thread's alone.
+  bool keep_run(uint32_t page, uint32_t pages);
+  // Of runs that threads keep.
+  uint64_t kept_bytes() const;
 
   uint64_t used_bytes() const;
   // Gives slabs without used blocks back to the page heap: the calling thread's and those of
@@ -115,9 +168,7 @@ class SmallHeap {
   // Only while no other thread changes the heap.
   bool walk_slab(uint32_t chunk, bool (*each)(void* context, uint64_t address, uint64_t bytes),
                  void* context) const;
-  bool is_slab(uint32_t chunk) const {
-    return slabs_[chunk].tag.load(std::memory_order_relaxed) != 0;
-  }
+  bool is_slab(uint32_t chunk) const { return slabs_[chunk].tag() != 0; }
 
   void lock_for_fork();
   void unlock_in_parent();
@@ -143,26 +194,38 @@ class SmallHeap {
     const auto bit = static_cast<uint64_t>(__builtin_ctzll(bits));
     return reinterpret_cast<void*>(k.address + bit * k.bytes);
   }
+  // The block if it is free and of a slab of that key; empty slabs are counted and thus left alone.
+  [[gnu::always_inline]] void* take_recent(uint32_t key, uint64_t bytes, uint64_t place) const {
+    const uint64_t chunk = place / kMaxBlocksPerSlab, block = place % kMaxBlocksPerSlab;
+    Slab& s = slabs_[chunk];
+    std::atomic<uint64_t>& word = s.free[block / 64];
+    const uint64_t bit = uint64_t{1} << (block % 64);
+    const uint64_t old = word.load(std::memory_order_relaxed);
+    const uint16_t used = s.used.load(std::memory_order_relaxed);
+    if ((old & bit) == 0 || used == 0 || s.key.load(std::memory_order_relaxed) != key) [[unlikely]]
+      return nullptr;
+    word.store(old & ~bit, std::memory_order_relaxed);
+    s.used.store(static_cast<uint16_t>(used + 1), std::memory_order_relaxed);
+    return reinterpret_cast<void*>(data_address_ + chunk * kChunkBytes + block * bytes);
+  }
   void move_cursor(Cursor& k, uint32_t word) const {
     k.word = &k.slab->free[word];
     k.address = address_of(chunk_of(*k.slab)) + word * 64 * k.bytes;
   }
   uint32_t chunk_of(const Slab& s) const { return static_cast<uint32_t>(&s - slabs_); }
   uint64_t address_of(uint32_t chunk) const { return data_address_ + chunk * kChunkBytes; }
-  bool remote_bits_seen(const Slab& s, uint32_t block) const {
-    // Only a slab on the stack can have any; else its line is not touched.
-    return s.next_remote.load(std::memory_order_relaxed) != 0 &&
-           (remotes_[&s - slabs_].bits[block / 64].load(std::memory_order_relaxed) >> (block % 64) &
+  bool remote_bit(const Slab& s, uint32_t block) const {
+    return (remotes_[&s - slabs_].bits[block / 64].load(std::memory_order_relaxed) >> (block % 64) &
             1) != 0;
   }
 
-  void* allocate_slowly(uint32_t size_class);
+  [[gnu::noinline]] void* allocate_slowly(uint32_t size_class);
   void* find_block(ThreadHeap& t, uint32_t size_class);
   bool advance(Cursor& k, uint32_t from_word) const;
   void begin(ThreadHeap& t, uint32_t size_class, uint32_t chunk);
   void retire(ThreadHeap& t, uint32_t size_class);
-  void free_slowly(ThreadHeap& t, Slab& s);
-  BlockState release_remotely(Slab& s, uint32_t block);
+  [[gnu::noinline]] void free_slowly(ThreadHeap& t, Slab& s);
+  [[gnu::noinline]] BlockState release_remotely(Slab& s, uint32_t block);
   void push_remote(uint32_t chunk);
   bool merge_remote(Slab& s);
   void drain(ThreadHeap& t);
@@ -171,6 +234,7 @@ class SmallHeap {
   void settle(ThreadHeap& t, Slab& s, bool keep_empty);
   void give_back(ThreadHeap& t, Slab& s);
   void give_back_empty(ThreadHeap& t);
+  void give_back_runs(ThreadHeap& t);
   uint32_t add_slab(ThreadHeap& t, uint32_t size_class);
   uint32_t adopt(ThreadHeap& t, uint32_t size_class);
   ThreadHeap* attach();
@@ -186,6 +250,7 @@ class SmallHeap {
   RemoteFrees* remotes_ = nullptr;
   PageHeap* pages_ = nullptr;
   ThreadHeap* heaps_ = nullptr;
+  uint32_t heap_count_ = 0;
   uint64_t data_address_ = 0;
   FutexLock heaps_lock_, shared_lock_;
   uint32_t heaps_made_ = 1;  // ids below were used; 0 is the shared one

@@ -831,7 +831,7 @@ def test_heap_alone(workspace):
     for command in (
             ["sh", "-c", "seq 1 60000 | sort -R --random-source=/bin/sh | sort -n | cksum"],
             ["sh", "-c", "seq 1 20000 | tr 0-9 a-j | xz -T2 -c | xz -dc | cksum"],
-            [sys.executable, "-c", "import json, re, threading, sqlite3\n"
+            ["/usr/bin/python3", "-c", "import json, re, threading, sqlite3\n"
              "t = [threading.Thread(target=lambda: re.findall('a+', 'ab' * 9999)) for _ in '12345']\n"
              "[x.start() for x in t]; [x.join() for x in t]\n"
              "print(len(json.dumps([{str(i): 'x' * i} for i in range(999)])), sqlite3.sqlite_version)"],
@@ -852,10 +852,9 @@ def test_heap_alone(workspace):
 def test_malloc_modes(workspace):
     """CR_MODE: malloc is ours or the C library's, in a session or not, as it says; an unknown value
     is named."""
+    (workspace.path / "go").touch()
     for mode in ("", "heap", "engine", "turbo"):
-        for program in ("malloc_family", "malloc_cxx", "malloc_dlclose", "malloc_fork"):
-            for name in ("ready", "go"):
-                (workspace.path / name).touch()
+        for program in ("malloc_family", "malloc_cxx", "malloc_dlclose", "malloc_threads"):
             done = workspace.run([workspace.program(program)], check=0,
                                  environment=preload(workspace, mode))
             warned = done.stderr.count("CR_MODE=turbo")
@@ -869,10 +868,10 @@ def test_malloc_modes(workspace):
 def test_malloc_engine_session(workspace):
     """CR_MODE=engine: a session whose program has the C library's malloc."""
     harness.require_restore(workspace.user)
-    session = Session(workspace, ["env", "CR_MODE=engine", workspace.program("malloc_family")])
-    session.foreground = workspace.start([workspace.tool("crrun"), "-d", session.image, "-i", "off",
-                                          "--", *session.command[2:]],
-                                         environment={"CR_MODE": "engine"})
+    session = Session(workspace, [workspace.program("malloc_family")])
+    session.foreground = workspace.start(
+        [workspace.tool("crrun"), "-d", session.image, "-i", "off", "--", *session.command],
+        environment={"CR_MODE": "engine"})
     session.name = "crrun"
     session.wait_ready()
     session.checkpoint(then="kill")

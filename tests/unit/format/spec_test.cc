@@ -166,19 +166,18 @@ std::map<std::string, uint64_t> constants_of_the_code() {
           V(kSectionExtents),    V(kSectionChecksums),   V(kSectionThreads),
           V(kSectionBlobs),      V(kSectionFds),         V(kSectionFiles),
           V(kSectionSigactions), V(kSectionSiginfos),    V(kSectionOverlays),
-          V(kProcessLeaderGone), V(kProcessThpDisabled), V(kProcessChildSubreaper), V(kProcessHeapOnly),
-          V(kSegmentAnon),       V(kSegmentFile),        V(kSegmentFileShared),
-          V(kSegmentAnonShared), V(kSegmentStack),       V(kSegmentVdso),
-          V(kSegmentVvar),       V(kSegmentEmbedded),    V(kSegmentDeleted),
-          V(kSegmentHeap),
-          V(kSegmentDontFork),   V(kSegmentWipeOnFork),  V(kSegmentDontDump),
-          V(kSegmentHuge),       V(kSegmentNoHuge),      V(kSegmentLocked),
-          V(kSegmentNoReserve),  V(kSegmentSequential),  V(kSegmentRandom),
-          V(kSegmentMergeable),  V(kThreadLeader),       V(kThreadNoNewPrivs),
-          V(kThreadKeepCaps),    V(kFileRegular),        V(kFileDeleted),
-          V(kFileDirectory),     V(kFileDevice),         V(kFileTerminal),
-          V(kFileStdPipe),       V(kFilePipe),           V(kFileOpath),
-          V(kFileProc)};
+          V(kProcessLeaderGone), V(kProcessThpDisabled), V(kProcessChildSubreaper),
+          V(kProcessHeapOnly),   V(kSegmentAnon),        V(kSegmentFile),
+          V(kSegmentFileShared), V(kSegmentAnonShared),  V(kSegmentStack),
+          V(kSegmentVdso),       V(kSegmentVvar),        V(kSegmentEmbedded),
+          V(kSegmentDeleted),    V(kSegmentHeap),        V(kSegmentDontFork),
+          V(kSegmentWipeOnFork), V(kSegmentDontDump),    V(kSegmentHuge),
+          V(kSegmentNoHuge),     V(kSegmentLocked),      V(kSegmentNoReserve),
+          V(kSegmentSequential), V(kSegmentRandom),      V(kSegmentMergeable),
+          V(kThreadLeader),      V(kThreadNoNewPrivs),   V(kThreadKeepCaps),
+          V(kFileRegular),       V(kFileDeleted),        V(kFileDirectory),
+          V(kFileDevice),        V(kFileTerminal),       V(kFileStdPipe),
+          V(kFilePipe),          V(kFileOpath),          V(kFileProc)};
 }
 
 // The document lies above the working directory or above this program.
