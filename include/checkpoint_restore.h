@@ -178,7 +178,8 @@ CR_API size_t crmalloc_usable_size(void *ptr);
 CR_API void *craligned_alloc(size_t alignment, size_t size) CR_WARN_UNUSED;
 CR_API int crposix_memalign(void **ret_block, size_t alignment, size_t size);
 /* Give memory that holds no block back to the system, all but keep_bytes of it. By itself the heap
- * keeps some 4 MiB and an eighth of what is in use, more for a second. Slabs of other running threads are left alone.
+ * keeps some 4 MiB and an eighth of what is in use, more for a second. Slabs of other running
+ * threads are left alone.
  * Returns the bytes given back. Context: as crmalloc. */
 CR_API size_t crmalloc_trim(size_t keep_bytes);
 

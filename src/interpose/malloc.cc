@@ -76,6 +76,8 @@ bool start() {
   if (active()) return true;
   if (none.load(std::memory_order_relaxed)) return false;
   const int saved_errno = errno;
+  constexpr uint32_t kMallocStep = 16;  // far above the places of crmalloc's heap
+  nvheap::set_first_step(kMallocStep);
   const bool made = mode() != Mode::kEngine && nvheap::init(0);
   if (made) construct_heap();
   errno = saved_errno;

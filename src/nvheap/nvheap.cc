@@ -47,11 +47,12 @@ constexpr uint32_t thread_heaps(uint64_t reserve_bytes) {
 constinit std::atomic<HeapHeader*> g_heap{nullptr};
 constinit std::atomic<HeapHeader*> g_plain_heap{nullptr};  // the same, but null in debug mode
 constinit FutexLock g_init_lock;
+constinit uint64_t g_first_base = kPreferredBase;
 constinit bool g_debug = false;  // CR_HEAP_DEBUG=1, since the first allocation
 
 // A mapping without access: costs address space only. Returns 0 if no place has room.
 uint64_t reserve_at_fixed_place(uint64_t bytes) {
-  for (uint64_t at = kPreferredBase; at + bytes <= kBaseLimit; at += kBaseStepBytes) {
+  for (uint64_t at = g_first_base; at + bytes <= kBaseLimit; at += kBaseStepBytes) {
     const long r =
         rawsys::sys_mmap(at, bytes, PROT_NONE,
                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
@@ -326,6 +327,8 @@ void deallocate_debug(HeapHeader* heap, void* block, const char* call) {
 }
 
 }  // namespace
+
+void set_first_step(uint32_t step) { g_first_base = kPreferredBase + step * kBaseStepBytes; }
 
 Result<void> init(uint64_t reserve_bytes) {
   LockGuard guard(g_init_lock);

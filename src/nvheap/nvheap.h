@@ -23,6 +23,10 @@ inline constexpr uint64_t kMinReserveBytes = uint64_t{64} << 20;
 // Errors: kNoMemory, not even kMinReserveBytes fit; nothing was changed.
 Result<void> init(uint64_t reserve_bytes);
 
+// Before init: where the search for a place begins, in steps of 1 TiB from kPreferredBase. The heap
+// of malloc begins elsewhere, so that the places of crmalloc are free for heaps that are opened.
+void set_first_step(uint32_t step);
+
 // Blocks are aligned to 16 bytes. nullptr: too large for the reserve, or the system has no memory.
 void* allocate(size_t bytes);
 void* allocate_zeroed(size_t count, size_t bytes_each);

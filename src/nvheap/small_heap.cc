@@ -14,6 +14,8 @@ namespace cr::nvheap {
 namespace {
 
 constexpr uint16_t kNever = 0xffff;
+// A thread keeps so many slabs without used blocks, and a sixteenth of all of its own.
+constexpr uint32_t kSpareSlabs = 2;
 constexpr uint32_t kNotQueued = 0, kClaimed = kNil - 1, kEndOfStack = kNil;
 
 constinit std::atomic<uint64_t> g_zero_word{0};
@@ -201,7 +203,7 @@ void SmallHeap::settle(ThreadHeap& t, Slab& s, bool keep_empty) {
     t.empty_slabs++;
   }
   s.wake = used == 0 ? kNever : 0;
-  const bool spare = t.empty_slabs > 4 + t.slabs / 8;
+  const bool spare = t.empty_slabs > kSpareSlabs + t.slabs / 16;
   if (used == 0 && (spare || !keep_empty)) give_back(t, s);
 }
 
@@ -288,7 +290,7 @@ void SmallHeap::drain(ThreadHeap& t) {
       continue;  // found when the cursor has come to its end
     }
     if (was_empty) {
-      if (t.empty_slabs > 4 + t.slabs / 8) give_back(t, s);
+      if (t.empty_slabs > kSpareSlabs + t.slabs / 16) give_back(t, s);
     } else {
       settle(t, s, true);
     }

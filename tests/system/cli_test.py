@@ -886,10 +886,10 @@ def test_malloc_misuse(workspace):
     """Misuse of malloc ends the program with a line that names the call."""
     program = workspace.program("malloc_misuse")
     for what, expression in (
-            ("free twice", r"free\(0x2\w+\).*twice"), ("free large twice", r"free\(0x2\w+\)"),
-            ("free inside", r"free\(0x2\w+\).*middle"), ("realloc freed", r"realloc\(0x2\w+\)"),
-            ("usable freed", r"malloc_usable_size\(0x2\w+\)"),
-            ("delete twice", r"operator delete\(0x2\w+\).*twice"),
+            ("free twice", r"free\(0x3\w+\).*twice"), ("free large twice", r"free\(0x3\w+\)"),
+            ("free inside", r"free\(0x3\w+\).*middle"), ("realloc freed", r"realloc\(0x3\w+\)"),
+            ("usable freed", r"malloc_usable_size\(0x3\w+\)"),
+            ("delete twice", r"operator delete\(0x3\w+\).*twice"),
             ("free stack", r"free\(\): invalid")):
         done = workspace.run([program, what], check=-signal.SIGABRT,
                              environment=preload(workspace, "heap"))
