@@ -32,13 +32,13 @@ class DebugBlocks {
   // Ends the program if a retired block was written to.
   static void check_untouched(const Entry& entry, const char* call);
 
-  FutexLock& lock_for_fork() { return lock_; }
+  HeapLock& lock_for_fork() { return lock_; }
 
  private:
   static constexpr uint32_t kEntries = 1024;
   static constexpr uint64_t kMostBytes = 64 << 20;
 
-  FutexLock lock_;
+  HeapLock lock_;
   Entry ring_[kEntries];
   uint32_t first_ = 0, count_ = 0;
   uint64_t held_bytes_ = 0;

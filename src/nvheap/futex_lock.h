@@ -68,15 +68,36 @@ class FutexLock {
 };
 static_assert(sizeof(FutexLock) == 4);
 
+// The thread holds all locks of the heap (for a fork, say), and may use it all the same.
+inline constinit thread_local bool t_holds_heap = false;
+
+// A lock of the heap's own.
+class HeapLock {
+ public:
+  void lock() {
+    if (!t_holds_heap) lock_.lock();
+  }
+  [[nodiscard]] bool try_lock() { return t_holds_heap || lock_.try_lock(); }
+  void unlock() {
+    if (!t_holds_heap) lock_.unlock();
+  }
+  void reset_in_child() { lock_.reset_in_child(); }
+
+ private:
+  FutexLock lock_;
+};
+static_assert(sizeof(HeapLock) == 4);
+
+template <typename Lock>
 class LockGuard {
  public:
-  explicit LockGuard(FutexLock& lock) : lock_(lock) { lock_.lock(); }
+  explicit LockGuard(Lock& lock) : lock_(lock) { lock_.lock(); }
   ~LockGuard() { lock_.unlock(); }
   LockGuard(const LockGuard&) = delete;
   LockGuard& operator=(const LockGuard&) = delete;
 
  private:
-  FutexLock& lock_;
+  Lock& lock_;
 };
 
 }  // namespace cr::nvheap

@@ -33,7 +33,7 @@ struct HeapHeader {
   PageHeap pages;
   SmallHeap small;
   DebugBlocks debug;
-  FutexLock roots_lock;
+  HeapLock roots_lock;
   Root roots[kMostRoots];
 };
 constexpr uint64_t kHeaderBytes = page_ceil(sizeof(HeapHeader));
@@ -46,7 +46,7 @@ constexpr uint32_t thread_heaps(uint64_t reserve_bytes) {
 
 constinit std::atomic<HeapHeader*> g_heap{nullptr};
 constinit std::atomic<HeapHeader*> g_plain_heap{nullptr};  // the same, but null in debug mode
-constinit FutexLock g_init_lock;
+constinit HeapLock g_init_lock;
 constinit uint64_t g_first_base = kPreferredBase;
 constinit bool g_debug = false;  // CR_HEAP_DEBUG=1, since the first allocation
 
@@ -153,8 +153,11 @@ void before_fork() {
     heap->small.lock_for_fork();
     heap->pages.lock_for_fork().lock();
   }
+  // Handlers that run after this one may allocate.
+  t_holds_heap = true;
 }
 void after_fork_in_parent() {
+  t_holds_heap = false;
   if (HeapHeader* heap = g_heap.load(std::memory_order_acquire)) {
     heap->pages.lock_for_fork().unlock();
     heap->small.unlock_in_parent();
@@ -164,6 +167,7 @@ void after_fork_in_parent() {
   g_init_lock.unlock();
 }
 void after_fork_in_child() {
+  t_holds_heap = false;
   if (HeapHeader* heap = g_heap.load(std::memory_order_acquire)) {
     heap->pages.lock_for_fork().reset_in_child();
     heap->debug.lock_for_fork().reset_in_child();

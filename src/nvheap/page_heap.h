@@ -55,7 +55,7 @@ class PageHeap {
   const void* root_word() const { return &root_; }
   uint64_t used_bytes() const { return used_pages_.load(std::memory_order_relaxed) * kPageSize; }
 
-  FutexLock& lock_for_fork() { return lock_; }
+  HeapLock& lock_for_fork() { return lock_; }
 
  private:
   struct FreeRuns {
@@ -79,7 +79,7 @@ class PageHeap {
   void discard_some();
   void count(RunKind kind, int64_t pages);
 
-  FutexLock lock_;
+  HeapLock lock_;
   uint32_t root_ = kNil;  // tree of free runs
   uint32_t max_pages_ = 0;
   std::atomic<uint32_t> grown_pages_{0};

@@ -252,7 +252,7 @@ class SmallHeap {
   ThreadHeap* heaps_ = nullptr;
   uint32_t heap_count_ = 0;
   uint64_t data_address_ = 0;
-  FutexLock heaps_lock_, shared_lock_;
+  HeapLock heaps_lock_, shared_lock_;
   uint32_t heaps_made_ = 1;  // ids below were used; 0 is the shared one
   uint32_t abandoned_ = kNil;
   std::atomic<uint32_t> abandoned_count_{0};

@@ -683,3 +683,26 @@ Test(nvheap, debug_mode_finds_overruns_and_late_writes) {
     cr_assert_not_null(strstr(d.text, "#1"), "no backtrace in: %s", d.text);
   }
 }
+
+#if !defined(__SANITIZE_THREAD__)
+Test(nvheap, reserves_of_every_size) {
+  for (const uint64_t bytes : {uint64_t{1} << 36, uint64_t{1} << 40}) {
+    const Death d = run_in_child([=] {
+      if (!cr::nvheap::init(bytes).has_value()) _exit(1);
+      const cr::nvheap::RangeInfo r = cr::nvheap::range_info();
+      if (r.end - r.begin != bytes) _exit(2);
+      void* small = crmalloc(100);
+      void* large = crmalloc(bytes / 2);  // never touched
+      if (small == nullptr || large == nullptr) _exit(3);
+      errno = 0;
+      if (crmalloc(bytes) != nullptr || errno != ENOMEM) _exit(4);
+      static_cast<char*>(large)[bytes / 2 - 1] = 1;
+      crfree(large);
+      crfree(small);
+      if (in_use() != 0 || cr::nvheap::check() != nullptr) _exit(5);
+    });
+    cr_assert(WIFEXITED(d.status) && WEXITSTATUS(d.status) == 0, "status %#x for %llu GiB",
+              d.status, static_cast<unsigned long long>(bytes >> 30));
+  }
+}
+#endif
