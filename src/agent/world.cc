@@ -417,6 +417,15 @@ void World::bury(Thread& t) {
   }
 }
 
+bool World::all_dead() const {
+  auto tasks = os::list_tasks(pid_);
+  for (const pid_t tid : tasks ? *tasks : std::vector<pid_t>()) {
+    auto stat = os::read_stat(pid_, tid);
+    if (stat && stat->state != 'Z' && stat->state != 'X') return false;
+  }
+  return true;
+}
+
 void World::keep_control_running() {
   if (!control_held_) {
     auto stat = os::read_stat(pid_, control_tid_);
@@ -450,13 +459,6 @@ void World::release_control() {
 
 void World::resume() {
   release_control();
-  if (leader_unburied_ && threads_.empty()) {  // the others are buried: now it is the leader's turn
-    Thread leader;
-    leader.tid = pid_;
-    leader.leader = true;
-    bury(leader);
-    leader_unburied_ = false;
-  }
   // The leader's end is only reported when all other threads are buried.
   std::stable_sort(threads_.begin(), threads_.end(),
                    [](const Thread& a, const Thread& b) { return a.leader < b.leader; });
@@ -470,6 +472,14 @@ void World::resume() {
     if (t.stopped && trace(PTRACE_DETACH, t.tid, nullptr, nullptr) != 0) bury(t);
   }
   threads_.clear();
+  // Its end may have been noticed only just now. While other threads live it is not reported.
+  if (leader_unburied_ && all_dead()) {
+    Thread leader;
+    leader.tid = pid_;
+    leader.leader = true;
+    bury(leader);
+  }
+  leader_unburied_ = false;
 }
 
 }  // namespace cr::agent

@@ -88,6 +88,7 @@ class World {
   Trouble let_out_of_vdso(Thread& t, int round, bool* ret_again);
   Trouble run_report(Thread& t);
   void bury(Thread& t);
+  bool all_dead() const;
   void release_control();
   Trouble describe_thread(Thread& t, const format::SigactionRecord* actions);
   Deliverable deliverable(const Thread& t, const format::SigactionRecord* actions) const;
