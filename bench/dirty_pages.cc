@@ -24,6 +24,7 @@
 //   free_only       free 10,000 random objects
 //
 // Exit status: 0; 1 failed; 2 misuse; 77 this kernel has no such tracking.
+// CR_BUILD: -Isrc
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
@@ -36,7 +37,11 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "capture/pagemap_abi.h"
+
 namespace {
+
+using namespace cr::capture;
 
 constexpr uint64_t kPage = 4096;
 constexpr uint32_t kObjects = 200000, kOperations = 10000;
@@ -49,18 +54,7 @@ constexpr uint32_t kSmallest = 16, kLargest = 1024;
 
 // ------------------------------------------------------------------------------------ tracker ----
 
-// linux/fs.h and linux/userfaultfd.h of 6.7; Debian 12's headers do not have them.
-struct PmScanArg {
-  uint64_t size, flags, start, end, walk_end, vec, vec_len, max_pages;
-  uint64_t category_inverted, category_mask, category_anyof_mask, return_mask;
-};
-struct PageRegion {
-  uint64_t start, end, categories;
-};
-static_assert(sizeof(PmScanArg) == 96);
-constexpr unsigned long kPagemapScan = 0xc0606610;  // _IOWR('f', 16, struct pm_scan_arg)
-constexpr uint64_t kScanWriteProtect = 1u << 0, kScanCheckAsync = 1u << 1;
-constexpr uint64_t kIsWritten = 1u << 1, kIsPresent = 1u << 3, kIsSwapped = 1u << 4;
+// linux/userfaultfd.h of 6.7; Debian 12's headers do not have them.
 constexpr uint64_t kFeatureUnpopulated = 1u << 13, kFeatureAsync = 1u << 15;
 
 struct Range {

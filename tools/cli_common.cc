@@ -26,9 +26,15 @@ void own_failure(const char* tool, const std::string& text) {
   exit(kExitOwnFailure);
 }
 
-void print_version(const char* tool) {
-  printf("%s (checkpoint_restore) %d.%d.%d\n", tool, CR_VERSION_MAJOR, CR_VERSION_MINOR,
-         CR_VERSION_PATCH);
+void common_option(const char* tool, const char* help, int option, const char* word) {
+  if (option == 'h') {
+    fputs(help, stdout);
+  } else if (option == 'V') {
+    printf("%s (checkpoint_restore) %d.%d.%d\n", tool, CR_VERSION_MAJOR, CR_VERSION_MINOR,
+           CR_VERSION_PATCH);
+  } else {
+    misuse(tool, std::string(word) + (option == ':' ? ": needs a value" : ": unknown option"));
+  }
   exit(0);
 }
 

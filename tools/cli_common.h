@@ -17,7 +17,9 @@ inline constexpr int kExitOwnFailure = 125;
 
 [[noreturn]] void misuse(const char* tool, const std::string& text);
 [[noreturn]] void own_failure(const char* tool, const std::string& text);
-[[noreturn]] void print_version(const char* tool);
+// What getopt_long gave and the tool itself does not know: -h, -V, ':' (no value), '?' (unknown).
+// word: the argument it stands in.
+[[noreturn]] void common_option(const char* tool, const char* help, int option, const char* word);
 
 // "10", "0.5", "off" or "0" (no automatic checkpoints). Misuse otherwise.
 double parse_interval(const char* tool, const char* text);

@@ -106,15 +106,8 @@ int main(int argc, char** argv) {
       case 'q':
         quiet = true;
         break;
-      case 'h':
-        fputs(kHelp, stdout);
-        return 0;
-      case 'V':
-        tools::print_version(kTool);
-      case ':':
-        tools::misuse(kTool, std::string(argv[optind - 1]) + ": needs a value");
       default:
-        tools::misuse(kTool, std::string(argv[optind - 1]) + ": unknown option");
+        tools::common_option(kTool, kHelp, c, argv[optind - 1]);
     }
   }
   if (optind + 1 != argc) tools::misuse(kTool, "give an image directory or a process id");

@@ -157,15 +157,8 @@ const Row& parse(int argc, char** argv, tools::Settings* ret) {
       case 'a':
         ret->all_registers = true;
         break;
-      case 'h':
-        fputs(kHelp, stdout);
-        exit(0);
-      case 'V':
-        tools::print_version(kTool);
-      case ':':
-        tools::misuse(kTool, std::string(argv[optind - 1]) + ": needs a value");
       default:
-        tools::misuse(kTool, std::string(argv[optind - 1]) + ": unknown option");
+        tools::common_option(kTool, kHelp, c, argv[optind - 1]);
     }
   }
   const int words = argc - optind;

@@ -83,15 +83,8 @@ Options parse(int argc, char** argv) {
       case 'v':
         o.verbose = true;
         break;
-      case 'h':
-        fputs(kHelp, stdout);
-        exit(0);
-      case 'V':
-        tools::print_version(kTool);
-      case ':':
-        tools::misuse(kTool, std::string(argv[optind - 1]) + ": needs a value");
       default:
-        tools::misuse(kTool, std::string(argv[optind - 1]) + ": unknown option");
+        tools::common_option(kTool, kHelp, c, argv[optind - 1]);
     }
   }
   if (optind + 1 != argc) tools::misuse(kTool, "give one image directory");

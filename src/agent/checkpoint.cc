@@ -499,7 +499,9 @@ Trouble Session::checkpoint(uint32_t then, format::Report* ret_report) {
     bad = open_writer(super);
     if (!bad.bad()) bad = append(model, last_runs, &runs);
     if (bad.bad()) return bad;
-    for (const format::SegmentRecord& s : model.segments) super.memory_bytes += s.end - s.start;
+    for (const format::SegmentRecord& s : model.segments) {
+      if (s.prot != 0) super.memory_bytes += s.end - s.start;
+    }
     auto r = writer_->commit(model, &super);
     if (!r)
       return trouble(r.error().code, r.error().sys_errno,

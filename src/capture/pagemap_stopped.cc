@@ -4,23 +4,11 @@
 
 #include <errno.h>
 
+#include "capture/pagemap_abi.h"
 #include "rawsys/rawsys.h"
 
 namespace cr::capture {
 namespace {
-
-// linux/fs.h of 6.7; Debian 12's headers do not have it.
-struct PmScanArg {
-  uint64_t size, flags, start, end, walk_end, vec, vec_len, max_pages;
-  uint64_t category_inverted, category_mask, category_anyof_mask, return_mask;
-};
-struct PageRegion {
-  uint64_t start, end, categories;
-};
-static_assert(sizeof(PmScanArg) == 96);
-constexpr unsigned long kPagemapScan = 0xc0606610;  // _IOWR('f', 16, struct pm_scan_arg)
-constexpr uint64_t kIsFile = 1u << 2, kIsPresent = 1u << 3, kIsSwapped = 1u << 4,
-                   kIsPfnZero = 1u << 5;
 
 long scan(int pagemap, bool shared, uint64_t start, uint64_t end, PageRange* out, uint64_t cap,
           uint64_t* ret_next) {

@@ -49,7 +49,7 @@ struct SuperBlock {
   uint64_t metadata_bytes;
   uint64_t metadata_xxh3;
   uint64_t pause_ns;
-  uint64_t memory_bytes;  // bytes of memory described (zero pages included)
+  uint64_t memory_bytes;  // of all segments that may be accessed (zero pages included)
   uint8_t session_id[16];
   uint8_t reserved[336];
   uint64_t checksum;  // XXH3-64 of the bytes before it

@@ -84,6 +84,9 @@ int main(int argc, char **argv) {
   if (data < 0 || same < 0 || other < 0 || lseek(other, 3, SEEK_SET) != 3) return 1;
   char *map = mmap(NULL, 1 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (map == MAP_FAILED) return 1;
+  char *heap = sbrk(8192); /* the [heap] of the map; malloc need not use it */
+  if (heap == (char *)-1) return 1;
+  heap[0] = 1;
   snprintf(map, 64, "%s-%s", "marker", "in-a-page");
   if (write(pipe_ends[1], "", 0) != 0) return 1;
   signal(SIGUSR1, in_handler);

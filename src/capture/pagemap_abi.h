@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: MIT
+// pagemap_abi.h - ioctl(PAGEMAP_SCAN), of linux/fs.h since 6.7; Debian 12's headers do not have it.
+// Invariant: the kernel's layout and values. Context: any.
+#pragma once
+
+#include <stdint.h>
+
+namespace cr::capture {
+
+struct PmScanArg {
+  uint64_t size, flags, start, end, walk_end, vec, vec_len, max_pages;
+  uint64_t category_inverted, category_mask, category_anyof_mask, return_mask;
+};
+struct PageRegion {
+  uint64_t start, end, categories;
+};
+static_assert(sizeof(PmScanArg) == 96);
+inline constexpr unsigned long kPagemapScan = 0xc0606610;  // _IOWR('f', 16, struct pm_scan_arg)
+
+// What a page is.
+inline constexpr uint64_t kIsWritten = 1u << 1, kIsFile = 1u << 2, kIsPresent = 1u << 3,
+                          kIsSwapped = 1u << 4, kIsPfnZero = 1u << 5;
+// Flags of the call.
+inline constexpr uint64_t kScanWriteProtect = 1u << 0, kScanCheckAsync = 1u << 1;
+
+}  // namespace cr::capture
