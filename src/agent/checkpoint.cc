@@ -451,6 +451,7 @@ Trouble Session::checkpoint(uint32_t then, format::Report* ret_report) {
     Trouble bad = prepare_staging(&staging_pages);
     if (bad.bad()) return bad;
     channel()->staging_pages = staging_pages;
+    finish_stop();
     fault_point(FaultPoint::kBeforeStop);
 
     store::Model model;
@@ -460,9 +461,10 @@ Trouble Session::checkpoint(uint32_t then, format::Report* ret_report) {
     super.attempt = attempts_;
     memcpy(super.session_id, session_id_, sizeof(session_id_));
     std::vector<format::Run> runs;
-    World world(pid_, control_tid_, hello_, pidfd_.get(), mem_.get(), channel());
+    World world(pid_, control_tid_, hello_, pidfd_.get(), mem_.get(), channel(), unfinished_);
     world.set_last_resume(last_resume_ns_);
     world.set_vdso(vdso_start_, vdso_end_);
+    world.set_restorer(leftover_.start, leftover_.start + leftover_.bytes);
     const uint64_t stop_begin = now_ns();
     super.monotonic_ns = stop_begin;
     super.realtime_ns = rawsys::clock_ns(CLOCK_REALTIME);
@@ -472,13 +474,8 @@ Trouble Session::checkpoint(uint32_t then, format::Report* ret_report) {
       bad = capture(world, model, &super, &runs);
     }
     died_ = died_ || world.died(&died_status_);
-    bool leftover_free = leftover_.bytes != 0;
-    for (const Thread& t : world.threads()) {
-      leftover_free = leftover_free && t.regs.rip - leftover_.start >= leftover_.bytes;
-    }
     // `stop`: the stop signal is pending when the threads are let go. `kill`: nothing runs on
-    // before
-    // the image is whole.
+    // before the image is whole.
     if (!bad.bad() && then == 1) kill(pid_, SIGSTOP);
     if (bad.bad() || then != 2) {
       world.resume();
@@ -489,7 +486,7 @@ Trouble Session::checkpoint(uint32_t then, format::Report* ret_report) {
     if (bad.bad()) return bad;
     fault_point(FaultPoint::kResumed);
     const uint64_t last_runs = channel()->run_count;
-    if (leftover_free && then != 2) {
+    if (leftover_.bytes != 0 && then != 2) {  // every thread was met outside of it
       channel()->arg0 = leftover_.start;
       channel()->arg1 = leftover_.bytes;
       if (!command(format::kCommandUnmap, 1000000000, nullptr).bad()) leftover_ = {};

@@ -219,6 +219,7 @@ void Session::set_program(pid_t pid) {
   pid_ = pid;
   pidfd_ = os::Fd(static_cast<int>(syscall(__NR_pidfd_open, pid, 0)));
   died_ = false;
+  unfinished_.clear();
   os::set_fault_victim(pid);
 }
 

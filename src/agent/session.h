@@ -8,6 +8,7 @@
 
 #include <sys/types.h>
 
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <vector>
@@ -81,6 +82,13 @@ class Session {
   void set_epoch(uint64_t e) { epoch_ = e; }
   uint64_t sequence() const { return sequence_; }
   int newest_buffer() const { return newest_; }
+  // Deals with threads that could not be let go when a checkpoint's stop ended. To be called after
+  // SIGCHLD, before anybody else waits for the program.
+  void finish_stop() {
+    if (finish_threads(unfinished_, pid_, &died_status_)) died_ = true;
+  }
+  // The program's first thread is among those.
+  bool holds_leader() const { return std::ranges::count(unfinished_, pid_) != 0; }
   // The wait status if the program ended while a checkpoint held it.
   bool died(int* ret_status) const {
     if (died_) *ret_status = died_status_;
@@ -131,6 +139,7 @@ class Session {
   uint64_t runs_off_ = 0;  // in the channel
   uint64_t vdso_start_ = 0, vdso_end_ = 0;
   uint64_t last_resume_ns_ = 0;  // when the threads were last let go, 0: never
+  std::vector<pid_t> unfinished_;  // threads that are still traced by us
   bool died_ = false, frozen_ = false;
   int died_status_ = 0;
 };

@@ -209,12 +209,17 @@ Trouble Supervisor::take(uint32_t then, bool asked_by_program, format::Report* r
   if (!asked_by_program && then == 0) session_.run_hooks(kAfter);
   if (!bad.bad() && then == 2) killed_by_us_ = true;
   next_ns_ = now_ns() + static_cast<uint64_t>(session_.options().interval_seconds * 1e9);
+  note_death();
+  return bad;
+}
+
+// The program may have ended, and been waited for, in a checkpoint's stop.
+void Supervisor::note_death() {
   int status;
   if (session_.died(&status) && options_.own_child && launched_.waiter == launched_.pid) {
     ended_ = true;
     status_ = status;
   }
-  return bad;
 }
 
 Trouble Supervisor::prepare(uint64_t sequence, int live_pidfd) {
@@ -336,9 +341,11 @@ void Supervisor::serve_client(size_t i) {
     if (m.report.code == 0) {
       session_.set_leftover({m.report.epoch, m.report.sequence});
     } else {
-      char at[32];
-      snprintf(at, sizeof(at), "0x%lx", static_cast<unsigned long>(m.report.sequence));
-      say(std::string("restoring failed while ") + step_name(m.report.code) + " at " + at + ": " +
+      char at[32] = "";
+      if (m.report.code != format::kStepControl) {
+        snprintf(at, sizeof(at), " at 0x%lx", static_cast<unsigned long>(m.report.sequence));
+      }
+      say(std::string("restoring failed while ") + step_name(m.report.code) + at + ": " +
           strerror(m.report.sys_errno));
     }
   } else if ((m.kind == format::kMessageAskCheckpoint || m.kind == format::kMessageAskStatus) &&
@@ -360,7 +367,9 @@ void Supervisor::stop_like_program() {
 // true when the program is gone.
 bool Supervisor::reap() {
   if (ended_) return true;
-  if (!options_.own_child) return false;
+  session_.finish_stop();
+  note_death();
+  if (ended_ || !options_.own_child || session_.holds_leader()) return ended_;
   for (;;) {
     int status = 0;
     const pid_t r = waitpid(launched_.waiter, &status, WNOHANG | WUNTRACED | WCONTINUED);

@@ -59,6 +59,7 @@ class Supervisor {
   void on_signals();
   void on_timer();
   bool reap();
+  void note_death();
   void read_namespace_status();
   void stop_like_program();
   Trouble prepare(uint64_t sequence, int live_pidfd);

@@ -189,15 +189,18 @@ Trouble World::wait_stopped(Thread& t, uint64_t deadline_ns) {
   }
 }
 
-// A thread inside the vDSO holds values of this boot's clock in registers: it is let go for a
-// moment and stopped again, until it is met elsewhere. Not by single steps: if this process died
-// between two of them, the kernel would leave the trap flag set, and SIGTRAP would end the program.
-Trouble World::let_out_of_vdso(Thread& t, int round, bool* ret_again) {
+// A thread inside the vDSO holds values of this boot's clock in registers, and one that has not yet
+// left the restorer does not have its own registers at all: it is let go for a moment and stopped
+// again, until it is met elsewhere. Not by single steps: if this process died between two of them,
+// the kernel would leave the trap flag set, and SIGTRAP would end the program.
+Trouble World::let_out(Thread& t, int round, bool* ret_again) {
   user_regs_struct regs;
   if (trace(PTRACE_GETREGS, t.tid, nullptr, &regs) != 0) {
     return trouble(Errc::kCannotStop, errno, thread_text(pid_, t.tid) + " has ended");
   }
-  if (regs.rip < vdso_start_ || regs.rip >= vdso_end_) return {};
+  const bool in_vdso = regs.rip >= vdso_start_ && regs.rip < vdso_end_;
+  const bool in_restorer = regs.rip >= restorer_start_ && regs.rip < restorer_end_;
+  if (!in_vdso && !in_restorer) return {};
   *ret_again = true;
   if (trace(PTRACE_CONT, t.tid, nullptr, nullptr) != 0) {
     return trouble(Errc::kCannotStop, errno, thread_text(pid_, t.tid) + " has ended");
@@ -219,19 +222,21 @@ Trouble World::stop() {
     Trouble bad = seize_new(&again);
     if (bad.bad()) return bad;
     for (Thread& t : threads_) {
-      if (t.tid == 0 || (t.stopped && t.outside_vdso)) continue;
+      if (t.tid == 0 || (t.stopped && t.outside)) continue;
       if (!t.stopped) bad = wait_stopped(t, deadline);
       if (bad.bad()) return bad;
       if (dead_) return trouble(Errc::kCannotStop, ESRCH, "the program has ended");
       if (t.tid == 0) continue;
       bool inside = false;
-      bad = let_out_of_vdso(t, round, &inside);
+      bad = let_out(t, round, &inside);
       if (bad.bad()) return bad;
-      t.outside_vdso = !inside;
+      t.outside = !inside;
       again = again || inside;
       if (inside && rawsys::clock_ns(CLOCK_MONOTONIC) > deadline) {
         return trouble(Errc::kCannotStop, ETIMEDOUT,
-                       thread_text(pid_, t.tid) + " stays in the vDSO");
+                       thread_text(pid_, t.tid) +
+                           " did not get out of the vDSO or the restorer within 3 s; is the "
+                           "machine overloaded? Try again");
       }
     }
     std::erase_if(threads_, [](const Thread& t) { return t.tid == 0; });
@@ -397,24 +402,15 @@ Trouble World::describe(const format::SigactionRecord* actions) {
 }
 
 // A thread that was killed in its stop stays a zombie, and the process with it, until its tracer
-// has
-// waited for it.
+// has waited for it.
 void World::bury(Thread& t) {
   const uint64_t deadline = rawsys::clock_ns(CLOCK_MONOTONIC) + kStopTimeoutNs;
-  for (int round = 0; rawsys::clock_ns(CLOCK_MONOTONIC) < deadline; round++) {
-    int status = 0;
-    const pid_t r = waitpid(t.tid, &status, __WALL | WNOHANG);
-    if (r < 0 && errno != EINTR) return;
-    if (r == t.tid && (WIFEXITED(status) || WIFSIGNALED(status))) {
-      if (t.leader) {
-        dead_ = true;
-        dead_status_ = status;
-      }
-      return;
-    }
-    if (r == t.tid) trace(PTRACE_DETACH, t.tid, nullptr, nullptr);
-    wait_a_moment(round);
+  std::vector<pid_t> one = {t.tid};
+  for (int round = 0; !one.empty() && rawsys::clock_ns(CLOCK_MONOTONIC) < deadline; round++) {
+    if (finish_threads(one, pid_, &dead_status_)) dead_ = true;
+    if (!one.empty()) wait_a_moment(round);
   }
+  unfinished_.insert(unfinished_.end(), one.begin(), one.end());
 }
 
 bool World::all_dead() const {
@@ -444,17 +440,9 @@ void World::release_control() {
   if (!control_held_) return;
   control_held_ = false;
   trace(PTRACE_INTERRUPT, control_tid_, nullptr, nullptr);
-  const uint64_t deadline = rawsys::clock_ns(CLOCK_MONOTONIC) + 500000000;
-  for (int round = 0; rawsys::clock_ns(CLOCK_MONOTONIC) < deadline; round++) {
-    int status = 0;
-    const pid_t r = waitpid(control_tid_, &status, __WALL | WNOHANG);
-    if (r < 0 && errno != EINTR) return;
-    if (r == control_tid_) {
-      if (WIFSTOPPED(status)) trace(PTRACE_DETACH, control_tid_, nullptr, nullptr);
-      return;
-    }
-    wait_a_moment(round);
-  }
+  Thread t;
+  t.tid = control_tid_;
+  bury(t);
 }
 
 void World::resume() {
@@ -465,21 +453,47 @@ void World::resume() {
   for (Thread& t : threads_) {
     if (t.tid == 0) continue;
     if (!t.stopped) {
-      // Seized but it never stopped: it cannot be detached before it does. Bounded, then given up:
-      // the kernel detaches it when this process ends.
-      (void)wait_stopped(t, rawsys::clock_ns(CLOCK_MONOTONIC) + 200000000);
+      // Seized but it never stopped: it cannot be detached before it does.
+      if (wait_stopped(t, rawsys::clock_ns(CLOCK_MONOTONIC) + 200000000).bad()) {
+        unfinished_.push_back(t.tid);
+        continue;
+      }
     }
     if (t.stopped && trace(PTRACE_DETACH, t.tid, nullptr, nullptr) != 0) bury(t);
   }
   threads_.clear();
   // Its end may have been noticed only just now. While other threads live it is not reported.
-  if (leader_unburied_ && all_dead()) {
+  if (leader_unburied_) {
     Thread leader;
     leader.tid = pid_;
-    leader.leader = true;
-    bury(leader);
+    if (all_dead()) {
+      bury(leader);
+    } else {
+      unfinished_.push_back(pid_);
+    }
   }
   leader_unburied_ = false;
+}
+
+bool finish_threads(std::vector<pid_t>& unfinished, pid_t pid, int* ret_status) {
+  bool ended = false;
+  std::erase_if(unfinished, [&](pid_t tid) {
+    int status = 0;
+    const pid_t r = waitpid(tid, &status, __WALL | WNOHANG);
+    if (r < 0) return errno != EINTR;  // no longer ours
+    if (r == 0) return false;
+    if (WIFSTOPPED(status)) {
+      const long sig = status >> 16 == 0 ? WSTOPSIG(status) : 0;
+      return trace(PTRACE_DETACH, tid, nullptr, reinterpret_cast<void*>(sig)) == 0;
+    }
+    if (!WIFEXITED(status) && !WIFSIGNALED(status)) return false;
+    if (tid == pid) {
+      ended = true;
+      *ret_status = status;
+    }
+    return true;
+  });
+  return ended;
 }
 
 }  // namespace cr::agent

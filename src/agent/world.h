@@ -25,7 +25,7 @@ struct Thread {
   pid_t tid = 0;        // here
   pid_t inner_tid = 0;  // as the program sees it
   bool stopped = false;
-  bool outside_vdso = false;
+  bool outside = false;  // of the vDSO and the restorer
   bool leader = false;
   BeforeStop before;
   user_regs_struct regs{};   // in the stop
@@ -50,10 +50,12 @@ Trouble trouble(Errc code, int sys_errno, std::string text);
 
 class World {
  public:
-  // control_tid: in this process's pid namespace. hello: addresses in the program.
+  // control_tid: in this process's pid namespace. hello: addresses in the program. unfinished: gets
+  // the threads that resume() could neither let go nor bury in time; see finish_threads().
   World(pid_t pid, pid_t control_tid, const format::Hello& hello, int pidfd, int mem_fd,
-        format::ChannelHeader* channel)
-      : pid_(pid),
+        format::ChannelHeader* channel, std::vector<pid_t>& unfinished)
+      : unfinished_(unfinished),
+        pid_(pid),
         control_tid_(control_tid),
         hello_(hello),
         pidfd_(pidfd),
@@ -85,7 +87,7 @@ class World {
   Trouble seize_new(bool* ret_any);
   Trouble wait_stopped(Thread& t, uint64_t deadline_ns);
   BeforeStop look(pid_t tid) const;
-  Trouble let_out_of_vdso(Thread& t, int round, bool* ret_again);
+  Trouble let_out(Thread& t, int round, bool* ret_again);
   Trouble run_report(Thread& t);
   void bury(Thread& t);
   bool all_dead() const;
@@ -94,6 +96,7 @@ class World {
   Deliverable deliverable(const Thread& t, const format::SigactionRecord* actions) const;
   bool set_regs(const Thread& t, const user_regs_struct& regs) const;
 
+  std::vector<pid_t>& unfinished_;
   pid_t pid_, control_tid_;
   format::Hello hello_;
   int pidfd_, mem_;
@@ -107,6 +110,7 @@ class World {
   int dead_status_ = 0;
   uint64_t last_resume_ns_ = 0;
   uint64_t vdso_start_ = 0, vdso_end_ = 0;
+  uint64_t restorer_start_ = 0, restorer_end_ = 0;
 
  public:
   // No thread can have slept in one call for longer than since the last stop.
@@ -115,6 +119,16 @@ class World {
     vdso_start_ = start;
     vdso_end_ = end;
   }
+  // Of the restore that made this process, until its region is unmapped.
+  void set_restorer(uint64_t start, uint64_t end) {
+    restorer_start_ = start;
+    restorer_end_ = end;
+  }
 };
+
+// Lets go or buries those of the threads that can be by now, and takes them from the list. True,
+// with its wait status, if one of them was the first thread of process `pid`, and has ended.
+// A thread that is not dealt with stays a zombie when it ends, and its process with it.
+bool finish_threads(std::vector<pid_t>& unfinished, pid_t pid, int* ret_status);
 
 }  // namespace cr::agent

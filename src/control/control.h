@@ -21,11 +21,8 @@ inline constexpr uint32_t kFailed = 3;  // could not attach: start_error
 inline constexpr uint32_t kAgentGone = 4;
 
 // One per process; lives in the library's data, so it is saved and restored with the process.
-struct State {
-  uint32_t status;       // futex: kDetached...
-  uint32_t answer_word;  // futex: raised when answered_id moves
-  int32_t owner_pid;     // the process it belongs to; a fork child has none
-  int32_t start_errno;
+struct State : format::ControlHead {
+  int32_t owner_pid;  // the process it belongs to; a fork child has none
   Errc start_code;
   uint64_t next_id;                             // ids given to API requests
   uint64_t wanted_checkpoint, wanted_rollback;  // newest id asked for
@@ -44,7 +41,6 @@ struct State {
   uint64_t epoch;          // of this incarnation
   format::ChannelHeader* channel;
   char start_text[512];
-  char session_dir[4096];  // where agent.sock is; absolute
   uint32_t wanted_close;
   uint64_t heap_words[2];  // for Hello: set before start()
 };

@@ -119,8 +119,8 @@ Function* next(const char* name, Function*) {
 
 }  // namespace
 
-void* allocate_elsewhere(size_t bytes) {
-  if (!active() && start()) {
+void* allocate_slowly(size_t bytes) {
+  if (active() || start()) {
     if (void* block = nvheap::allocate(bytes)) return block;
   }
   return __libc_malloc(bytes);
@@ -131,6 +131,17 @@ void* allocate_aligned_elsewhere(size_t align_bytes, size_t bytes) {
     if (void* block = nvheap::allocate_aligned(bytes, align_bytes)) return block;
   }
   return __libc_memalign(align_bytes, bytes);
+}
+
+// A block that is not the heap's came from the C library: from its malloc under another name, from
+// another link namespace (dlmopen), or when the heap was full. Only the C library can tell whether
+// it is one of its own; if not, it ends the program with one line ("free(): invalid pointer").
+void deallocate_slowly(void* block, const char* call) {
+  if (ours(block)) {
+    nvheap::deallocate(block, call);  // leaves errno alone
+  } else if (block != nullptr) {
+    __libc_free(block);
+  }
 }
 
 void* next_definition(const char* name) { return dlsym(RTLD_NEXT, name); }
@@ -146,15 +157,10 @@ CR_EXPORT void* malloc(size_t bytes) { return allocate(bytes); }
 // A second name, so that operator_new.cc can see whether the program replaces malloc.
 __asm__(".globl cr_own_malloc\n.hidden cr_own_malloc\n.set cr_own_malloc, malloc\n");
 
-// A block that is not the heap's came from the C library: from its malloc under another name, from
-// another link namespace (dlmopen), or when the heap was full. Only the C library can tell whether
-// it is one of its own; if not, it ends the program with one line ("free(): invalid pointer").
 CR_EXPORT void free(void* block) {
-  if (ours(block)) [[likely]] {
-    nvheap::deallocate(block, "free");  // leaves errno alone
-  } else if (block != nullptr) {
-    __libc_free(block);
-  }
+  if (nvheap::deallocate_fast(block)) [[likely]]
+    return;
+  deallocate_slowly(block, "free");
 }
 
 CR_EXPORT void cfree(void* block) { free(block); }

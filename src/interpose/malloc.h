@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "nvheap/fast.h"
 #include "nvheap/nvheap.h"
 
 namespace cr::interpose {
@@ -29,18 +30,19 @@ inline bool ours(const void* block) {
   return reinterpret_cast<uint64_t>(block) - g_range.begin.load(std::memory_order_relaxed) < bytes;
 }
 
-// The first call, or the heap is full or not there: the C library's heap steps in. nullptr and
+// Where the fast path ends. If the heap is full or not there, the C library's steps in; nullptr and
 // ENOMEM if that has no memory either.
-void* allocate_elsewhere(size_t bytes);
+void* allocate_slowly(size_t bytes);
 void* allocate_aligned_elsewhere(size_t align_bytes, size_t bytes);
 
-inline void* allocate(size_t bytes) {
-  if (active()) [[likely]] {
-    if (void* block = nvheap::allocate(bytes)) [[likely]]
-      return block;
-  }
-  return allocate_elsewhere(bytes);
+[[gnu::always_inline]] inline void* allocate(size_t bytes) {
+  if (void* block = nvheap::allocate_fast(bytes)) [[likely]]
+    return block;
+  return allocate_slowly(bytes);
 }
+
+// Frees what deallocate_fast does not. `call` is for the message.
+void deallocate_slowly(void* block, const char* call);
 
 // align_bytes: a power of two.
 inline void* allocate_aligned(size_t align_bytes, size_t bytes) {

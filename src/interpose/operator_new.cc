@@ -119,20 +119,26 @@ void* operator new(size_t bytes, std::align_val_t align) {
 
 // ---- the two that free --------------------------------------------------------------------------
 
-void operator delete(void* block) noexcept {
-  if (ours(block)) [[likely]] {
+namespace {
+[[gnu::noinline]] void delete_slowly(void* block) {
+  if (ours(block)) {
     nvheap::deallocate(block, "operator delete");
   } else {
     free(block);
   }
 }
+}  // namespace
+
+void operator delete(void* block) noexcept {
+  if (nvheap::deallocate_fast(block)) [[likely]]
+    return;
+  delete_slowly(block);
+}
 
 void operator delete(void* block, std::align_val_t) noexcept {
-  if (ours(block)) [[likely]] {
-    nvheap::deallocate(block, "operator delete");
-  } else {
-    free(block);
-  }
+  if (nvheap::deallocate_fast(block)) [[likely]]
+    return;
+  delete_slowly(block);
 }
 
 // ---- those that never throw ---------------------------------------------------------------------

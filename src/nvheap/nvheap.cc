@@ -13,6 +13,7 @@
 
 #include "nvheap/bad_use.h"
 #include "nvheap/debug_blocks.h"
+#include "nvheap/fast.h"
 #include "nvheap/heap_layout.h"
 #include "nvheap/page_heap.h"
 #include "nvheap/small_heap.h"
@@ -45,7 +46,6 @@ constexpr uint32_t thread_heaps(uint64_t reserve_bytes) {
 }
 
 constinit std::atomic<HeapHeader*> g_heap{nullptr};
-constinit std::atomic<HeapHeader*> g_plain_heap{nullptr};  // the same, but null in debug mode
 constinit HeapLock g_init_lock;
 constinit uint64_t g_first_base = kPreferredBase;
 constinit bool g_debug = false;  // CR_HEAP_DEBUG=1, since the first allocation
@@ -218,7 +218,7 @@ void* allocate_large(HeapHeader* heap, size_t bytes, size_t align_bytes, bool* r
   return reinterpret_cast<void*>(heap->pages.data_address() + page * kPageSize);
 }
 
-[[gnu::always_inline]] inline void* allocate_raw(HeapHeader* heap, size_t bytes) {
+void* allocate_raw(HeapHeader* heap, size_t bytes) {
   if (bytes <= kMaxSmallBytes) [[likely]]
     return heap->small.allocate(class_of_bytes(bytes));
   return allocate_large(heap, bytes, kPageSize, nullptr);
@@ -266,7 +266,7 @@ Block look_up_or_die(HeapHeader* heap, const void* block, const char* call) {
   return {pages * kPageSize, false};
 }
 
-[[gnu::always_inline]] inline void deallocate_raw(HeapHeader* heap, void* block, const char* call) {
+void deallocate_raw(HeapHeader* heap, void* block, const char* call) {
   const auto address = reinterpret_cast<uint64_t>(block);
   if (heap == nullptr || !in_grown_data(heap, address)) [[unlikely]]
     die(call, block, kForeign);
@@ -330,6 +330,27 @@ void deallocate_debug(HeapHeader* heap, void* block, const char* call) {
   deallocate_raw(heap, old.block, call);
 }
 
+// ---- the long ways ------------------------------------------------------------------------------
+
+[[gnu::noinline]] void* allocate_slowly(size_t bytes) {
+  HeapHeader* heap = heap_or_null();
+  if (heap == nullptr) return nullptr;
+  return g_debug ? allocate_debug(heap, bytes, 16) : allocate_raw(heap, bytes);
+}
+
+[[gnu::noinline]] void deallocate_slowly(void* block, const char* call) {
+  if (block == nullptr) return;
+  HeapHeader* heap = g_heap.load(std::memory_order_acquire);
+  if (heap == nullptr) die(call, block, kForeign);
+  return g_debug ? deallocate_debug(heap, block, call) : deallocate_raw(heap, block, call);
+}
+
+void publish(HeapHeader* heap) {
+  g_debug = debug_wanted();
+  heap->small.set_fast(!g_debug);
+  g_heap.store(heap, std::memory_order_release);
+}
+
 }  // namespace
 
 void set_first_step(uint32_t step) { g_first_base = kPreferredBase + step * kBaseStepBytes; }
@@ -348,9 +369,7 @@ Result<void> init(uint64_t reserve_bytes) {
       heap = make_heap(base, bytes);
       if (heap == nullptr) rawsys::sys_munmap(base, bytes);
     }
-    g_debug = debug_wanted();
-    g_heap.store(heap, std::memory_order_release);
-    if (!g_debug) g_plain_heap.store(heap, std::memory_order_release);
+    publish(heap);
   }
   return {};
 }
@@ -372,9 +391,7 @@ Result<void> open_at(uint64_t base) {
   heap->debug.lock_for_fork().reset_in_child();
   heap->roots_lock.reset_in_child();
   heap->small.recover(/*keep_own=*/false);
-  g_debug = debug_wanted();
-  g_heap.store(heap, std::memory_order_release);
-  if (!g_debug) g_plain_heap.store(heap, std::memory_order_release);
+  publish(heap);
   return {};
 }
 
@@ -382,12 +399,9 @@ void lock_all() { before_fork(); }
 void unlock_all() { after_fork_in_parent(); }
 
 void* allocate(size_t bytes) {
-  HeapHeader* heap = g_plain_heap.load(std::memory_order_acquire);
-  if (heap != nullptr) [[likely]]
-    return allocate_raw(heap, bytes);
-  heap = heap_or_null();
-  if (heap == nullptr) return nullptr;
-  return g_debug ? allocate_debug(heap, bytes, 16) : allocate_raw(heap, bytes);
+  if (void* block = allocate_fast(bytes)) [[likely]]
+    return block;
+  return allocate_slowly(bytes);
 }
 
 void* allocate_zeroed(size_t count, size_t bytes_each) {
@@ -431,13 +445,9 @@ void* reallocate(void* block, size_t bytes, const char* call) {
 }
 
 void deallocate(void* block, const char* call) {
-  if (block == nullptr) return;
-  HeapHeader* heap = g_plain_heap.load(std::memory_order_acquire);
-  if (heap != nullptr) [[likely]]
-    return deallocate_raw(heap, block, call);
-  heap = g_heap.load(std::memory_order_acquire);
-  if (heap == nullptr) die(call, block, kForeign);
-  deallocate_debug(heap, block, call);
+  if (deallocate_fast(block)) [[likely]]
+    return;
+  deallocate_slowly(block, call);
 }
 
 size_t usable_bytes(const void* block, const char* call) {

@@ -50,7 +50,7 @@ class PageHeap {
   void walk(bool (*each)(void* context, uint32_t page, const PageEntry& entry),
             void* context) const;
 
-  const void* grown_word() const { return &grown_pages_; }
+  const std::atomic<uint32_t>* grown_word() const { return &grown_pages_; }
   const void* lock_word() const { return &lock_; }
   const void* root_word() const { return &root_; }
   uint64_t used_bytes() const { return used_pages_.load(std::memory_order_relaxed) * kPageSize; }

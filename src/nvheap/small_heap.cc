@@ -19,6 +19,7 @@ constexpr uint32_t kSpareSlabs = 2;
 constexpr uint32_t kNotQueued = 0, kClaimed = kNil - 1, kEndOfStack = kNil;
 
 constinit std::atomic<uint64_t> g_zero_word{0};
+constinit std::atomic<uint32_t> g_zero_pages{0};
 constinit std::atomic<uint32_t> g_key_made{0};
 constinit pthread_key_t g_key = 0;
 
@@ -52,8 +53,9 @@ constinit SmallHeap* g_small = nullptr;  // for the end of a thread
 
 }  // namespace
 
-constinit ThreadHeap SmallHeap::g_none(kNoHeap, &g_zero_word);
+constinit ThreadHeap SmallHeap::g_none(kNoHeap, &g_zero_word, &g_zero_pages);
 constinit thread_local ThreadHeap* SmallHeap::t_heap = &SmallHeap::g_none;
+constinit thread_local ThreadHeap* SmallHeap::t_fast = &SmallHeap::g_none;
 constinit thread_local bool SmallHeap::t_left = false;
 
 void SmallHeap::set_up(ThreadHeap* heaps, uint32_t heap_count, Slab* slabs, RemoteFrees* remotes,
@@ -71,6 +73,10 @@ void SmallHeap::set_up(ThreadHeap* heaps, uint32_t heap_count, Slab* slabs, Remo
 
 void SmallHeap::reset(ThreadHeap& t, uint32_t id) const {
   t.id = id;
+  t.data_address = data_address_;
+  t.all_slabs = slabs_;
+  t.all_remotes = remotes_;
+  t.grown_pages = pages_->grown_word();
   t.remote_slabs.store(kEndOfStack, std::memory_order_relaxed);
   for (uint32_t c = 0; c < kSizeClasses; c++) {
     t.cursors[c] = {&g_zero_word, 0, nullptr, bytes_of_class(c)};
@@ -168,9 +174,33 @@ uint32_t SmallHeap::add_slab(ThreadHeap& t, uint32_t size_class) {
 
 // ---- freeing ------------------------------------------------------------------------------------
 
+// Which block begins there. kLive: it is one, and its own thread has not freed it.
+BlockState SmallHeap::locate(uint64_t address, uint32_t* ret_chunk, uint32_t* ret_block) const {
+  const uint64_t offset = address - data_address_;
+  *ret_chunk = static_cast<uint32_t>(offset / kChunkBytes);
+  const Slab& s = slabs_[*ret_chunk];
+  const uint32_t tag = s.tag();
+  if (tag == 0) return BlockState::kNoSlab;
+  const ClassInfo& c = kClasses[tag - 1];
+  const uint64_t inside = offset % kChunkBytes;
+  *ret_block = static_cast<uint32_t>(inside * c.reciprocal >> 32);
+  if (*ret_block * uint64_t{c.bytes} != inside || *ret_block >= c.blocks) {
+    return BlockState::kInterior;
+  }
+  const uint64_t free = s.free[*ret_block / 64].load(std::memory_order_relaxed);
+  return (free >> (*ret_block % 64) & 1) != 0 ? BlockState::kFree : BlockState::kLive;
+}
+
+BlockState SmallHeap::release(uint64_t address) {
+  if (t_heap != &g_none && put(*t_heap, address)) return BlockState::kLive;
+  uint32_t chunk, block;
+  const BlockState state = locate(address, &chunk, &block);
+  return state == BlockState::kLive ? release_remotely(slabs_[chunk], block) : state;
+}
+
 void SmallHeap::free_slowly(ThreadHeap& t, Slab& s) {
   Busy busy(t);
-  settle(t, s, true);
+  g_small->settle(t, s, true);
 }
 
 void SmallHeap::list(ThreadHeap& t, Slab& s) {
@@ -381,7 +411,7 @@ ThreadHeap* SmallHeap::attach() {
     }
     t->state = HeapState::kOwned;
   }
-  t_heap = t;
+  set_own(t);
   // May allocate, which works already.
   if (g_key_made.load() != 0) (void)pthread_setspecific(g_key, t);
   return t;
@@ -392,7 +422,7 @@ void SmallHeap::leave_thread() {
   if (t == &g_none) return;
   t_left = true;
   g_small->abandon(*t);
-  t_heap = &g_none;
+  g_small->set_own(&g_none);
 }
 
 void SmallHeap::abandon(ThreadHeap& t) {
@@ -449,7 +479,7 @@ void SmallHeap::recover(bool keep_own) {
   heaps_lock_.reset_in_child();
   shared_lock_.reset_in_child();
   g_small = this;
-  if (!keep_own) t_heap = &g_none;
+  if (!keep_own) set_own(&g_none);
   for (uint32_t id = 0; id < heaps_made_; id++) {
     ThreadHeap& t = heaps_[id];
     // The words of another program's library are not ours.
@@ -468,19 +498,12 @@ void SmallHeap::recover(bool keep_own) {
 // ---- looking ------------------------------------------------------------------------------------
 
 BlockState SmallHeap::look_up(uint64_t address, uint32_t* ret_bytes) const {
-  const uint64_t offset = address - data_address_;
-  const Slab& s = slabs_[offset / kChunkBytes];
-  const uint32_t tag = s.tag();
-  if (tag == 0) return BlockState::kNoSlab;
-  const ClassInfo& c = kClasses[tag - 1];
-  const uint64_t inside = offset % kChunkBytes;
-  const auto block = static_cast<uint32_t>(inside * c.reciprocal >> 32);
-  if (block * uint64_t{c.bytes} != inside || block >= c.blocks) return BlockState::kInterior;
-  const uint64_t free =
-      s.free[block / 64].load(std::memory_order_relaxed) |
-      remotes_[offset / kChunkBytes].bits[block / 64].load(std::memory_order_relaxed);
-  if ((free >> (block % 64) & 1) != 0) return BlockState::kFree;
-  *ret_bytes = c.bytes;
+  uint32_t chunk, block;
+  const BlockState state = locate(address, &chunk, &block);
+  if (state != BlockState::kLive) return state;
+  const uint64_t remote = remotes_[chunk].bits[block / 64].load(std::memory_order_relaxed);
+  if ((remote >> (block % 64) & 1) != 0) return BlockState::kFree;
+  *ret_bytes = kClasses[slabs_[chunk].tag() - 1].bytes;
   return BlockState::kLive;
 }
 

@@ -33,7 +33,7 @@ struct Cursor {
 struct Recent {
   static constexpr uint32_t kMost = 8;
   uint64_t top;            // of a stack that forgets its oldest
-  uint64_t blocks[kMost];  // 1 + chunk * kMaxBlocksPerSlab + block; 0: none
+  uint64_t blocks[kMost];  // their addresses; 0: none
 };
 
 // Runs of pages of one length, kept by the thread that freed them.
@@ -65,19 +65,26 @@ enum class HeapState : uint32_t { kUnused = 0, kOwned, kAbandoned, kLost };
 struct alignas(64) ThreadHeap {
   uint32_t id = 0;
   HeapState state = HeapState::kUnused;  // under heaps_lock_
-  uint32_t busy = 0;                     // the owner is changing more than one word
+  // Of the heap that all share, here because the fast paths then need nothing else.
+  uint64_t data_address = 0;
+  Slab* all_slabs = nullptr;
+  RemoteFrees* all_remotes = nullptr;
+  const std::atomic<uint32_t>* grown_pages = nullptr;
+  uint32_t busy = 0;  // the owner is changing more than one word
   uint32_t next_abandoned = 0;
   std::atomic<uint32_t> remote_slabs{0};  // stack of 1 + chunk, linked by Slab::next_remote
   uint32_t slabs = 0, empty_slabs = 0;
   uint32_t remote_pushes = 0;
-  Cursor cursors[kSizeClasses] = {};
+  std::atomic<uint32_t> kept_pages{0};
   Recent recent[kSizeClasses] = {};
+  Cursor cursors[kSizeClasses] = {};
   uint32_t partial[kSizeClasses] = {};  // trees of slabs with free blocks, without the cursor's
   KeptRuns runs[kRunClasses] = {};
-  std::atomic<uint32_t> kept_pages{0};
 
   constexpr ThreadHeap() = default;
-  constexpr ThreadHeap(uint32_t heap_id, std::atomic<uint64_t>* zero_word) : id(heap_id) {
+  constexpr ThreadHeap(uint32_t heap_id, std::atomic<uint64_t>* zero_word,
+                       const std::atomic<uint32_t>* zero_pages)
+      : id(heap_id), grown_pages(zero_pages) {
     for (Cursor& k : cursors) k.word = zero_word;
     for (uint32_t& root : partial) root = kNil;
   }
@@ -95,55 +102,29 @@ class SmallHeap {
   void set_up(ThreadHeap* heaps, uint32_t heap_count, Slab* slabs, RemoteFrees* remotes,
               PageHeap* pages);
 
-  [[gnu::always_inline]] void* allocate(uint32_t size_class) {
-    ThreadHeap* t = t_heap;
-    Cursor& k = t->cursors[size_class];
-    Recent& r = t->recent[size_class];
-    const uint64_t place = r.blocks[r.top];
-    if (place != 0) {
-      r.blocks[r.top] = 0;
-      r.top = (r.top - 1) % Recent::kMost;
-      if (void* block = take_recent(slab_key(size_class, t->id), k.bytes, place - 1)) [[likely]]
-        return block;
-    }
-    const uint64_t bits = k.word->load(std::memory_order_relaxed);
-    if (bits == 0) [[unlikely]]
-      return allocate_slowly(size_class);
-    return take_block(k, bits);
+  // allow_fast: the fast paths below may be used; else only what goes through this object.
+  void set_fast(bool allow_fast) { fast_ = allow_fast; }
+
+  // The fast paths: a block of the calling thread's heap, nothing to look for and no lock. They
+  // know the heap by the thread, so they work (that is, fail) before there is one.
+  // nullptr: take the long way.
+  [[gnu::always_inline]] static void* allocate_fast(uint32_t size_class) {
+    return take(*t_fast, size_class);
+  }
+  // False: nothing was done, take the long way. Any pointer may be given.
+  [[gnu::always_inline]] static bool release_fast(uint64_t address) {
+    ThreadHeap& t = *t_fast;
+    const uint64_t grown = t.grown_pages->load(std::memory_order_relaxed);
+    if (address - t.data_address >= grown * kPageSize) return false;
+    return put(t, address);
   }
 
-  // kLive: it was, and is free now. Else nothing was done. The chunk must be below grown_pages.
-  [[gnu::always_inline]] BlockState release(uint64_t address) {
-    const uint64_t offset = address - data_address_;
-    const uint64_t chunk = offset / kChunkBytes;
-    Slab& s = slabs_[chunk];
-    const uint32_t key = s.key.load(std::memory_order_relaxed);
-    if (key == 0) return BlockState::kNoSlab;
-    const ClassInfo& c = kClasses[(key & 0xff) - 1];
-    const auto inside = static_cast<uint32_t>(offset % kChunkBytes);
-    const auto block = static_cast<uint32_t>(uint64_t{inside} * c.reciprocal >> 32);
-    if (block * c.bytes != inside || block >= c.blocks) [[unlikely]]
-      return BlockState::kInterior;
-    std::atomic<uint64_t>& word = s.free[block / 64];
-    const uint64_t bit = uint64_t{1} << (block % 64);
-    const uint64_t old = word.load(std::memory_order_relaxed);
-    if ((old & bit) != 0) [[unlikely]]
-      return BlockState::kFree;
-    ThreadHeap* t = t_heap;
-    if (key >> 8 != t->id) [[unlikely]]
-      return release_remotely(s, block);
-    if (s.next_remote.load(std::memory_order_relaxed) != 0 && remote_bit(s, block)) [[unlikely]]
-      return BlockState::kFree;
-    word.store(old | bit, std::memory_order_relaxed);
-    const auto used = static_cast<uint16_t>(s.used.load(std::memory_order_relaxed) - 1);
-    s.used.store(used, std::memory_order_relaxed);
-    Recent& r = t->recent[(key & 0xff) - 1];
-    r.top = (r.top + 1) % Recent::kMost;
-    r.blocks[r.top] = 1 + chunk * kMaxBlocksPerSlab + block;
-    if (used == s.wake) [[unlikely]]
-      free_slowly(*t, s);
-    return BlockState::kLive;
+  void* allocate(uint32_t size_class) {
+    void* block = take(*t_heap, size_class);
+    return block != nullptr ? block : allocate_slowly(size_class);
   }
+  // kLive: it was, and is free now. Else nothing was done. The chunk must be below grown_pages.
+  BlockState release(uint64_t address);
 
   // *ret_bytes: the block's size; set only if kLive.
   BlockState look_up(uint64_t address, uint32_t* ret_bytes) const;
@@ -187,6 +168,22 @@ class SmallHeap {
     void update(uint32_t) const {}
   };
 
+  [[gnu::always_inline]] static void* take(ThreadHeap& t, uint32_t size_class) {
+    Recent& r = t.recent[size_class];
+    const uint64_t top = r.top, address = r.blocks[top];
+    if (address != 0) {
+      r.blocks[top] = 0;
+      r.top = (top - 1) % Recent::kMost;
+      if (take_recent(t, size_class, address)) [[likely]]
+        return reinterpret_cast<void*>(address);
+    }
+    Cursor& k = t.cursors[size_class];
+    const uint64_t bits = k.word->load(std::memory_order_relaxed);
+    if (bits == 0) [[unlikely]]
+      return nullptr;
+    return take_block(k, bits);
+  }
+
   static void* take_block(Cursor& k, uint64_t bits) {
     k.word->store(bits & (bits - 1), std::memory_order_relaxed);
     k.slab->used.store(static_cast<uint16_t>(k.slab->used.load(std::memory_order_relaxed) + 1),
@@ -194,37 +191,74 @@ class SmallHeap {
     const auto bit = static_cast<uint64_t>(__builtin_ctzll(bits));
     return reinterpret_cast<void*>(k.address + bit * k.bytes);
   }
-  // The block if it is free and of a slab of that key; empty slabs are counted and thus left alone.
-  [[gnu::always_inline]] void* take_recent(uint32_t key, uint64_t bytes, uint64_t place) const {
-    const uint64_t chunk = place / kMaxBlocksPerSlab, block = place % kMaxBlocksPerSlab;
-    Slab& s = slabs_[chunk];
+
+  // If the block is free and of a slab of that heap and class; empty slabs are counted and thus
+  // left alone.
+  [[gnu::always_inline]] static bool take_recent(const ThreadHeap& t, uint32_t size_class,
+                                                 uint64_t address) {
+    const uint64_t offset = address - t.data_address;
+    Slab& s = t.all_slabs[offset / kChunkBytes];
+    const auto inside = static_cast<uint32_t>(offset % kChunkBytes);
+    const auto block = static_cast<uint32_t>(uint64_t{inside} * kClasses[size_class].reciprocal >> 32);
     std::atomic<uint64_t>& word = s.free[block / 64];
     const uint64_t bit = uint64_t{1} << (block % 64);
     const uint64_t old = word.load(std::memory_order_relaxed);
     const uint16_t used = s.used.load(std::memory_order_relaxed);
-    if ((old & bit) == 0 || used == 0 || s.key.load(std::memory_order_relaxed) != key) [[unlikely]]
-      return nullptr;
-    word.store(old & ~bit, std::memory_order_relaxed);
+    if ((old & bit) == 0 || used == 0 ||
+        s.key.load(std::memory_order_relaxed) != slab_key(size_class, t.id)) [[unlikely]]
+      return false;
+    word.store(old ^ bit, std::memory_order_relaxed);
     s.used.store(static_cast<uint16_t>(used + 1), std::memory_order_relaxed);
-    return reinterpret_cast<void*>(data_address_ + chunk * kChunkBytes + block * bytes);
+    return true;
   }
+
+  // Frees a live block of a slab of t's. False if it is no such block, and nothing was done.
+  [[gnu::always_inline]] static bool put(ThreadHeap& t, uint64_t address) {
+    const uint64_t offset = address - t.data_address;
+    const uint64_t chunk = offset / kChunkBytes;
+    Slab& s = t.all_slabs[chunk];
+    const uint32_t key = s.key.load(std::memory_order_relaxed);
+    if (key >> 8 != t.id) [[unlikely]]  // 0, of what is no slab, is the shared heap's
+      return false;
+    const uint32_t size_class = (key & 0xff) - 1;
+    const auto inside = static_cast<uint32_t>(offset % kChunkBytes);
+    const ClassInfo& c = kClasses[size_class];
+    const auto block = static_cast<uint32_t>(uint64_t{inside} * c.reciprocal >> 32);
+    if (block * c.bytes != inside || block >= c.blocks) [[unlikely]]
+      return false;
+    std::atomic<uint64_t>& word = s.free[block / 64];
+    const uint64_t bit = uint64_t{1} << (block % 64);
+    const uint64_t old = word.load(std::memory_order_relaxed);
+    if ((old & bit) != 0) [[unlikely]]
+      return false;
+    if (s.next_remote.load(std::memory_order_relaxed) != 0 &&
+        (t.all_remotes[chunk].bits[block / 64].load(std::memory_order_relaxed) & bit) != 0)
+        [[unlikely]]
+      return false;
+    word.store(old | bit, std::memory_order_relaxed);
+    const auto used = static_cast<uint16_t>(s.used.load(std::memory_order_relaxed) - 1);
+    s.used.store(used, std::memory_order_relaxed);
+    Recent& r = t.recent[size_class];
+    r.top = (r.top + 1) % Recent::kMost;
+    r.blocks[r.top] = address;
+    if (used == s.wake) [[unlikely]]
+      free_slowly(t, s);
+    return true;
+  }
+
   void move_cursor(Cursor& k, uint32_t word) const {
     k.word = &k.slab->free[word];
     k.address = address_of(chunk_of(*k.slab)) + word * 64 * k.bytes;
   }
   uint32_t chunk_of(const Slab& s) const { return static_cast<uint32_t>(&s - slabs_); }
   uint64_t address_of(uint32_t chunk) const { return data_address_ + chunk * kChunkBytes; }
-  bool remote_bit(const Slab& s, uint32_t block) const {
-    return (remotes_[&s - slabs_].bits[block / 64].load(std::memory_order_relaxed) >> (block % 64) &
-            1) != 0;
-  }
-
+  BlockState locate(uint64_t address, uint32_t* ret_chunk, uint32_t* ret_block) const;
   [[gnu::noinline]] void* allocate_slowly(uint32_t size_class);
   void* find_block(ThreadHeap& t, uint32_t size_class);
   bool advance(Cursor& k, uint32_t from_word) const;
   void begin(ThreadHeap& t, uint32_t size_class, uint32_t chunk);
   void retire(ThreadHeap& t, uint32_t size_class);
-  [[gnu::noinline]] void free_slowly(ThreadHeap& t, Slab& s);
+  [[gnu::noinline]] static void free_slowly(ThreadHeap& t, Slab& s);
   [[gnu::noinline]] BlockState release_remotely(Slab& s, uint32_t block);
   void push_remote(uint32_t chunk);
   bool merge_remote(Slab& s);
@@ -243,14 +277,21 @@ class SmallHeap {
 
   // Threads that have no heap (yet) have this one, whose words are all zero.
   static ThreadHeap g_none;
-  static thread_local ThreadHeap* t_heap;
-  static thread_local bool t_left;
+  static constinit thread_local ThreadHeap* t_heap;
+  static constinit thread_local ThreadHeap* t_fast;  // t_heap, or g_none if not fast_
+  static constinit thread_local bool t_left;
+
+  void set_own(ThreadHeap* t) const {
+    t_heap = t;
+    t_fast = fast_ ? t : &g_none;
+  }
 
   Slab* slabs_ = nullptr;
   RemoteFrees* remotes_ = nullptr;
   PageHeap* pages_ = nullptr;
   ThreadHeap* heaps_ = nullptr;
   uint32_t heap_count_ = 0;
+  bool fast_ = true;
   uint64_t data_address_ = 0;
   HeapLock heaps_lock_, shared_lock_;
   uint32_t heaps_made_ = 1;  // ids below were used; 0 is the shared one

@@ -368,10 +368,11 @@ void start_control(void* entry) {
   f(1);
 }
 
-// The control thread of the restored library; its status word is the first of the control state.
+// The control thread of the restored library.
 void make_control_thread(const Restore& rs) {
   const format::ProcessRecord& p = rs.plan->process;
-  auto* status = reinterpret_cast<uint32_t*>(p.control_state);
+  auto* head = reinterpret_cast<format::ControlHead*>(p.control_state);
+  uint32_t* status = &head->status;
   constexpr uint32_t kStarting = 1, kAttached = 2;
   __atomic_store_n(status, kStarting, __ATOMIC_RELEASE);
   clone_args ca{};
@@ -384,7 +385,9 @@ void make_control_thread(const Restore& rs) {
   for (;;) {
     const uint32_t now = __atomic_load_n(status, __ATOMIC_ACQUIRE);
     if (now == kAttached) return;
-    if (now != kStarting) fail(rs, format::kStepControl, -EPIPE, now);
+    if (now != kStarting) {
+      fail(rs, format::kStepControl, head->start_errno > 0 ? -head->start_errno : -EPIPE, now);
+    }
     rawsys::sys_futex(status, FUTEX_WAIT_PRIVATE, kStarting);
   }
 }

@@ -626,6 +626,51 @@ def test_restore_by_sequence(workspace):
     session.kill()
 
 
+def test_checkpoint_right_after_restore(workspace):
+    """A checkpoint that meets threads which have not yet run since the restore."""
+    harness.require_restore(workspace.user)
+    session = harness.Session(workspace, [workspace.program("spinning_threads")])
+    session.start()
+    session.wait_ready()
+    session.checkpoint(then="kill")
+    session.wait_end(137)
+    for _ in range(5):
+        session.restore()
+        session.wait_until(lambda: session.checkpoint(then="kill", check=None).returncode == 0,
+                           "a checkpoint")
+        session.wait_end(137)
+    session.restore()
+    session.go()
+    session.expect_pass()
+    session.verify_image()
+
+
+def test_image_moved_and_copied(workspace):
+    """The image directory is restored wherever it is, also while its old place is in use."""
+    harness.require_restore(workspace.user)
+    session = started_counter(workspace)
+    session.checkpoint(then="kill")
+    session.wait_end(137)
+    old = session.image
+    copy = str(workspace.path / "copy.dir")
+    workspace.run(["cp", "-a", old, copy], check=0)
+    os.rename(old, old + ".moved")
+    session.image = old + ".moved"
+    session.restore()  # moved: the old place is gone
+    session.wait_progress()
+    session.checkpoint(then="kill")
+    session.wait_end(137)
+    session.image = copy
+    os.mkdir(old)  # copied, and something else is in the old place
+    for _ in range(2):
+        session.restore()
+        session.wait_progress()
+        session.checkpoint(then="kill")
+        session.wait_end(137)
+    expect(os.listdir(old) == [], f"{os.listdir(old)} in the old place")
+    session.verify_image()
+
+
 # ------------------------------------------------------------------------------ supervision -----
 
 

@@ -603,6 +603,8 @@ def select(tests, names, user):
 
 def run_main(tests, arguments):
     """The end of each runner's main(): runs what was asked for, returns the exit status."""
+    # A shell starts its background jobs with SIGINT ignored, and programs would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     tests = select(tests, arguments.names, arguments.user)
     if arguments.list:
         for test in tests:
