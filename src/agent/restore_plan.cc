@@ -337,9 +337,8 @@ void Planner::write_out() {
   }
   // The image may have been moved or copied since: its control thread looks for the agent here.
   const size_t dir_bytes = dir_.size() + 1;
-  overlays.push_back(
-      {image_.process->control_state + offsetof(format::ControlHead, session_dir), dir_bytes,
-       out.add(dir_.c_str(), dir_bytes).off});
+  overlays.push_back({image_.process->control_state + offsetof(format::ControlHead, session_dir),
+                      dir_bytes, out.add(dir_.c_str(), dir_bytes).off});
   h.overlays = out.add(overlays.data(), overlays.size());
   const auto auxv = image_.blob(image_.process->auxv);
   h.auxv_off = out.add(auxv.data(), auxv.size()).off;

@@ -138,7 +138,7 @@ class Session {
   std::unique_ptr<store::BufferWriter> writer_;
   uint64_t runs_off_ = 0;  // in the channel
   uint64_t vdso_start_ = 0, vdso_end_ = 0;
-  uint64_t last_resume_ns_ = 0;  // when the threads were last let go, 0: never
+  uint64_t last_resume_ns_ = 0;    // when the threads were last let go, 0: never
   std::vector<pid_t> unfinished_;  // threads that are still traced by us
   bool died_ = false, frozen_ = false;
   int died_status_ = 0;

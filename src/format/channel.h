@@ -66,9 +66,9 @@ CR_ON_DISK(Exclusions, 8 + 256 * 16);
 
 // What the control thread's state in the program begins with: the part that a restore writes.
 struct ControlHead {
-  uint32_t status;         // futex: control::kDetached...
-  uint32_t answer_word;    // futex: raised when an answer has come
-  int32_t start_errno;     // why the control thread did not attach
+  uint32_t status;       // futex: control::kDetached...
+  uint32_t answer_word;  // futex: raised when an answer has come
+  int32_t start_errno;   // why the control thread did not attach
   uint32_t reserved;
   char session_dir[4096];  // where agent.sock is; absolute. Of a restore: where the image is now
 };

@@ -56,6 +56,9 @@ static_assert(sizeof(PageEntry) == 24);
 inline constexpr uint32_t kMaxBlocksPerSlab = 512;
 inline constexpr uint32_t kSlabWords = kMaxBlocksPerSlab / 64;
 
+// In a slab's key: it is listed and none of its blocks is used. So no fast path touches it.
+inline constexpr uint32_t kEmptySlab = 1u << 31;
+
 // For each chunk. Written by the thread that owns the slab, unless a field says otherwise; other
 // threads read it without a lock, hence the atomics, which cost nothing when relaxed.
 struct Slab {
@@ -66,11 +69,13 @@ struct Slab {
   uint16_t listed;                    // 1: in the owner's tree of slabs with free blocks
   uint32_t left, right;               // tree
   std::atomic<uint32_t> next_remote;  // written by other threads: stack of slabs with remote frees
-  uint32_t reserved[2];
+  uint32_t bytes, reciprocal;         // of its class (ClassInfo)
   std::atomic<uint64_t> free[kSlabWords];  // a 1 for each free block
 
   uint32_t tag() const { return key.load(std::memory_order_acquire) & 0xff; }  // 1 + size class
-  uint32_t owner() const { return key.load(std::memory_order_relaxed) >> 8; }  // ThreadHeap::id
+  uint32_t owner() const {                                                     // ThreadHeap::id
+    return (key.load(std::memory_order_relaxed) & ~kEmptySlab) >> 8;
+  }
 };
 constexpr uint32_t slab_key(uint32_t size_class, uint32_t owner) {
   return (size_class + 1) | owner << 8;

@@ -31,10 +31,8 @@ constexpr uint32_t compute_class(size_t bytes) {
 static_assert(bytes_of_class(kSizeClasses - 1) == kMaxSmallBytes);
 static_assert(compute_class(kMaxSmallBytes) == kSizeClasses - 1);
 
-// Sizes up to this are looked up, in steps of 16.
-inline constexpr size_t kTableBytes = 1024;
-inline constexpr auto kClassTable = [] {
-  std::array<uint8_t, kTableBytes / 16 + 1> table{};
+inline constexpr auto kClassTable = [] {  // in steps of 16 bytes
+  std::array<uint8_t, kMaxSmallBytes / 16 + 1> table{};
   for (size_t i = 0; i < table.size(); i++) {
     table[i] = static_cast<uint8_t>(compute_class(i * 16));
   }
@@ -42,11 +40,7 @@ inline constexpr auto kClassTable = [] {
 }();
 
 // bytes <= kMaxSmallBytes
-inline uint32_t class_of_bytes(size_t bytes) {
-  if (bytes <= kTableBytes) [[likely]]
-    return kClassTable[(bytes + 15) / 16];
-  return compute_class(bytes);
-}
+inline uint32_t class_of_bytes(size_t bytes) { return kClassTable[(bytes + 15) / 16]; }
 
 constexpr uint32_t blocks_of_class(uint32_t size_class) {
   const auto fit = static_cast<uint32_t>(kChunkBytes / bytes_of_class(size_class));

@@ -81,6 +81,7 @@ void SmallHeap::reset(ThreadHeap& t, uint32_t id) const {
   for (uint32_t c = 0; c < kSizeClasses; c++) {
     t.cursors[c] = {&g_zero_word, 0, nullptr, bytes_of_class(c)};
     t.partial[c] = kNil;
+    t.recent[c].key = slab_key(c, id);
   }
 }
 
@@ -159,6 +160,8 @@ uint32_t SmallHeap::add_slab(ThreadHeap& t, uint32_t size_class) {
   Slab& s = slabs_[chunk];
   s.listed = 0;
   s.blocks = static_cast<uint16_t>(kClasses[size_class].blocks);
+  s.bytes = kClasses[size_class].bytes;
+  s.reciprocal = kClasses[size_class].reciprocal;
   s.used.store(0, std::memory_order_relaxed);
   s.wake = kNever;
   for (uint32_t w = 0; w < kSlabWords; w++) {
@@ -198,9 +201,12 @@ BlockState SmallHeap::release(uint64_t address) {
   return state == BlockState::kLive ? release_remotely(slabs_[chunk], block) : state;
 }
 
-void SmallHeap::free_slowly(ThreadHeap& t, Slab& s) {
+bool SmallHeap::put_rarely(ThreadHeap& t, uint64_t address) { return put<true>(t, address); }
+
+bool SmallHeap::free_slowly(ThreadHeap& t, Slab& s) {
   Busy busy(t);
   g_small->settle(t, s, true);
+  return true;
 }
 
 void SmallHeap::list(ThreadHeap& t, Slab& s) {
@@ -213,7 +219,10 @@ void SmallHeap::unlist(ThreadHeap& t, Slab& s) {
   uint32_t& root = t.partial[s.tag() - 1];
   root = Treap(SlabTree{slabs_}).erase(root, chunk_of(s));
   s.listed = 0;
-  if (s.used.load(std::memory_order_relaxed) == 0) t.empty_slabs--;
+  const uint32_t key = s.key.load(std::memory_order_relaxed);
+  if ((key & kEmptySlab) == 0) return;
+  s.key.store(key & ~kEmptySlab, std::memory_order_relaxed);
+  t.empty_slabs--;
 }
 
 // Puts a slab that no cursor is at into the state that its number of free blocks calls for. A slab
@@ -226,10 +235,9 @@ void SmallHeap::settle(ThreadHeap& t, Slab& s, bool keep_empty) {
     s.wake = static_cast<uint16_t>(c.blocks - c.spare_blocks);
     return;
   }
-  if (s.listed == 0) {
-    list(t, s);
-    if (used == 0) t.empty_slabs++;
-  } else if (used == 0) {
+  if (s.listed == 0) list(t, s);
+  if (used == 0) {
+    s.key.store(s.key.load(std::memory_order_relaxed) | kEmptySlab, std::memory_order_relaxed);
     t.empty_slabs++;
   }
   s.wake = used == 0 ? kNever : 0;
@@ -314,7 +322,7 @@ void SmallHeap::drain(ThreadHeap& t) {
     const uint32_t tag = s.tag();
     if (tag == 0) continue;
     Cursor& k = t.cursors[tag - 1];
-    const bool was_empty = s.listed != 0 && s.used.load(std::memory_order_relaxed) == 0;
+    const bool was_empty = (s.key.load(std::memory_order_relaxed) & kEmptySlab) != 0;
     (void)merge_remote(s);
     if (k.slab == &s) {
       continue;  // found when the cursor has come to its end
@@ -332,7 +340,9 @@ void SmallHeap::give_back_empty(ThreadHeap& t) {
     for (uint32_t at = kNil;;) {  // from the highest down
       at = Treap(SlabTree{slabs_}).predecessor(t.partial[c], at);
       if (at == kNil) break;
-      if (slabs_[at].used.load(std::memory_order_relaxed) == 0) give_back(t, slabs_[at]);
+      if ((slabs_[at].key.load(std::memory_order_relaxed) & kEmptySlab) != 0) {
+        give_back(t, slabs_[at]);
+      }
     }
   }
 }
@@ -430,7 +440,7 @@ void SmallHeap::abandon(ThreadHeap& t) {
     Busy busy(t);
     drain(t);
     for (uint32_t c = 0; c < kSizeClasses; c++) {
-      t.recent[c] = {};
+      t.recent[c].count = 0;
       if (t.cursors[c].slab != nullptr) retire(t, c);
     }
     give_back_empty(t);
@@ -562,6 +572,8 @@ const char* SmallHeap::check() const {
     if (owner >= heaps_made_) return "a slab of a heap that does not exist";
     const bool current = heaps_[owner].cursors[tag - 1].slab == &s;
     if (current && s.listed != 0) return "a cursor's slab in a tree";
+    const bool empty = (s.key.load() & kEmptySlab) != 0;
+    if (empty != (s.listed != 0 && s.used.load() == 0)) return "a slab wrongly marked as empty";
     if (!current && s.listed == 0 && s.wake >= s.used.load()) return "a slab that nobody will use";
     listed += s.listed;
   }

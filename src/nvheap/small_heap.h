@@ -31,10 +31,19 @@ struct Cursor {
 // Blocks that were freed a moment ago, whose bytes are probably still in the processor's cache: a
 // hint only, the bitmap decides whether they are (still) free.
 struct Recent {
-  static constexpr uint32_t kMost = 8;
-  uint64_t top;            // of a stack that forgets its oldest
-  uint64_t blocks[kMost];  // their addresses; 0: none
+  static constexpr uint32_t kMost = 7;
+  static constexpr uint32_t kKept = 4;  // when it is full
+  struct Block {
+    uint64_t address;
+    uint64_t place;  // address of its Slab, shifted left by 9, and its number there
+  };
+  uint32_t key;    // of slabs of this heap and class
+  uint32_t count;  // a stack
+  uint64_t reserved;
+  Block blocks[kMost];
 };
+static_assert(sizeof(Recent) == 128);
+static_assert(kMaxBlocksPerSlab == 1 << 9);
 
 // Runs of pages of one length, kept by the thread that freed them.
 struct KeptRuns {
@@ -170,12 +179,10 @@ class SmallHeap {
 
   [[gnu::always_inline]] static void* take(ThreadHeap& t, uint32_t size_class) {
     Recent& r = t.recent[size_class];
-    const uint64_t top = r.top, address = r.blocks[top];
-    if (address != 0) {
-      r.blocks[top] = 0;
-      r.top = (top - 1) % Recent::kMost;
-      if (take_recent(t, size_class, address)) [[likely]]
-        return reinterpret_cast<void*>(address);
+    if (r.count != 0) {
+      const Recent::Block& b = r.blocks[--r.count];
+      if (take_recent(r.key, b.place)) [[likely]]
+        return reinterpret_cast<void*>(b.address);
     }
     Cursor& k = t.cursors[size_class];
     const uint64_t bits = k.word->load(std::memory_order_relaxed);
@@ -192,58 +199,62 @@ class SmallHeap {
     return reinterpret_cast<void*>(k.address + bit * k.bytes);
   }
 
-  // If the block is free and of a slab of that heap and class; empty slabs are counted and thus
-  // left alone.
-  [[gnu::always_inline]] static bool take_recent(const ThreadHeap& t, uint32_t size_class,
-                                                 uint64_t address) {
-    const uint64_t offset = address - t.data_address;
-    Slab& s = t.all_slabs[offset / kChunkBytes];
-    const auto inside = static_cast<uint32_t>(offset % kChunkBytes);
-    const auto block = static_cast<uint32_t>(uint64_t{inside} * kClasses[size_class].reciprocal >> 32);
-    std::atomic<uint64_t>& word = s.free[block / 64];
-    const uint64_t bit = uint64_t{1} << (block % 64);
+  // If the block is free and its slab has that key.
+  [[gnu::always_inline]] static bool take_recent(uint32_t key, uint64_t place) {
+    Slab& s = *reinterpret_cast<Slab*>(place >> 9);
+    std::atomic<uint64_t>& word = s.free[place / 64 % kSlabWords];
     const uint64_t old = word.load(std::memory_order_relaxed);
-    const uint16_t used = s.used.load(std::memory_order_relaxed);
-    if ((old & bit) == 0 || used == 0 ||
-        s.key.load(std::memory_order_relaxed) != slab_key(size_class, t.id)) [[unlikely]]
+    if (s.key.load(std::memory_order_relaxed) != key || (old >> place % 64 & 1) == 0) [[unlikely]]
       return false;
-    word.store(old ^ bit, std::memory_order_relaxed);
-    s.used.store(static_cast<uint16_t>(used + 1), std::memory_order_relaxed);
+    word.store(old & ~(uint64_t{1} << place % 64), std::memory_order_relaxed);
+    s.used.store(static_cast<uint16_t>(s.used.load(std::memory_order_relaxed) + 1),
+                 std::memory_order_relaxed);
     return true;
   }
 
   // Frees a live block of a slab of t's. False if it is no such block, and nothing was done.
+  // Without kRare it leaves to put_rarely what would need a call, so that it needs no stack frame.
+  template <bool kRare = false>
   [[gnu::always_inline]] static bool put(ThreadHeap& t, uint64_t address) {
     const uint64_t offset = address - t.data_address;
-    const uint64_t chunk = offset / kChunkBytes;
-    Slab& s = t.all_slabs[chunk];
+    Slab& s = t.all_slabs[offset / kChunkBytes];
     const uint32_t key = s.key.load(std::memory_order_relaxed);
     if (key >> 8 != t.id) [[unlikely]]  // 0, of what is no slab, is the shared heap's
       return false;
-    const uint32_t size_class = (key & 0xff) - 1;
     const auto inside = static_cast<uint32_t>(offset % kChunkBytes);
-    const ClassInfo& c = kClasses[size_class];
-    const auto block = static_cast<uint32_t>(uint64_t{inside} * c.reciprocal >> 32);
-    if (block * c.bytes != inside || block >= c.blocks) [[unlikely]]
+    const uint64_t block = uint64_t{inside} * s.reciprocal >> 32;
+    if (static_cast<uint32_t>(block) * s.bytes != inside || block >= s.blocks) [[unlikely]]
       return false;
     std::atomic<uint64_t>& word = s.free[block / 64];
-    const uint64_t bit = uint64_t{1} << (block % 64);
     const uint64_t old = word.load(std::memory_order_relaxed);
-    if ((old & bit) != 0) [[unlikely]]
+    if ((old >> block % 64 & 1) != 0) [[unlikely]]
       return false;
-    if (s.next_remote.load(std::memory_order_relaxed) != 0 &&
-        (t.all_remotes[chunk].bits[block / 64].load(std::memory_order_relaxed) & bit) != 0)
-        [[unlikely]]
-      return false;
-    word.store(old | bit, std::memory_order_relaxed);
+    Recent& r = t.recent[(key & 0xff) - 1];
+    const bool remote = s.next_remote.load(std::memory_order_relaxed) != 0;
+    if constexpr (kRare) {
+      if (remote && remote_bit(t, s, block)) return false;
+      if (r.count == Recent::kMost) forget_oldest(r);
+    } else if (remote || r.count == Recent::kMost) [[unlikely]] {
+      return put_rarely(t, address);
+    }
+    word.store(old | uint64_t{1} << block % 64, std::memory_order_relaxed);
     const auto used = static_cast<uint16_t>(s.used.load(std::memory_order_relaxed) - 1);
     s.used.store(used, std::memory_order_relaxed);
-    Recent& r = t.recent[size_class];
-    r.top = (r.top + 1) % Recent::kMost;
-    r.blocks[r.top] = address;
+    r.blocks[r.count++] = {address, reinterpret_cast<uint64_t>(&s) << 9 | block};
     if (used == s.wake) [[unlikely]]
-      free_slowly(t, s);
+      return free_slowly(t, s);
     return true;
+  }
+  [[gnu::noinline]] static bool put_rarely(ThreadHeap& t, uint64_t address);
+  static bool remote_bit(const ThreadHeap& t, const Slab& s, uint64_t block) {
+    const RemoteFrees& r = t.all_remotes[&s - t.all_slabs];
+    return (r.bits[block / 64].load(std::memory_order_relaxed) >> block % 64 & 1) != 0;
+  }
+  static void forget_oldest(Recent& r) {
+    for (uint32_t i = 0; i < Recent::kKept; i++) {
+      r.blocks[i] = r.blocks[i + Recent::kMost - Recent::kKept];
+    }
+    r.count = Recent::kKept;
   }
 
   void move_cursor(Cursor& k, uint32_t word) const {
@@ -258,7 +269,7 @@ class SmallHeap {
   bool advance(Cursor& k, uint32_t from_word) const;
   void begin(ThreadHeap& t, uint32_t size_class, uint32_t chunk);
   void retire(ThreadHeap& t, uint32_t size_class);
-  [[gnu::noinline]] static void free_slowly(ThreadHeap& t, Slab& s);
+  [[gnu::noinline]] static bool free_slowly(ThreadHeap& t, Slab& s);  // true
   [[gnu::noinline]] BlockState release_remotely(Slab& s, uint32_t block);
   void push_remote(uint32_t chunk);
   bool merge_remote(Slab& s);

@@ -566,6 +566,8 @@ def run_tests(tests, jobs=2, keep=False):
     after everything that was started has been killed."""
     total = Counts()
     signal.signal(signal.SIGTERM, _interrupt)
+    # A shell starts its background jobs with SIGINT ignored, and programs would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     tests = sorted(tests, key=lambda test: not test.heavy)
     with concurrent.futures.ThreadPoolExecutor(max_workers=max(1, jobs)) as pool:
         futures = [pool.submit(run_test, test, keep) for test in tests]
@@ -603,8 +605,6 @@ def select(tests, names, user):
 
 def run_main(tests, arguments):
     """The end of each runner's main(): runs what was asked for, returns the exit status."""
-    # A shell starts its background jobs with SIGINT ignored, and programs would inherit that.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     tests = select(tests, arguments.names, arguments.user)
     if arguments.list:
         for test in tests:

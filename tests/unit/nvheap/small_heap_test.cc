@@ -66,10 +66,15 @@ Test(small_heap, a_nearly_full_slab_is_left_alone_and_the_lowest_other_one_used)
   for (uint32_t i = 0; i < kSpare; i++) crfree(blocks[2 * kBlocks + i]);
   for (uint32_t i = 0; i < kSpare; i++) crfree(blocks[kBlocks + i]);
   // What is freed last is used first: out of the way with it.
-  static void* others[Recent::kMost];
   for (uint32_t i = 0; i < Recent::kMost; i++) crfree(blocks[3 * kBlocks + i]);
-  for (void*& b : others) b = crmalloc(96);
-  for (uint32_t i = 0; i < kSpare; i++) cr_assert_eq(crmalloc(96), blocks[kBlocks + i]);
+  void* const* last_slab = &blocks[3 * kBlocks];
+  void* next = crmalloc(96);
+  for (uint32_t i = 1; next >= last_slab[0] && next <= last_slab[Recent::kMost]; i++) {
+    cr_assert_leq(i, Recent::kMost);
+    next = crmalloc(96);
+  }
+  cr_assert_eq(next, blocks[kBlocks]);
+  for (uint32_t i = 1; i < kSpare; i++) cr_assert_eq(crmalloc(96), blocks[kBlocks + i]);
   for (uint32_t i = 0; i < kSpare; i++) cr_assert_eq(crmalloc(96), blocks[2 * kBlocks + i]);
   void* fresh = crmalloc(96);
   for (void* b : blocks) cr_assert_neq(fresh, b);
