@@ -71,6 +71,15 @@ int main(int argc, char** argv) {
     keep(p);
     free(p);
   });
+  // Two thousand blocks of 16 to 1039 bytes are alive, one of them is replaced.
+  std::vector<void*> alive(2000);
+  uint32_t random = 1;
+  measure("malloc+free, many sizes", ms, [&] {
+    random = random * 1664525 + 1013904223;
+    void*& p = alive[(random >> 8) % alive.size()];
+    free(p);
+    p = malloc(16 + (random >> 20) % 1024);
+  });
   pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
   measure("mutex lock+unlock", ms, [&] {
     pthread_mutex_lock(&mutex);

@@ -205,6 +205,10 @@ CR_API int crheap_stats_json(char *buffer, size_t size);
  * other than 0; that value, else 0, is returned. Only while no other thread allocates or frees;
  * `each` must not either. Context: thread-safe: no; async-signal-safe: no; hook: yes. */
 CR_API int crheap_walk(int (*each)(void *block, size_t bytes, void *arg), void *arg);
+/* Look through all records of the heap. NULL if they agree with each other; else one sentence (not
+ * to be freed) about the first that does not: the program has written where it should not, or the
+ * library is at fault. Takes time by the size of the heap. Context: as crheap_walk. */
+CR_API const char *crheap_check(void);
 
 /* Named roots: by these names a restored or later program finds its data in the heap. A name has 1
  * to 55 bytes and is copied. A NULL block removes the name. At most 256 names.

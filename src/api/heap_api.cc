@@ -103,6 +103,8 @@ int crheap_walk(int (*each)(void* block, size_t bytes, void* arg), void* arg) {
   return call.result;
 }
 
+const char* crheap_check(void) { return cr::nvheap::check(); }
+
 int crroot_set(const char* name, void* block) {
   if (name == nullptr) {
     return cr::api::fail(cr::Error{cr::Errc::kInvalid, EINVAL, "crroot_set: no name"});

@@ -66,10 +66,12 @@ struct Slab {
   std::atomic<uint16_t> used;  // blocks not in `free`
   uint16_t wake;               // the owner's free looks up when `used` falls to this
   uint16_t blocks;
+  uint16_t bytes;                     // of a block
+  uint16_t recent;                    // byte offset in the ThreadHeap of this class's Recent
   uint16_t listed;                    // 1: in the owner's tree of slabs with free blocks
   uint32_t left, right;               // tree
   std::atomic<uint32_t> next_remote;  // written by other threads: stack of slabs with remote frees
-  uint32_t bytes, reciprocal;         // of its class (ClassInfo)
+  uint32_t reciprocal;                // of its class (ClassInfo)
   std::atomic<uint64_t> free[kSlabWords];  // a 1 for each free block
 
   uint32_t tag() const { return key.load(std::memory_order_acquire) & 0xff; }  // 1 + size class

@@ -14,8 +14,8 @@ namespace cr::nvheap {
 namespace {
 
 constexpr uint16_t kNever = 0xffff;
-// A thread keeps so many slabs without used blocks, and a sixteenth of all of its own.
-constexpr uint32_t kSpareSlabs = 2;
+// A thread keeps so many slabs without used blocks, and a 32nd of all of its own.
+constexpr uint32_t kSpareSlabs = 1;
 constexpr uint32_t kNotQueued = 0, kClaimed = kNil - 1, kEndOfStack = kNil;
 
 constinit std::atomic<uint64_t> g_zero_word{0};
@@ -160,7 +160,8 @@ uint32_t SmallHeap::add_slab(ThreadHeap& t, uint32_t size_class) {
   Slab& s = slabs_[chunk];
   s.listed = 0;
   s.blocks = static_cast<uint16_t>(kClasses[size_class].blocks);
-  s.bytes = kClasses[size_class].bytes;
+  s.bytes = static_cast<uint16_t>(kClasses[size_class].bytes);
+  s.recent = static_cast<uint16_t>(offsetof(ThreadHeap, recent) + size_class * sizeof(Recent));
   s.reciprocal = kClasses[size_class].reciprocal;
   s.used.store(0, std::memory_order_relaxed);
   s.wake = kNever;
@@ -241,7 +242,7 @@ void SmallHeap::settle(ThreadHeap& t, Slab& s, bool keep_empty) {
     t.empty_slabs++;
   }
   s.wake = used == 0 ? kNever : 0;
-  const bool spare = t.empty_slabs > kSpareSlabs + t.slabs / 16;
+  const bool spare = t.empty_slabs > kSpareSlabs + t.slabs / 32;
   if (used == 0 && (spare || !keep_empty)) give_back(t, s);
 }
 
@@ -328,7 +329,7 @@ void SmallHeap::drain(ThreadHeap& t) {
       continue;  // found when the cursor has come to its end
     }
     if (was_empty) {
-      if (t.empty_slabs > kSpareSlabs + t.slabs / 16) give_back(t, s);
+      if (t.empty_slabs > kSpareSlabs + t.slabs / 32) give_back(t, s);
     } else {
       settle(t, s, true);
     }
@@ -558,6 +559,9 @@ const char* SmallHeap::check() const {
     if (tag == 0) continue;
     if (tag > kSizeClasses) return "a slab of an unknown class";
     if (s.blocks != kClasses[tag - 1].blocks) return "a slab with a wrong number of blocks";
+    const uint32_t owner = s.owner();
+    if (owner >= heaps_made_) return "a slab of a heap that does not exist";
+    if (heaps_[owner].state == HeapState::kLost) continue;  // given up in the middle of a change
     uint32_t free = 0;
     for (uint32_t w = 0; w < kSlabWords; w++) {
       const uint64_t bits = s.free[w].load(), remote = remotes_[i].bits[w].load();
@@ -568,8 +572,6 @@ const char* SmallHeap::check() const {
       free += static_cast<uint32_t>(__builtin_popcountll(bits));
     }
     if (free + s.used.load() != s.blocks) return "a slab whose count differs from its bitmap";
-    const uint32_t owner = s.owner();
-    if (owner >= heaps_made_) return "a slab of a heap that does not exist";
     const bool current = heaps_[owner].cursors[tag - 1].slab == &s;
     if (current && s.listed != 0) return "a cursor's slab in a tree";
     const bool empty = (s.key.load() & kEmptySlab) != 0;
@@ -579,6 +581,7 @@ const char* SmallHeap::check() const {
   }
   uint32_t found = 0;
   for (uint32_t id = 0; id < heaps_made_; id++) {
+    if (heaps_[id].state == HeapState::kLost) continue;
     for (uint32_t c = 0; c < kSizeClasses; c++) {
       for (uint32_t at = kNil;;) {
         at = Treap(SlabTree{slabs_}).predecessor(heaps_[id].partial[c], at);

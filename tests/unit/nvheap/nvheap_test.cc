@@ -18,124 +18,25 @@
 #include <atomic>
 
 #include "checkpoint_restore.h"
-#include "tests/unit/nvheap/random.h"
+#include "tests/unit/nvheap/model.h"
 
 namespace {
 
 using cr_test::Random;
 constexpr uint64_t kMiB = 1 << 20;
 
-// ---- a model: every live block is filled with a pattern of its own ---------------------------
-
-struct Live {
-  unsigned char* block;
-  size_t bytes;
-  uint64_t tag;
+struct Crmalloc {
+  static void* allocate(size_t bytes) { return inside(crmalloc(bytes)); }
+  static void* allocate_zeroed(size_t count, size_t bytes) { return crcalloc(count, bytes); }
+  static void* allocate_aligned(size_t align, size_t bytes) {
+    return inside(craligned_alloc(align, (bytes + align - 1) & ~(align - 1)));
+  }
+  static void* resize(void* block, size_t bytes) { return crrealloc(block, bytes); }
+  static void release(void* block) { crfree(block); }
+  static size_t usable_bytes(void* block) { return crmalloc_usable_size(block); }
+  static void* inside(void* block) { return cr::nvheap::contains(block) ? block : nullptr; }
 };
-
-void fill(const Live& l) {
-  for (size_t i = 0; i + 8 <= l.bytes; i += 8) memcpy(l.block + i, &l.tag, 8);
-  for (size_t i = l.bytes & ~size_t{7}; i < l.bytes; i++) l.block[i] = static_cast<uint8_t>(l.tag);
-}
-bool is_intact(const Live& l, size_t bytes) {
-  for (size_t i = 0; i + 8 <= bytes; i += 8) {
-    if (memcmp(l.block + i, &l.tag, 8) != 0) return false;
-  }
-  for (size_t i = l.bytes & ~size_t{7}; i < bytes; i++) {
-    if (l.block[i] != static_cast<uint8_t>(l.tag)) return false;
-  }
-  return true;
-}
-
-size_t random_bytes(Random& random) {
-  switch (random.below(20)) {
-    case 0:
-      return random.below(600 * 1024);
-    case 1:
-    case 2:
-      return random.below(70 * 1024);
-    case 3:
-    case 4:
-    case 5:
-      return random.below(5000);
-    default:
-      return random.below(300);
-  }
-}
-
-// Returns what is wrong, or nullptr. Usable from any thread: cr_assert is not.
-class Player {
- public:
-  int steps = 0;
-  Player(uint64_t seed, int slots) : random_(seed), slots_(slots) {}
-
-  const char* play(int steps) {
-    for (int i = 0; i < steps; i++) {
-      if (const char* wrong = step(live_[random_.below(static_cast<uint64_t>(slots_))])) {
-        return wrong;
-      }
-    }
-    return nullptr;
-  }
-  const char* finish() {
-    for (Live& l : live_) {
-      if (l.block != nullptr && !is_intact(l, l.bytes)) return "a block was changed";
-      crfree(l.block);
-      l = {};
-    }
-    return nullptr;
-  }
-  // No two live blocks overlap: each is intact although all were filled.
-  const char* check_all() const {
-    for (const Live& l : live_) {
-      if (l.block != nullptr && !is_intact(l, l.bytes)) return "a block was changed";
-    }
-    return nullptr;
-  }
-
- private:
-  const char* step(Live& l) {
-    if (l.block == nullptr) return make(l);
-    if (!is_intact(l, l.bytes)) return "a block was changed";
-    if (random_.one_in(3)) return resize(l);
-    crfree(l.block);
-    l = {};
-    return nullptr;
-  }
-  const char* make(Live& l) {
-    const size_t bytes = random_bytes(random_);
-    const bool zeroed = random_.one_in(3);
-    auto* p = static_cast<unsigned char*>(zeroed ? crcalloc(1, bytes) : crmalloc(bytes));
-    if (p == nullptr) return "no memory";
-    if (zeroed) {
-      for (size_t i = 0; i < bytes; i++) {
-        if (p[i] != 0) return "crcalloc: not zero";
-      }
-    }
-    return accept(l, p, bytes);
-  }
-  const char* resize(Live& l) {
-    const size_t bytes = 1 + random_bytes(random_);
-    auto* p = static_cast<unsigned char*>(crrealloc(l.block, bytes));
-    if (p == nullptr) return "no memory";
-    l.block = p;
-    if (!is_intact(l, bytes < l.bytes ? bytes : l.bytes)) return "crrealloc lost content";
-    return accept(l, p, bytes);
-  }
-  const char* accept(Live& l, unsigned char* p, size_t bytes) {
-    if (reinterpret_cast<uintptr_t>(p) % 16 != 0) return "not aligned to 16";
-    if (!cr::nvheap::contains(p)) return "outside the reserve";
-    if (crmalloc_usable_size(p) < bytes) return "too small";
-    // All that is said to be usable is.
-    l = {p, crmalloc_usable_size(p), random_.next()};
-    fill(l);
-    return nullptr;
-  }
-
-  Random random_;
-  int slots_;
-  Live live_[2000] = {};
-};
+using Player = cr_test::Player<Crmalloc>;
 
 uint64_t in_use() {
   uint64_t used = 0, reserve = 0;
