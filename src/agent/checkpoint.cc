@@ -319,7 +319,7 @@ Trouble Session::describe_process(World& world, const MemoryPlan& plan, store::M
 Trouble Session::open_writer(const format::SuperBlock& super) {
   if (writer_ != nullptr) return {};
   const int index = newest_ == 0 ? 1 : 0;
-  auto w = store::BufferWriter::open(options_.dir, index, options_.durable);
+  auto w = store::BufferWriter::open(options_.dir, index, options_.durable, buffers_[index]);
   if (!w) {
     return trouble(w.error().code, w.error().sys_errno,
                    store::describe_error(store::buffer_path(options_.dir, index), w.error()));

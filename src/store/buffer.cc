@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <thread>
 
 #include "format/checksum.h"
@@ -21,6 +22,11 @@ using os::fault_point;
 using os::FaultPoint;
 
 constexpr uint64_t kWriteBytes = 1 << 20;
+constexpr uint64_t kNoSlot = ~1ull;
+constexpr uint64_t kLeastHoleSlots = 16;  // shorter ones are not worth the call
+// A file is written anew when a quarter of its slots, and at least so many, are free.
+constexpr uint64_t kToleratedFreeSlots = 4096;
+constexpr uint64_t kMetadataBlock = 4096;
 
 bool is_zero_page(const uint8_t* p) {
   const auto* w = reinterpret_cast<const uint64_t*>(p);
@@ -38,9 +44,10 @@ std::string buffer_path(const std::string& dir, int index) {
   return dir + "/image." + std::to_string(index);
 }
 
-Result<std::unique_ptr<BufferWriter>> BufferWriter::open(const std::string& dir, int index,
-                                                         bool durable) {
-  const std::string path = buffer_path(dir, index);
+Result<std::unique_ptr<BufferWriter>> BufferWriter::open(const std::string& dir,
+                                                         int index_of_buffer, bool durable,
+                                                         BufferIndex& index) {
+  const std::string path = buffer_path(dir, index_of_buffer);
   const bool fresh = access(path.c_str(), F_OK) != 0;
   const int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
   if (fd < 0) return Error{Errc::kSystem, errno, "opening the image file for writing"};
@@ -48,7 +55,8 @@ Result<std::unique_ptr<BufferWriter>> BufferWriter::open(const std::string& dir,
     os::Fd d(::open(dir.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
     if (d) fsync(d.get());
   }
-  return std::unique_ptr<BufferWriter>(new BufferWriter(os::Fd(fd), durable));
+  if (fresh) index = {};
+  return std::unique_ptr<BufferWriter>(new BufferWriter(os::Fd(fd), durable, index));
 }
 
 Result<void> BufferWriter::write_super(format::SuperBlock& super) {
@@ -59,6 +67,9 @@ Result<void> BufferWriter::write_super(format::SuperBlock& super) {
 }
 
 Result<void> BufferWriter::begin(const format::SuperBlock& previous) {
+  if (index_.known) old_ = std::move(index_);
+  index_ = {};
+  checksums_ = old_.checksums;
   format::SuperBlock super = previous;
   memcpy(super.magic, format::kImageMagic, sizeof(super.magic));
   super.format_version = format::kImageVersion;
@@ -114,20 +125,26 @@ Result<void> BufferWriter::append(Model& model, const uint8_t* staging,
     for (uint64_t p = 0; p < runs[i].pages; p++) {
       const uint64_t addr = runs[i].addr + p * kPageSize;
       const uint8_t* data = staging + (runs[i].staging_page + p) * kPageSize;
+      uint64_t slot = old_slot(addr);
       if (is_zero_page(data)) {
+        if (slot != kNoSlot) free_slot(slot);
         if (keep_zero(context, addr)) extend(addr, format::kSlotZero);
-        CR_TRYV(flush());
         continue;
       }
-      const uint64_t slot = slots_++;
+      const uint64_t sum = format::checksum(data, kPageSize);
+      const bool same = slot != kNoSlot && checksums_[slot] == sum;
+      if (slot == kNoSlot) slot = new_slot();
+      checksums_[slot] = sum;
       extend(addr, slot);
-      model.checksums.push_back(format::checksum(data, kPageSize));
-      if (pending_bytes > 0 && (pending + pending_bytes != data || pending_bytes == kWriteBytes)) {
+      if (same) continue;
+      const uint64_t off = kPageSize + slot * kPageSize;
+      if (pending_bytes > 0 && (pending + pending_bytes != data || pending_bytes == kWriteBytes ||
+                                pending_off + pending_bytes != off)) {
         CR_TRYV(flush());
       }
       if (pending_bytes == 0) {
         pending = data;
-        pending_off = kPageSize + slot * kPageSize;
+        pending_off = off;
       }
       pending_bytes += kPageSize;
     }
@@ -136,26 +153,120 @@ Result<void> BufferWriter::append(Model& model, const uint8_t* staging,
   return out_.drain();
 }
 
+// The slot that the file has for that page; kNoSlot: none. Addresses must rise from call to call:
+// pages that are passed over are no more, and their slots are free.
+uint64_t BufferWriter::old_slot(uint64_t addr) {
+  for (; old_extent_ < old_.extents.size(); old_extent_++, old_page_ = 0) {
+    const format::ExtentRecord& e = old_.extents[old_extent_];
+    const bool has_slots = e.slot != format::kSlotZero;
+    if (addr < e.addr + old_page_ * kPageSize) return kNoSlot;
+    const uint64_t wanted = (addr - e.addr) / kPageSize;
+    for (; old_page_ < std::min(wanted, e.pages); old_page_++) {
+      if (has_slots) free_slot(e.slot + old_page_);
+    }
+    if (wanted < e.pages) {
+      old_page_ = wanted + 1;
+      return has_slots ? e.slot + wanted : kNoSlot;
+    }
+  }
+  return kNoSlot;
+}
+
+uint64_t BufferWriter::new_slot() {
+  while (next_free_ < old_.free_slots.size()) {
+    SlotRun& r = old_.free_slots[next_free_];
+    if (r.count > 0) {
+      r.count--;
+      return r.first++;
+    }
+    next_free_++;
+  }
+  checksums_.push_back(0);
+  return checksums_.size() - 1;
+}
+
+void BufferWriter::free_slot(uint64_t slot) {
+  if (!freed_.empty() && freed_.back().first + freed_.back().count == slot) {
+    freed_.back().count++;
+  } else {
+    freed_.push_back({slot, 1});
+  }
+}
+
+// Free slots hold zeros, or, where the file system does not punch holes, what they held: their
+// checksums are right in either case.
+void BufferWriter::punch_free_slots() {
+  static constexpr uint8_t kZeros[kPageSize] = {};
+  for (const SlotRun& r : freed_) {
+    if (r.count < kLeastHoleSlots ||
+        fallocate(fd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                  static_cast<off_t>(kPageSize + r.first * kPageSize),
+                  static_cast<off_t>(r.count * kPageSize)) != 0) {
+      continue;
+    }
+    const uint64_t sum = format::checksum(kZeros, kPageSize);
+    std::fill_n(checksums_.begin() + static_cast<ptrdiff_t>(r.first), r.count, sum);
+  }
+}
+
+// Writes the blocks of it that the file does not hold already.
+Result<void> BufferWriter::write_metadata(std::vector<uint8_t> metadata, uint64_t off) {
+  index_.metadata = std::move(metadata);
+  index_.metadata_off = off;
+  const std::vector<uint8_t>& now = index_.metadata;
+  const std::vector<uint8_t>& old = old_.metadata;
+  const bool in_place = old_.known && old_.metadata_off == off;
+  uint64_t from = 0;
+  auto flush = [&](uint64_t to) -> Result<void> {
+    if (to > from) CR_TRYV(out_.write(now.data() + from, to - from, off + from));
+    bytes_written_ += to - from;
+    return {};
+  };
+  for (uint64_t at = 0; at < now.size(); at += kMetadataBlock) {
+    const uint64_t bytes = std::min<uint64_t>(kMetadataBlock, now.size() - at);
+    if (!in_place || at + bytes > old.size() ||
+        memcmp(now.data() + at, old.data() + at, bytes) != 0) {
+      continue;
+    }
+    CR_TRYV(flush(at));
+    from = at + bytes;
+  }
+  return flush(now.size());
+}
+
 Result<void> BufferWriter::commit(Model& model, format::SuperBlock* super) {
+  (void)old_slot(~0ull);  // whatever is left of the old pages is no more
   fault_point(FaultPoint::kPagesWritten);
-  const std::vector<uint8_t> metadata = model.serialize();
+  punch_free_slots();
+  const uint64_t slots = checksums_.size();
+  model.checksums = checksums_;
   memcpy(super->magic, format::kImageMagic, sizeof(super->magic));
   super->format_version = format::kImageVersion;
   super->header_bytes = sizeof(*super);
   super->machine = format::kMachineX86_64;
   super->page_bytes = kPageSize;
   super->payload_off = kPageSize;
-  super->payload_slots = slots_;
-  super->metadata_off = kPageSize + slots_ * kPageSize;
+  super->payload_slots = slots;
+  // Room for some more pages, so that METADATA too can stay where it is.
+  const uint64_t end_of_slots = kPageSize + slots * kPageSize;
+  super->metadata_off = old_.known && old_.metadata_off >= end_of_slots
+                            ? old_.metadata_off
+                            : end_of_slots + (slots / 16 + 16) * kPageSize;
+  std::vector<uint8_t> metadata = model.serialize();
   super->metadata_bytes = metadata.size();
   super->metadata_xxh3 = format::checksum(metadata.data(), metadata.size());
   const uint64_t end = super->metadata_off + metadata.size();
+  // What lies between the slots and METADATA is zero.
+  const bool moved = !old_.known || old_.metadata_off != super->metadata_off;
+  if (moved && ftruncate(fd_.get(), static_cast<off_t>(end_of_slots)) != 0) {
+    return Error{Errc::kSystem, errno, "setting the image's size"};
+  }
   if (ftruncate(fd_.get(), static_cast<off_t>(end)) != 0) {
     return Error{Errc::kSystem, errno, "setting the image's size"};
   }
-  CR_TRYV(out_.write(metadata.data(), metadata.size(), super->metadata_off));
+  CR_TRYV(write_metadata(std::move(metadata), super->metadata_off));
   CR_TRYV(out_.drain());
-  bytes_written_ += metadata.size() + kPageSize;
+  bytes_written_ += kPageSize;
   fault_point(FaultPoint::kMetadataWritten);
   CR_TRYV(out_.barrier(durable_));
   fault_point(FaultPoint::kPayloadSynced);
@@ -165,6 +276,19 @@ Result<void> BufferWriter::commit(Model& model, format::SuperBlock* super) {
   fault_point(FaultPoint::kCommitted);
   CR_TRYV(out_.barrier(durable_));
   fault_point(FaultPoint::kCommittedSynced);
+
+  index_.extents = model.extents;
+  index_.checksums = std::move(checksums_);
+  index_.free_slots = std::move(freed_);
+  for (; next_free_ < old_.free_slots.size(); next_free_++) {
+    if (old_.free_slots[next_free_].count > 0) {
+      index_.free_slots.push_back(old_.free_slots[next_free_]);
+    }
+  }
+  std::ranges::sort(index_.free_slots, {}, &SlotRun::first);
+  uint64_t free = 0;
+  for (const SlotRun& r : index_.free_slots) free += r.count;
+  index_.known = free < kToleratedFreeSlots || free <= slots / 4;
   return {};
 }
 

@@ -18,16 +18,33 @@ namespace cr::store {
 
 std::string buffer_path(const std::string& dir, int index);
 
+struct SlotRun {
+  uint64_t first, count;
+};
+
+// What the newest checkpoint in a buffer's file is made of, kept by the session that wrote it. A
+// page keeps its slot as long as it exists, so that the next checkpoint in this buffer writes only
+// what differs.
+struct BufferIndex {
+  bool known = false;  // else: the file may hold anything, and is written anew
+  std::vector<format::ExtentRecord> extents;
+  std::vector<uint64_t> checksums;  // by slot; of a free one: of a page of zeros
+  std::vector<SlotRun> free_slots;  // ascending
+  uint64_t metadata_off = 0;
+  std::vector<uint8_t> metadata;
+};
+
 // Writes one checkpoint into one buffer.
 class BufferWriter {
  public:
-  static Result<std::unique_ptr<BufferWriter>> open(const std::string& dir, int index,
-                                                    bool durable);
+  // index: of this buffer; unknown until commit() was successful.
+  static Result<std::unique_ptr<BufferWriter>> open(const std::string& dir, int index_of_buffer,
+                                                    bool durable, BufferIndex& index);
 
   // WRITE_LOCK = 0, and a barrier.
   Result<void> begin(const format::SuperBlock& previous);
-  // Pages of staging memory. keep_zero(addr): a zero page there must be recorded because without
-  // an extent the page reads as a file's content.
+  // Pages of staging memory, in the order of their addresses over all calls. keep_zero(addr): a zero
+  // page there must be recorded because without an extent the page reads as a file's content.
   using KeepZero = bool (*)(void* context, uint64_t addr);
   Result<void> append(Model& model, const uint8_t* staging, const std::vector<format::Run>& runs,
                       KeepZero keep_zero, void* context);
@@ -37,13 +54,25 @@ class BufferWriter {
   uint64_t bytes_written() const { return bytes_written_; }
 
  private:
-  BufferWriter(os::Fd fd, bool durable) : fd_(std::move(fd)), durable_(durable), out_(fd_.get()) {}
+  BufferWriter(os::Fd fd, bool durable, BufferIndex& index)
+      : fd_(std::move(fd)), durable_(durable), index_(index), out_(fd_.get()) {}
   Result<void> write_super(format::SuperBlock& super);
+  Result<void> write_metadata(std::vector<uint8_t> metadata, uint64_t off);
+  void punch_free_slots();
+  uint64_t old_slot(uint64_t addr);
+  uint64_t new_slot();
+  void free_slot(uint64_t slot);
 
   os::Fd fd_;
   bool durable_;
+  BufferIndex& index_;
+  BufferIndex old_;             // what the file holds; its slots are taken over one by one
+  size_t old_extent_ = 0;       // those before are behind us, and so are ...
+  uint64_t old_page_ = 0;       // ... the pages before this one of it
+  size_t next_free_ = 0;        // of old_.free_slots
+  std::vector<SlotRun> freed_;  // by this checkpoint
   AsyncWriter out_;
-  uint64_t slots_ = 0;
+  std::vector<uint64_t> checksums_;  // by slot
   uint64_t bytes_written_ = 0;
   alignas(4096) uint8_t super_page_[4096] = {};
 };

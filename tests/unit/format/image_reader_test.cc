@@ -348,7 +348,8 @@ Test(load_buffer, writer_and_reader_agree) {
   SyntheticImage made;
   made.model.extents.clear();
   made.model.checksums.clear();
-  auto writer = cr::store::BufferWriter::open(d.path, 0, false);
+  cr::store::BufferIndex index;
+  auto writer = cr::store::BufferWriter::open(d.path, 0, false, index);
   cr_assert(writer.has_value());
   cr_assert((*writer)->begin(made.super).has_value());
   expect(cr::store::load_buffer(d.path, 0).error.code, Errc::kNotWhole, "begun");
