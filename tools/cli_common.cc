@@ -74,6 +74,13 @@ uint64_t parse_bytes(const char* tool, const char* text) {
   return r;
 }
 
+agent::TrackMode parse_tracking(const char* tool, const char* text) {
+  const std::string t = text;
+  if (t == "auto") return agent::TrackMode::kAuto;
+  if (t != "all") misuse(tool, "--track: \"" + t + "\" is not one of auto, all");
+  return agent::TrackMode::kAll;
+}
+
 agent::Ids parse_ids(const char* tool, const char* text) {
   const std::string t = text;
   if (t == "auto") return agent::Ids::kAuto;

@@ -23,6 +23,8 @@ inline constexpr int kExitOwnFailure = 125;
 
 // "10", "0.5", "off" or "0" (no automatic checkpoints). Misuse otherwise.
 double parse_interval(const char* tool, const char* text);
+// "auto" or "all". Misuse otherwise.
+agent::TrackMode parse_tracking(const char* tool, const char* text);
 // Bytes with an optional K, M, G (powers of 1024).
 uint64_t parse_bytes(const char* tool, const char* text);
 uint64_t parse_number(const char* tool, const char* what, const char* text);

@@ -29,6 +29,7 @@ constexpr char kHelp[] =
     "                             ones (default auto: same, else namespace)\n"
     "      --durable=power|crash  as crrun's (default power)\n"
     "      --staging BYTES[K|M|G] as crrun's\n"
+    "      --track=auto|all       as crrun's\n"
     "      --check-only           validate everything, start nothing: 0 it can be restored,\n"
     "                             4 there is no whole checkpoint, 125 it cannot\n"
     "  -v, --verbose              say what is restored\n"
@@ -45,12 +46,13 @@ struct Options {
 };
 
 Options parse(int argc, char** argv) {
-  enum { kSequence = 256, kDurable, kStaging, kIds, kCheck };
+  enum { kSequence = 256, kDurable, kStaging, kTrack, kIds, kCheck };
   static const option kLong[] = {{"sequence", required_argument, nullptr, kSequence},
                                  {"interval", required_argument, nullptr, 'i'},
                                  {"ids", required_argument, nullptr, kIds},
                                  {"durable", required_argument, nullptr, kDurable},
                                  {"staging", required_argument, nullptr, kStaging},
+                                 {"track", required_argument, nullptr, kTrack},
                                  {"check-only", no_argument, nullptr, kCheck},
                                  {"verbose", no_argument, nullptr, 'v'},
                                  {"help", no_argument, nullptr, 'h'},
@@ -76,6 +78,9 @@ Options parse(int argc, char** argv) {
         break;
       case kStaging:
         o.session.staging_bytes = tools::parse_bytes(kTool, optarg);
+        break;
+      case kTrack:
+        o.session.tracking = tools::parse_tracking(kTool, optarg);
         break;
       case kCheck:
         o.check_only = true;

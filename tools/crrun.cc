@@ -26,6 +26,9 @@ constexpr char kHelp[] =
     "                             (default never)\n"
     "      --durable=power|crash  power: checkpoints survive a power failure (fdatasync);\n"
     "                             crash: they survive the death of programs only (default power)\n"
+    "      --track=auto|all       which pages a checkpoint copies: those written since the last "
+    "one,\n"
+    "                             where the kernel tells (Linux 6.7), or all of them\n"
     "      --staging BYTES[K|M|G] bound of the memory a checkpoint is staged in (default: what it\n"
     "                             needs, at most half of the available memory)\n"
     "      --ids=auto|same|namespace|new\n"
@@ -44,12 +47,13 @@ struct Options {
 };
 
 Options parse(int argc, char** argv) {
-  enum { kRestart = 256, kDurable, kStaging, kIds };
+  enum { kRestart = 256, kDurable, kStaging, kTrack, kIds };
   static const option kLong[] = {{"dir", required_argument, nullptr, 'd'},
                                  {"interval", required_argument, nullptr, 'i'},
                                  {"restart", required_argument, nullptr, kRestart},
                                  {"durable", required_argument, nullptr, kDurable},
                                  {"staging", required_argument, nullptr, kStaging},
+                                 {"track", required_argument, nullptr, kTrack},
                                  {"ids", required_argument, nullptr, kIds},
                                  {"help", no_argument, nullptr, 'h'},
                                  {"version", no_argument, nullptr, 'V'},
@@ -75,6 +79,9 @@ Options parse(int argc, char** argv) {
         break;
       case kStaging:
         o.session.staging_bytes = tools::parse_bytes(kTool, optarg);
+        break;
+      case kTrack:
+        o.session.tracking = tools::parse_tracking(kTool, optarg);
         break;
       case kIds:
         o.ids = tools::parse_ids(kTool, optarg);

@@ -127,6 +127,9 @@ Trouble Session::prepare_staging(uint64_t* ret_pages) {
     }
   }
   need += need / 16 + (8ull << 20);
+  // Of what changes only. Should it be more, it is captured in portions.
+  if (last_is_basis_) need = std::min(need, std::max(4 * staged_bytes_, kKeepStagingBytes));
+  staged_bytes_ = 0;
   uint64_t bound = options_.staging_bytes != 0 ? options_.staging_bytes : available_memory() / 2;
   bound = std::max<uint64_t>(bound, 4ull << 20);
   need = page_ceil(std::min(need, bound));
@@ -316,6 +319,10 @@ Trouble Session::describe_process(World& world, const MemoryPlan& plan, store::M
   return {};
 }
 
+namespace {
+constexpr uint64_t kMostPages = uint64_t{1} << 35;  // of user memory
+}
+
 Trouble Session::open_writer(const format::SuperBlock& super) {
   if (writer_ != nullptr) return {};
   const int index = newest_ == 0 ? 1 : 0;
@@ -326,6 +333,7 @@ Trouble Session::open_writer(const format::SuperBlock& super) {
   }
   writer_ = std::move(*w);
   auto r = writer_->begin(super);
+  if (r && has_basis_) r = writer_->set_last(options_.dir, newest_, buffers_[newest_]);
   if (!r) {
     return trouble(r.error().code, r.error().sys_errno,
                    store::describe_error(store::buffer_path(options_.dir, index), r.error()));
@@ -340,8 +348,14 @@ Trouble Session::append(store::Model& model, uint64_t run_count, std::vector<for
   runs->clear();
   for (uint64_t i = 0; i < std::min(run_count, c->runs_cap); i++) {
     const format::Run r = table[i];
-    if (r.staging_page > room || r.pages > room - r.staging_page) {
+    if (r.staging_page == format::kPagesSame) {
+      if (r.addr % kPageSize != 0 || r.pages > kMostPages) {
+        return trouble(Errc::kDamaged, 0, "the control thread answered nonsense");
+      }
+    } else if (r.staging_page > room || r.pages > room - r.staging_page) {
       return trouble(Errc::kDamaged, 0, "the control thread answered nonsense");
+    } else {
+      staged_bytes_ += r.pages * kPageSize;
     }
     runs->push_back(r);
   }
@@ -406,14 +420,95 @@ Trouble Session::capture(World& world, store::Model& model, format::SuperBlock* 
   return copy_pages(world, plan, model, super, last_runs);
 }
 
+// Which pages the control thread need not copy, because the last checkpoint has them.
+void Session::plan_tracking(MemoryPlan& plan, const store::Model& model) {
+  format::ChannelHeader* c = channel();
+  const bool off = c->can_track == 0 || options_.tracking == TrackMode::kAll ||
+                   getenv("CR_NO_PAGEMAP_SCAN") != nullptr;
+  c->tracking = off              ? format::kTrackNothing
+                : last_is_basis_ ? format::kTrackChanges
+                                 : format::kTrackAnew;
+  taken_ = {};
+  taken_.without = plan.without;
+  if (c->tracking != format::kTrackChanges) {
+    for (format::Range& r : plan.ranges) r.fresh = 1;
+    return;
+  }
+  // What was left out then is not in it: nobody knows what such a page holds.
+  std::vector<format::Range> out;
+  size_t first = 0;
+  for (format::Range r : plan.ranges) {
+    if (r.mode == format::kRangeEmbed) {
+      r.fresh = last_has_file_part(model, r) ? 0 : 1;
+      out.push_back(r);
+      continue;
+    }
+    while (first < last_.without.size() && last_.without[first].end <= r.start) first++;
+    for (size_t i = first; i < last_.without.size() && last_.without[i].start < r.end; i++) {
+      const FreeRange& hole = last_.without[i];
+      if (hole.end <= r.start) continue;
+      format::Range part = r;
+      if (hole.start > r.start) {
+        part.end = hole.start;
+        out.push_back(part);
+      }
+      part.start = std::max(r.start, hole.start);
+      part.end = std::min(r.end, hole.end);
+      part.fresh = 1;
+      out.push_back(part);
+      r.start = part.end;
+    }
+    if (r.start < r.end) out.push_back(r);
+  }
+  plan.ranges = std::move(out);
+}
+
+// Did the last checkpoint have just the file's pages there, and is the file the same?
+bool Session::last_has_file_part(const store::Model& model, const format::Range& r) const {
+  const auto by_start = [](const format::SegmentRecord& s, uint64_t a) { return s.start < a; };
+  const auto find = [&](const std::vector<format::SegmentRecord>& all) {
+    const auto it = std::lower_bound(all.begin(), all.end(), r.map_start, by_start);
+    return it != all.end() && it->start == r.map_start ? &*it : nullptr;
+  };
+  const format::SegmentRecord *now = find(model.segments), *then = find(last_.file_parts);
+  if (now == nullptr || then == nullptr) return false;
+  if (now->kind == format::kSegmentVdso) return then->kind == now->kind && then->end == now->end;
+  // A file that was written in the same instant has the same time stamp.
+  constexpr int64_t kSettledNs = 2000000000;
+  return then->kind == now->kind && then->end == now->end && then->dev == now->dev &&
+         then->ino == now->ino && then->file_off == now->file_off &&
+         then->file_bytes == now->file_bytes && then->file_mtime_ns == now->file_mtime_ns &&
+         ((then->flags | now->flags) & format::kSegmentDeleted) == 0 &&
+         then->file_mtime_ns + kSettledNs < static_cast<int64_t>(last_.realtime_ns);
+}
+
+// After the capture: in which mappings of files no page was changed by the program.
+void Session::note_file_parts(const store::Model& model) {
+  const format::ChannelHeader* c = channel();
+  const auto* ranges = reinterpret_cast<const format::Range*>(channel_map_.data() + c->ranges_off);
+  size_t at = 0;
+  for (uint64_t i = 0; i < c->range_count; i++) {
+    const format::Range r = ranges[i];
+    if (r.mode != format::kRangeEmbed || r.has_private != 0) continue;
+    while (at < model.segments.size() && model.segments[at].start < r.map_start) at++;
+    if (at < model.segments.size() && model.segments[at].start == r.map_start) {
+      taken_.file_parts.push_back(model.segments[at]);
+    }
+  }
+}
+
 // Leaves the last chunk of pages in staging.
-Trouble Session::copy_pages(World& world, const MemoryPlan& plan, store::Model& model,
+Trouble Session::copy_pages(World& world, MemoryPlan& plan, store::Model& model,
                             format::SuperBlock* super, std::vector<format::Run>* last_runs) {
   uint64_t heap = 0;
   world.read_memory(hello_.heap_words[0], &heap, sizeof(heap));
   for (format::SegmentRecord& s : model.segments) {
     if (s.start == heap) s.flags |= format::kSegmentHeap;
   }
+  plan_tracking(plan, model);
+  // From here on pages count as not written; only a commit makes them known.
+  has_basis_ = last_is_basis_;
+  last_is_basis_ = false;
   format::ChannelHeader* c = channel();
   if (plan.ranges.size() > (runs_off_ - format::kChannelRangesOff) / sizeof(format::Range)) {
     return trouble(Errc::kUnsupported, E2BIG, "the program has too many mappings");
@@ -432,6 +527,7 @@ Trouble Session::copy_pages(World& world, const MemoryPlan& plan, store::Model& 
     if (!bad.bad()) bad = append(model, c->run_count, last_runs);
     if (bad.bad()) return bad;
   }
+  note_file_parts(model);
   fault_point(FaultPoint::kCaptured);
   return {};
 }
@@ -505,6 +601,9 @@ Trouble Session::checkpoint(uint32_t then, format::Report* ret_report) {
                      store::describe_error(options_.dir, r.error()));
     newest_ = newest_ == 0 ? 1 : 0;
     sequence_++;
+    last_ = std::move(taken_);
+    last_.realtime_ns = super.realtime_ns;
+    last_is_basis_ = channel()->tracking != format::kTrackNothing;
     image_bytes_ = writer_->bytes_written();
     pause_ns_ = super.pause_ns;
     commit_ns_ = now_ns() - begin;

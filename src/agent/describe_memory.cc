@@ -96,7 +96,8 @@ uint64_t Describer::end_of_readable(const os::MapEntry& m) const {
 
 void Describer::push(format::SegmentRecord s, uint32_t mode, uint64_t limit) {
   if (s.kind != format::kSegmentVvar && s.kind != format::kSegmentFileShared) {
-    plan_.ranges.push_back({s.start, s.end, mode, (s.prot & PROT_READ) != 0 ? 1u : 0u, limit});
+    const uint32_t readable = (s.prot & PROT_READ) != 0 ? 1 : 0;
+    plan_.ranges.push_back({s.start, s.end, mode, readable, limit, s.start, s.end, 0, 0});
   }
   model_.segments.push_back(s);
 }
@@ -156,7 +157,7 @@ Trouble Describer::add_file(const os::MapEntry& m, format::SegmentRecord s) {
   if (!f.same) s.flags |= format::kSegmentDeleted;
   const bool embed = !f.same || f.executable || f.bytes <= kEmbedFileBytes;
   if (!embed) {
-    push(s, format::kRangeAnon, 0);
+    push(s, format::kRangeFile, 0);
     return {};
   }
   s.flags |= format::kSegmentEmbedded;
@@ -225,7 +226,9 @@ void Describer::cut(std::vector<FreeRange>& without) {
     for (size_t i = first; i < without.size() && without[i].start < r.end; i++) {
       if (r.mode == format::kRangeEmbed || without[i].end <= r.start) continue;
       if (without[i].start > r.start) {
-        out.push_back({r.start, without[i].start, r.mode, r.readable, r.limit});
+        format::Range before = r;
+        before.end = without[i].start;
+        out.push_back(before);
       }
       r.start = std::min(r.end, without[i].end);
     }
@@ -242,6 +245,7 @@ Trouble Describer::run(std::vector<FreeRange>& without, const Leftover& leftover
     if (bad.bad()) return bad;
   }
   cut(without);
+  plan_.without = std::move(without);
   return {};
 }
 

@@ -24,7 +24,8 @@ inline constexpr char kChannelMemfdName[] = "cr-channel";
 
 struct MemoryPlan {
   std::vector<format::Range> ranges;
-  uint64_t bytes_at_most = 0;  // that capture may produce
+  std::vector<FreeRange> without;  // what was left out of them, ascending
+  uint64_t bytes_at_most = 0;      // that capture may produce
   uint64_t vdso_start = 0, vdso_bytes = 0, vvar_start = 0, vvar_bytes = 0;
 };
 

@@ -86,7 +86,7 @@ Trouble Session::open_heap() {
     if (c->ranges_off + (c->range_count + 1) * sizeof(format::Range) > c->runs_off) {
       return trouble(Errc::kUnsupported, E2BIG, dir + ": the heap has too many mappings");
     }
-    ranges[c->range_count++] = {s.start, s.end, 0, 1, 0};
+    ranges[c->range_count++] = {s.start, s.end, 0, 1, 0, s.start, s.end, 1, 0};
   }
   c->heap_base = d.base;
   c->heap_bytes = d.reserve_bytes;

@@ -237,6 +237,7 @@ void Session::detach() {
 }
 
 bool Session::attach(os::Fd connection, const format::Hello& hello, std::string* ret_text) {
+  last_is_basis_ = false;
   if (hello.version != format::kChannelVersion) {
     *ret_text = "the program's library is of another version than the agent";
     return false;

@@ -24,11 +24,15 @@ namespace cr::agent {
 // A session of the heap alone: its images have no process, and nothing else is looked at.
 enum class HeapMode { kNone, kOpen, kCreate, kRead };
 
+// Which pages a checkpoint copies: those written since the last one where the kernel tells, or all.
+enum class TrackMode { kAuto, kAll };
+
 struct SessionOptions {
   std::string dir;               // absolute
   double interval_seconds = 10;  // 0: none; < 0, only for a restore: as the image says
   uint64_t staging_bytes = 0;    // 0: half of the available memory at most
   bool durable = true;
+  TrackMode tracking = TrackMode::kAuto;
   HeapMode heap = HeapMode::kNone;
 };
 
@@ -105,8 +109,8 @@ class Session {
   Result<void> lock_and_listen(std::string* ret_text);
   Result<void> make_channel();
   Result<void> move_aside(std::string* ret_text);
-  Trouble copy_pages(World& world, const MemoryPlan& plan, store::Model& model,
-                     format::SuperBlock* super, std::vector<format::Run>* last_runs);
+  Trouble copy_pages(World& world, MemoryPlan& plan, store::Model& model, format::SuperBlock* super,
+                     std::vector<format::Run>* last_runs);
   Trouble capture(World& world, store::Model& model, format::SuperBlock* super,
                   std::vector<format::Run>* last_runs);
   Trouble prepare_staging(uint64_t* ret_pages);
@@ -136,6 +140,18 @@ class Session {
   int newest_ = -1;  // buffer of the newest whole checkpoint, -1 none
   uint8_t session_id_[16] = {};
   store::BufferIndex buffers_[2];
+  // The last checkpoint that was committed: pages since then are tracked.
+  bool last_is_basis_ = false;  // false: the next capture takes all pages
+  bool has_basis_ = false;      // the capture under way has one
+  uint64_t staged_bytes_ = 0;   // by the last capture
+  struct {
+    std::vector<FreeRange> without;                 // left out of it
+    std::vector<format::SegmentRecord> file_parts;  // of these it has the file's own pages only
+    uint64_t realtime_ns = 0;
+  } last_, taken_;  // taken_: what is being captured
+  void plan_tracking(MemoryPlan& plan, const store::Model& model);
+  bool last_has_file_part(const store::Model& model, const format::Range& r) const;
+  void note_file_parts(const store::Model& model);
   std::unique_ptr<store::BufferWriter> writer_;
   uint64_t runs_off_ = 0;  // in the channel
   uint64_t vdso_start_ = 0, vdso_end_ = 0;

@@ -35,7 +35,8 @@ class StoppedScope {
 struct Files {
   int staging = -1;  // where pages go
   int pagemap = -1;
-  int mem = -1;  // reads what the program may not
+  int mem = -1;      // reads what the program may not
+  int tracker = -1;  // userfaultfd; -1: writes cannot be tracked
 };
 
 // Works through the range table of `channel` from its cursor until the end or until staging or the

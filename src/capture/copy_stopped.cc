@@ -14,6 +14,7 @@ namespace cr::capture {
 namespace {
 
 constexpr uint64_t kBounceBytes = 256 * 1024;
+constexpr uint64_t kBatch = 64;
 alignas(kPageSize) constinit unsigned char g_bounce[kBounceBytes] = {};
 
 class Copier {
@@ -27,9 +28,9 @@ class Copier {
     ch_.run_count = 0;
     ch_.more = 0;
     for (; ch_.cursor_range < ch_.range_count; ch_.cursor_range++, ch_.cursor_addr = 0) {
-      const format::Range& r = ranges_[ch_.cursor_range];
+      format::Range& r = ranges_[ch_.cursor_range];
       if (ch_.cursor_addr < r.start) ch_.cursor_addr = r.start;
-      const long e = r.mode == format::kRangeEmbed ? copy_all(r) : copy_found(r);
+      const long e = r.mode == format::kRangeEmbed ? take_embedded(r) : take_found(r, r.end);
       if (e != 0) return e;
       if (full_) {
         ch_.more = 1;
@@ -40,17 +41,40 @@ class Copier {
   }
 
  private:
-  // Copies the pages that pagemap reports.
-  long copy_found(const format::Range& r) {
-    PageRange found[64];
-    while (ch_.cursor_addr < r.end) {
+  // Pages that pagemap reports, from the cursor to `end`.
+  long take_found(const format::Range& r, uint64_t end) {
+    PageRange found[kBatch];
+    const Pages which = r.mode == format::kRangeAnon  ? Pages::kAnonymous
+                        : r.mode == format::kRangeAll ? Pages::kPresent
+                                                      : Pages::kPrivate;
+    bool tracked = ch_.tracking != format::kTrackNothing && files_.tracker >= 0 &&
+                   (r.mode == format::kRangeAnon || r.mode == format::kRangeFile);
+    while (ch_.cursor_addr < end) {
       uint64_t next = 0;
-      const long n =
-          find_pages(files_.pagemap, ch_.use_pagemap_scan != 0, r.mode == format::kRangeAll,
-                     ch_.cursor_addr, r.end, found, 64, &next);
+      long n;
+      if (tracked) {
+        // Never more than there is room for: whatever is found here counts as not written any more.
+        const uint64_t room = ch_.staging_pages - used_pages_, runs = ch_.runs_cap - ch_.run_count;
+        if (room == 0 || runs == 0) {
+          full_ = true;
+          return 0;
+        }
+        n = take_changes(files_.pagemap, which, ch_.cursor_addr, end, room, found,
+                         runs < kBatch ? runs : kBatch, &next);
+        if (n == -EPERM) {
+          tracked = track_writes(files_.tracker, r.map_start, r.map_end) == 0;
+          continue;
+        }
+      } else {
+        n = find_pages(files_.pagemap, ch_.use_pagemap_scan != 0, which, ch_.cursor_addr, end,
+                       found, kBatch, &next);
+      }
       if (n < 0) return n;
       for (long i = 0; i < n; i++) {
-        const long e = copy_run(found[i].start, found[i].end, r.readable != 0);
+        const bool same =
+            tracked && !found[i].written && r.fresh == 0 && ch_.tracking == format::kTrackChanges;
+        const long e = same ? say_same(found[i].start, found[i].end)
+                            : copy_run(found[i].start, found[i].end, r.readable != 0);
         if (e != 0 || full_) return e;
       }
       if (next <= ch_.cursor_addr && n == 0) return -EIO;
@@ -59,13 +83,58 @@ class Copier {
     return 0;
   }
 
-  // Copies every page up to the end of the mapped file; pages beyond are found as private ones.
-  long copy_all(const format::Range& r) {
+  // Every page up to the end of the mapped file; pages beyond are found as private ones.
+  long take_embedded(format::Range& r) {
     if (ch_.cursor_addr < r.limit) {
-      const long e = copy_run(ch_.cursor_addr, r.limit, false);
+      const long e =
+          r.fresh != 0 || ch_.tracking != format::kTrackChanges ? copy_file(r) : take_private(r);
       if (e != 0 || full_) return e;
     }
-    return copy_found(r);
+    return take_found(r, r.end);
+  }
+
+  long copy_file(format::Range& r) {
+    PageRange one;
+    uint64_t next = 0;
+    const long n = find_pages(files_.pagemap, ch_.use_pagemap_scan != 0, Pages::kPrivate,
+                              ch_.cursor_addr, r.limit, &one, 1, &next);
+    if (n < 0) return n;
+    if (n > 0) r.has_private = 1;
+    return copy_run(ch_.cursor_addr, r.limit, false);
+  }
+
+  // Of a file whose pages the last checkpoint has: those that are not the file's any more.
+  long take_private(format::Range& r) {
+    PageRange found[kBatch];
+    while (ch_.cursor_addr < r.limit) {
+      uint64_t next = 0;
+      const long n = find_pages(files_.pagemap, ch_.use_pagemap_scan != 0, Pages::kPrivate,
+                                ch_.cursor_addr, r.limit, found, kBatch, &next);
+      if (n < 0) return n;
+      for (long i = 0; i < n; i++) {
+        r.has_private = 1;
+        long e = say_same(ch_.cursor_addr, found[i].start);
+        if (e == 0 && !full_) e = copy_run(found[i].start, found[i].end, false);
+        if (e != 0 || full_) return e;
+      }
+      if (next <= ch_.cursor_addr && n == 0) return -EIO;
+      const long e = say_same(ch_.cursor_addr, next);
+      if (e != 0 || full_) return e;
+    }
+    return 0;
+  }
+
+  // Moves the cursor behind what was said.
+  long say_same(uint64_t from, uint64_t to) {
+    if (from >= to) return 0;
+    if (ch_.run_count == ch_.runs_cap) {
+      ch_.cursor_addr = from;
+      full_ = true;
+      return 0;
+    }
+    runs_[ch_.run_count++] = {from, (to - from) / kPageSize, format::kPagesSame};
+    ch_.cursor_addr = to;
+    return 0;
   }
 
   // Copies [from, to) as far as there is room; moves the cursor behind what was copied.

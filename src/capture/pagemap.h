@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 // pagemap.h - finding the pages that exist: PAGEMAP_SCAN where the kernel has it (Linux 6.7),
 // else /proc/self/pagemap entries.
-// Invariant: a page with content that the program could read is always reported.
+// Invariant: a page with content that the program could read is always reported, and one that was
+// written is never reported as not written.
 // Context: S.
 #pragma once
 
@@ -11,13 +12,30 @@ namespace cr::capture {
 
 struct PageRange {
   uint64_t start, end;
+  bool written;  // take_changes: since the last call there; else true
 };
 
-// Finds runs of pages in [start, end) that are private to the process and hold data (`shared`:
-// that are present at all). Fills out[0..cap) and returns their number or -errno; *ret_next is
+// What is looked for. In a mapping without a file every page is private; to ask costs a cache miss a
+// page.
+enum class Pages { kAnonymous, kPrivate, kPresent };
+
+// Finds runs of pages in [start, end) that are private to the process and hold data (kPresent: that
+// are present at all). Fills out[0..cap) and returns their number or -errno; *ret_next is
 // where to go on.
-long find_pages(int pagemap, bool use_scan, bool shared, uint64_t start, uint64_t end,
+long find_pages(int pagemap, bool use_scan, Pages which, uint64_t start, uint64_t end,
                 PageRange* out, uint64_t cap, uint64_t* ret_next);
+
+// As find_pages, and says which were written since the last call, or since
+// track_writes(), which is counted from here on. At most max_pages are found, and only for these is
+// anything changed. -EPERM: writes to this mapping are not tracked yet. Linux 6.7.
+long take_changes(int pagemap, Pages which, uint64_t start, uint64_t end, uint64_t max_pages,
+                  PageRange* out, uint64_t cap, uint64_t* ret_next);
+
+// A userfaultfd that only counts writes, or -errno.
+long open_tracker();
+// From now on writes to this mapping are tracked; all its pages count as written. Whole mappings
+// only: the kernel would split one. 0 or -errno.
+long track_writes(int tracker, uint64_t map_start, uint64_t map_end);
 
 // Does this kernel have PAGEMAP_SCAN?
 bool has_pagemap_scan(int pagemap);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// pagemap_abi.h - ioctl(PAGEMAP_SCAN), of linux/fs.h since 6.7; Debian 12's headers do not have it.
+// pagemap_abi.h - ioctl(PAGEMAP_SCAN) of linux/fs.h and what userfaultfd needs for counting writes,
+// both since Linux 6.7; Debian 12's headers do not have them.
 // Invariant: the kernel's layout and values. Context: any.
 #pragma once
 
@@ -22,5 +23,16 @@ inline constexpr uint64_t kIsWritten = 1u << 1, kIsFile = 1u << 2, kIsPresent = 
                           kIsSwapped = 1u << 4, kIsPfnZero = 1u << 5;
 // Flags of the call.
 inline constexpr uint64_t kScanWriteProtect = 1u << 0, kScanCheckAsync = 1u << 1;
+
+// userfaultfd: ioctls and structs of linux/userfaultfd.h.
+struct UffdioApi {
+  uint64_t api, features, ioctls;
+};
+struct UffdioRegister {
+  uint64_t start, len, mode, ioctls;
+};
+inline constexpr uint64_t kUffdApi = 0xaa, kUffdFeatureWpAsync = 1u << 15, kUffdRegisterWp = 2;
+inline constexpr unsigned long kUffdioApi = 0xc018aa3f;       // _IOWR(0xaa, 0x3f, uffdio_api)
+inline constexpr unsigned long kUffdioRegister = 0xc020aa00;  // _IOWR(0xaa, 0, uffdio_register)
 
 }  // namespace cr::capture

@@ -3,6 +3,7 @@
 #include "capture/pagemap.h"
 
 #include <errno.h>
+#include <fcntl.h>
 
 #include "capture/pagemap_abi.h"
 #include "rawsys/rawsys.h"
@@ -10,35 +11,47 @@
 namespace cr::capture {
 namespace {
 
-long scan(int pagemap, bool shared, uint64_t start, uint64_t end, PageRange* out, uint64_t cap,
-          uint64_t* ret_next) {
-  constexpr uint64_t kBatch = 256;
-  PageRegion vec[kBatch];
+constexpr uint64_t kBatch = 256;
+
+PmScanArg scan_for(Pages which, uint64_t start, uint64_t end) {
   PmScanArg arg{};
   arg.size = sizeof(arg);
   arg.start = start;
   arg.end = end;
-  arg.vec = reinterpret_cast<uint64_t>(vec);
-  arg.vec_len = cap < kBatch ? cap : kBatch;
   arg.category_anyof_mask = kIsPresent | kIsSwapped;
   arg.return_mask = kIsPresent | kIsSwapped;
-  if (!shared) {
-    arg.category_mask = kIsFile | kIsPfnZero;
-    arg.category_inverted = kIsFile | kIsPfnZero;
+  if (which != Pages::kPresent) {
+    arg.category_mask = kIsPfnZero | (which == Pages::kPrivate ? kIsFile : 0);
+    arg.category_inverted = arg.category_mask;
   }
-  long n = rawsys::sys(__NR_ioctl, pagemap, kPagemapScan, &arg);
+  return arg;
+}
+
+// Neighbours are one run, if both were written or both were not (where that is asked for).
+long run_scan(int pagemap, PmScanArg& arg, PageRange* out, uint64_t cap, uint64_t* ret_next) {
+  PageRegion vec[kBatch];
+  arg.vec = reinterpret_cast<uint64_t>(vec);
+  arg.vec_len = cap < kBatch ? cap : kBatch;
+  const bool all_written = (arg.return_mask & kIsWritten) == 0;
+  const long n = rawsys::sys(__NR_ioctl, pagemap, kPagemapScan, &arg);
   if (n < 0) return n;
-  // Regions of different categories are listed apart; to us neighbours are one run.
   uint64_t used = 0;
   for (long i = 0; i < n; i++) {
-    if (used > 0 && out[used - 1].end == vec[i].start) {
+    const bool written = all_written || (vec[i].categories & kIsWritten) != 0;
+    if (used > 0 && out[used - 1].end == vec[i].start && out[used - 1].written == written) {
       out[used - 1].end = vec[i].end;
     } else {
-      out[used++] = {vec[i].start, vec[i].end};
+      out[used++] = {vec[i].start, vec[i].end, written};
     }
   }
   *ret_next = arg.walk_end;
   return static_cast<long>(used);
+}
+
+long scan(int pagemap, Pages which, uint64_t start, uint64_t end, PageRange* out, uint64_t cap,
+          uint64_t* ret_next) {
+  PmScanArg arg = scan_for(which, start, end);
+  return run_scan(pagemap, arg, out, cap, ret_next);
 }
 
 long read_entries(int pagemap, bool shared, uint64_t start, uint64_t end, PageRange* out,
@@ -60,7 +73,7 @@ long read_entries(int pagemap, bool shared, uint64_t start, uint64_t end, PageRa
       if (used > 0 && out[used - 1].end == at) {
         out[used - 1].end += kPageSize;
       } else if (used < cap) {
-        out[used++] = {at, at + kPageSize};
+        out[used++] = {at, at + kPageSize, true};
       } else {
         *ret_next = at;
         return static_cast<long>(used);
@@ -76,13 +89,38 @@ long read_entries(int pagemap, bool shared, uint64_t start, uint64_t end, PageRa
 bool has_pagemap_scan(int pagemap) {
   PageRange one;
   uint64_t next = 0;
-  return scan(pagemap, false, 0x10000, 0x10000, &one, 1, &next) >= 0;
+  return scan(pagemap, Pages::kPresent, 0x10000, 0x10000, &one, 1, &next) >= 0;
 }
 
-long find_pages(int pagemap, bool use_scan, bool shared, uint64_t start, uint64_t end,
+long take_changes(int pagemap, Pages which, uint64_t start, uint64_t end, uint64_t max_pages,
+                  PageRange* out, uint64_t cap, uint64_t* ret_next) {
+  PmScanArg arg = scan_for(which, start, end);
+  arg.flags = kScanWriteProtect | kScanCheckAsync;
+  arg.return_mask |= kIsWritten;
+  arg.max_pages = max_pages;
+  return run_scan(pagemap, arg, out, cap, ret_next);
+}
+
+long open_tracker() {
+  constexpr unsigned long kUserModeOnly = 1;
+  const long fd = rawsys::sys(__NR_userfaultfd, O_CLOEXEC | O_NONBLOCK | kUserModeOnly);
+  if (fd < 0) return fd;
+  UffdioApi api{kUffdApi, kUffdFeatureWpAsync, 0};
+  const long r = rawsys::sys(__NR_ioctl, fd, kUffdioApi, &api);
+  if (r == 0) return fd;
+  rawsys::sys_close(static_cast<int>(fd));
+  return r;
+}
+
+long track_writes(int tracker, uint64_t map_start, uint64_t map_end) {
+  UffdioRegister arg{map_start, map_end - map_start, kUffdRegisterWp, 0};
+  return rawsys::sys(__NR_ioctl, tracker, kUffdioRegister, &arg);
+}
+
+long find_pages(int pagemap, bool use_scan, Pages which, uint64_t start, uint64_t end,
                 PageRange* out, uint64_t cap, uint64_t* ret_next) {
-  return use_scan ? scan(pagemap, shared, start, end, out, cap, ret_next)
-                  : read_entries(pagemap, shared, start, end, out, cap, ret_next);
+  return use_scan ? scan(pagemap, which, start, end, out, cap, ret_next)
+                  : read_entries(pagemap, which == Pages::kPresent, start, end, out, cap, ret_next);
 }
 
 }  // namespace cr::capture

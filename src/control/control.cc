@@ -171,6 +171,8 @@ long ControlThread::attach(bool restored) {
   if (r < 0) return r;
   files_.mem = static_cast<int>(r);
   ch_->use_pagemap_scan = capture::has_pagemap_scan(files_.pagemap) ? 1 : 0;
+  if (ch_->use_pagemap_scan != 0) files_.tracker = static_cast<int>(capture::open_tracker());
+  ch_->can_track = files_.tracker >= 0 ? 1 : 0;
   done_command_ = load(ch_->done_seq);
   g_state.channel = ch_;
   ch_->report_addr = reinterpret_cast<uint64_t>(&ch_->report);

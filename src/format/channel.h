@@ -12,7 +12,7 @@
 
 namespace cr::format {
 
-inline constexpr uint32_t kChannelVersion = 2;
+inline constexpr uint32_t kChannelVersion = 3;
 inline constexpr char kAgentSocketName[] = "agent.sock";
 // Locked (shared) by the control thread while the program lives, with or without an agent, so that
 // a
@@ -107,25 +107,39 @@ enum CommandKind : uint32_t {
   kCommandHooks = 6,     // run the hooks of kind arg0 (enum crhook_when)
 };
 
-inline constexpr uint32_t kRangeAnon = 0;   // private pages: those that differ from file/zero
+inline constexpr uint32_t kRangeAnon = 0;   // no file: pages that are not zero
 inline constexpr uint32_t kRangeEmbed = 1;  // all pages of [start, limit), read through mem
 inline constexpr uint32_t kRangeAll = 2;    // all pages present or readable (shared anonymous)
+inline constexpr uint32_t kRangeFile =
+    3;  // private mapping of a file: pages that are not the file's
 
 struct Range {
   uint64_t start, end;
   uint32_t mode;
   uint32_t readable;
-  uint64_t limit;  // kRangeEmbed: end of the file in this mapping
+  uint64_t limit;               // kRangeEmbed: end of the file in this mapping
+  uint64_t map_start, map_end;  // the mapping that the range is part of
+  uint32_t fresh;               // 1: the last checkpoint does not have it, all pages are wanted
+  uint32_t has_private;         // out, kRangeEmbed: 1 if pages below limit are not the file's
 };
-CR_ON_DISK(Range, 32);
+CR_ON_DISK(Range, 56);
 
-// Pages [addr, +pages) were copied to staging page number `staging_page`.
+// Pages [addr, +pages) were copied to staging page number `staging_page`, or are as they were at
+// the last checkpoint (kPagesSame).
 struct Run {
   uint64_t addr;
   uint64_t pages;
   uint64_t staging_page;
 };
 CR_ON_DISK(Run, 24);
+inline constexpr uint64_t kPagesSame = ~uint64_t{0};
+
+// What the control thread does about pages that do not change between checkpoints.
+enum Tracking : uint32_t {
+  kTrackNothing = 0,  // all pages are copied, none is protected
+  kTrackAnew = 1,     // all are copied, and protected so that the next capture knows what changed
+  kTrackChanges = 2,  // what was not written since the last capture is said to be the same
+};
 
 struct Process {  // what only the program itself can ask
   SigactionRecord sigactions[64];
@@ -170,6 +184,8 @@ struct ChannelHeader {
   uint64_t run_count;                               // out
   uint32_t more;              // out: 1 when staging or the run table is full before the end
   uint32_t use_pagemap_scan;  // 0 forces the portable path
+  uint32_t tracking;          // Tracking
+  uint32_t can_track;         // out, when attached: this kernel tracks writes (userfaultfd)
   uint64_t ranges_off, runs_off, runs_cap;
   Process process;
   ThreadReport report;

@@ -67,7 +67,7 @@ Result<void> BufferWriter::write_super(format::SuperBlock& super) {
 }
 
 Result<void> BufferWriter::begin(const format::SuperBlock& previous) {
-  if (index_.known) old_ = std::move(index_);
+  if (index_.known && !index_.wasteful) old_ = std::move(index_);
   index_ = {};
   checksums_ = old_.checksums;
   format::SuperBlock super = previous;
@@ -85,68 +85,113 @@ Result<void> BufferWriter::begin(const format::SuperBlock& previous) {
   return {};
 }
 
+Result<void> BufferWriter::set_last(const std::string& dir, int index_of_buffer,
+                                    const BufferIndex& last) {
+  os::Fd fd(::open(buffer_path(dir, index_of_buffer).c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
+  if (!fd) return Error{Errc::kSystem, errno, "opening the last checkpoint"};
+  const uint64_t bytes = kPageSize + last.checksums.size() * kPageSize;
+  CR_TRY(last_file_, os::Mapping::map(fd.get(), bytes, PROT_READ, MAP_SHARED));
+  last_ = &last;
+  return {};
+}
+
+void BufferWriter::extend(Model& model, uint64_t addr, uint64_t slot) const {
+  if (!model.extents.empty()) {
+    format::ExtentRecord& e = model.extents.back();
+    const bool follows = e.addr + e.pages * kPageSize == addr;
+    const bool same = slot == format::kSlotZero
+                          ? e.slot == slot
+                          : e.slot != format::kSlotZero && e.slot + e.pages == slot;
+    // Never across segments: the reader wants each extent inside one.
+    if (follows && same && !model.segments.empty()) {
+      size_t low = 0, high = model.segments.size();
+      while (high - low > 1) {
+        const size_t mid = (low + high) / 2;
+        (model.segments[mid].start <= addr ? low : high) = mid;
+      }
+      if (model.segments[low].start != addr) {
+        e.pages++;
+        return;
+      }
+    }
+  }
+  model.extents.push_back({addr, 1, slot});
+}
+
+Result<void> BufferWriter::flush() {
+  if (pending_bytes_ == 0) return {};
+  auto r = out_.write(pending_, pending_bytes_, pending_off_);
+  bytes_written_ += pending_bytes_;
+  pending_bytes_ = 0;
+  if (!r) return r.error();
+  return {};
+}
+
+// Gives the page its slot, and writes it unless the file has it there. `data` stays until the end
+// of append().
+Result<void> BufferWriter::place(Model& model, uint64_t addr, uint64_t sum, const uint8_t* data) {
+  uint64_t slot = old_slot(addr);
+  const bool same = slot != kNoSlot && checksums_[slot] == sum;
+  if (slot == kNoSlot) slot = new_slot();
+  checksums_[slot] = sum;
+  extend(model, addr, slot);
+  if (same) return {};
+  const uint64_t off = kPageSize + slot * kPageSize;
+  if (pending_bytes_ > 0 && (pending_ + pending_bytes_ != data || pending_bytes_ == kWriteBytes ||
+                             pending_off_ + pending_bytes_ != off)) {
+    CR_TRYV(flush());
+  }
+  if (pending_bytes_ == 0) {
+    pending_ = data;
+    pending_off_ = off;
+  }
+  pending_bytes_ += kPageSize;
+  return {};
+}
+
+// A page of which the last checkpoint has no slot is one of zeros.
+Result<void> BufferWriter::place_same(Model& model, uint64_t addr) {
+  if (last_ == nullptr)
+    return Error{Errc::kDamaged, 0, "there is no checkpoint to take pages from"};
+  while (last_extent_ < last_->extents.size() &&
+         last_->extents[last_extent_].addr + last_->extents[last_extent_].pages * kPageSize <=
+             addr) {
+    last_extent_++;
+  }
+  if (last_extent_ < last_->extents.size() && last_->extents[last_extent_].addr <= addr) {
+    const format::ExtentRecord& e = last_->extents[last_extent_];
+    if (e.slot != format::kSlotZero) {
+      const uint64_t slot = e.slot + (addr - e.addr) / kPageSize;
+      return place(model, addr, last_->checksums[slot],
+                   last_file_.data() + kPageSize + slot * kPageSize);
+    }
+    extend(model, addr, format::kSlotZero);
+  }
+  const uint64_t slot = old_slot(addr);
+  if (slot != kNoSlot) free_slot(slot);
+  return {};
+}
+
 Result<void> BufferWriter::append(Model& model, const uint8_t* staging,
                                   const std::vector<format::Run>& runs, KeepZero keep_zero,
                                   void* context) {
-  auto extend = [&](uint64_t addr, uint64_t slot) {
-    if (!model.extents.empty()) {
-      format::ExtentRecord& e = model.extents.back();
-      const bool follows = e.addr + e.pages * kPageSize == addr;
-      const bool same = slot == format::kSlotZero
-                            ? e.slot == slot
-                            : e.slot != format::kSlotZero && e.slot + e.pages == slot;
-      // Never across segments: the reader wants each extent inside one.
-      if (follows && same && !model.segments.empty()) {
-        size_t low = 0, high = model.segments.size();
-        while (high - low > 1) {
-          const size_t mid = (low + high) / 2;
-          (model.segments[mid].start <= addr ? low : high) = mid;
-        }
-        if (model.segments[low].start != addr) {
-          e.pages++;
-          return;
-        }
-      }
-    }
-    model.extents.push_back({addr, 1, slot});
-  };
-  const uint8_t* pending = nullptr;  // pages not handed to the kernel yet
-  uint64_t pending_bytes = 0, pending_off = 0;
-  auto flush = [&]() -> Result<void> {
-    if (pending_bytes == 0) return {};
-    auto r = out_.write(pending, pending_bytes, pending_off);
-    bytes_written_ += pending_bytes;
-    pending_bytes = 0;
-    if (!r) return r.error();
-    return {};
-  };
   for (size_t i = 0; i < runs.size(); i++) {
     if (i == runs.size() / 2) fault_point(FaultPoint::kPagesHalf);
-    for (uint64_t p = 0; p < runs[i].pages; p++) {
-      const uint64_t addr = runs[i].addr + p * kPageSize;
-      const uint8_t* data = staging + (runs[i].staging_page + p) * kPageSize;
-      uint64_t slot = old_slot(addr);
-      if (is_zero_page(data)) {
-        if (slot != kNoSlot) free_slot(slot);
-        if (keep_zero(context, addr)) extend(addr, format::kSlotZero);
+    const format::Run& r = runs[i];
+    for (uint64_t p = 0; p < r.pages; p++) {
+      const uint64_t addr = r.addr + p * kPageSize;
+      if (r.staging_page == format::kPagesSame) {
+        CR_TRYV(place_same(model, addr));
         continue;
       }
-      const uint64_t sum = format::checksum(data, kPageSize);
-      const bool same = slot != kNoSlot && checksums_[slot] == sum;
-      if (slot == kNoSlot) slot = new_slot();
-      checksums_[slot] = sum;
-      extend(addr, slot);
-      if (same) continue;
-      const uint64_t off = kPageSize + slot * kPageSize;
-      if (pending_bytes > 0 && (pending + pending_bytes != data || pending_bytes == kWriteBytes ||
-                                pending_off + pending_bytes != off)) {
-        CR_TRYV(flush());
+      const uint8_t* data = staging + (r.staging_page + p) * kPageSize;
+      if (!is_zero_page(data)) {
+        CR_TRYV(place(model, addr, format::checksum(data, kPageSize), data));
+        continue;
       }
-      if (pending_bytes == 0) {
-        pending = data;
-        pending_off = off;
-      }
-      pending_bytes += kPageSize;
+      const uint64_t slot = old_slot(addr);
+      if (slot != kNoSlot) free_slot(slot);
+      if (keep_zero(context, addr)) extend(model, addr, format::kSlotZero);
     }
   }
   CR_TRYV(flush());
@@ -288,7 +333,8 @@ Result<void> BufferWriter::commit(Model& model, format::SuperBlock* super) {
   std::ranges::sort(index_.free_slots, {}, &SlotRun::first);
   uint64_t free = 0;
   for (const SlotRun& r : index_.free_slots) free += r.count;
-  index_.known = free < kToleratedFreeSlots || free <= slots / 4;
+  index_.wasteful = free >= kToleratedFreeSlots && free > slots / 4;
+  index_.known = true;
   return {};
 }
 

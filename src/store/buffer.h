@@ -26,7 +26,8 @@ struct SlotRun {
 // page keeps its slot as long as it exists, so that the next checkpoint in this buffer writes only
 // what differs.
 struct BufferIndex {
-  bool known = false;  // else: the file may hold anything, and is written anew
+  bool known = false;     // else: the file may hold anything
+  bool wasteful = false;  // too many slots are free: the next checkpoint writes the file anew
   std::vector<format::ExtentRecord> extents;
   std::vector<uint64_t> checksums;  // by slot; of a free one: of a page of zeros
   std::vector<SlotRun> free_slots;  // ascending
@@ -43,8 +44,11 @@ class BufferWriter {
 
   // WRITE_LOCK = 0, and a barrier.
   Result<void> begin(const format::SuperBlock& previous);
-  // Pages of staging memory, in the order of their addresses over all calls. keep_zero(addr): a zero
-  // page there must be recorded because without an extent the page reads as a file's content.
+  // Where pages that are the same as at the last checkpoint come from: the other buffer, whole.
+  Result<void> set_last(const std::string& dir, int index_of_buffer, const BufferIndex& last);
+  // Pages of staging memory or kPagesSame, in the order of their addresses over all calls.
+  // keep_zero(addr): a zero page there must be recorded because without an extent the page reads as
+  // a file's content.
   using KeepZero = bool (*)(void* context, uint64_t addr);
   Result<void> append(Model& model, const uint8_t* staging, const std::vector<format::Run>& runs,
                       KeepZero keep_zero, void* context);
@@ -59,6 +63,10 @@ class BufferWriter {
   Result<void> write_super(format::SuperBlock& super);
   Result<void> write_metadata(std::vector<uint8_t> metadata, uint64_t off);
   void punch_free_slots();
+  void extend(Model& model, uint64_t addr, uint64_t slot) const;
+  Result<void> place(Model& model, uint64_t addr, uint64_t sum, const uint8_t* data);
+  Result<void> place_same(Model& model, uint64_t addr);
+  Result<void> flush();
   uint64_t old_slot(uint64_t addr);
   uint64_t new_slot();
   void free_slot(uint64_t slot);
@@ -71,7 +79,12 @@ class BufferWriter {
   uint64_t old_page_ = 0;       // ... the pages before this one of it
   size_t next_free_ = 0;        // of old_.free_slots
   std::vector<SlotRun> freed_;  // by this checkpoint
+  const BufferIndex* last_ = nullptr;
+  os::Mapping last_file_;
+  size_t last_extent_ = 0;  // of last_: those before are behind us
   AsyncWriter out_;
+  const uint8_t* pending_ = nullptr;  // pages not handed to the kernel yet
+  uint64_t pending_bytes_ = 0, pending_off_ = 0;
   std::vector<uint64_t> checksums_;  // by slot
   uint64_t bytes_written_ = 0;
   alignas(4096) uint8_t super_page_[4096] = {};

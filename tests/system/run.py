@@ -115,6 +115,25 @@ def run_live(workspace, program, must_succeed):
     session.expect_pass()
 
 
+def run_often(workspace, program):
+    """Checkpoints all the time, so that each builds on the one before; kills at any moment."""
+    harness.require_restore(workspace.user)
+    session = Session(workspace, [workspace.program(program.name)], options=("-i", "0.02"))
+    session.start()
+    session.wait_ready()
+    for number in range(CYCLES):
+        time.sleep(0.7 + 0.13 * number)
+        session.ping()
+        session.checkpoint()
+        session.kill()
+        session.restore(("-i", "0.02"))
+        session.ping()
+    time.sleep(0.7)
+    session.go()
+    session.expect_pass()
+    session.verify_image()
+
+
 def run_refuse(workspace, program, expression):
     """Each checkpoint is refused with a message that names the cause, and the program lives."""
     session = Session(workspace, [workspace.program(program.name)])
@@ -151,6 +170,8 @@ def run_program(workspace, program, mode, plain):
         raise Skip(program.skip_unprivileged)
     if mode == "cycles":
         run_cycles(workspace, program)
+    elif mode == "often":
+        run_often(workspace, program)
     elif mode in ("live", "live-any"):
         run_live(workspace, program, must_succeed=mode == "live")
     else:
@@ -164,7 +185,7 @@ def modes_of(program):
         return {program.name: program.mode}
     modes = program.mode.split(",")
     for mode in modes:
-        if mode not in ("cycles", "live", "live-any"):
+        if mode not in ("cycles", "often", "live", "live-any"):
             raise SystemExit(f"{program.name}: unknown mode {mode}")
     return {program.name if mode == modes[0] else f"{program.name}/{mode}": mode for mode in modes}
 
