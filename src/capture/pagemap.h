@@ -15,8 +15,8 @@ struct PageRange {
   bool written;  // take_changes: since the last call there; else true
 };
 
-// What is looked for. In a mapping without a file every page is private; to ask costs a cache miss a
-// page.
+// What is looked for. In a mapping without a file every page is private, and to ask would cost a
+// cache miss a page.
 enum class Pages { kAnonymous, kPrivate, kPresent };
 
 // Finds runs of pages in [start, end) that are private to the process and hold data (kPresent: that
