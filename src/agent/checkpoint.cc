@@ -396,6 +396,8 @@ Trouble Session::capture(World& world, store::Model& model, format::SuperBlock* 
   if (bad.bad()) return bad;
   fault_point(FaultPoint::kThreadsDescribed);
   MemoryPlan plan;
+  // Those of now and those of the last checkpoint each cut ranges in two.
+  plan.most_holes = std::min(plan.most_holes, most_ranges() / 8);
   if (heap_only) {
     bad = capture_heap(world, model, *maps, &plan);
     if (bad.bad()) return bad;
@@ -460,7 +462,16 @@ void Session::plan_tracking(MemoryPlan& plan, const store::Model& model) {
     }
     if (r.start < r.end) out.push_back(r);
   }
-  plan.ranges = std::move(out);
+  if (out.size() <= most_ranges()) {
+    plan.ranges = std::move(out);
+  } else {
+    for (format::Range& r : plan.ranges) r.fresh = 1;
+  }
+}
+
+// Room in the channel's table.
+size_t Session::most_ranges() const {
+  return (runs_off_ - format::kChannelRangesOff) / sizeof(format::Range);
 }
 
 // Did the last checkpoint have just the file's pages there, and is the file the same?
@@ -510,7 +521,7 @@ Trouble Session::copy_pages(World& world, MemoryPlan& plan, store::Model& model,
   has_basis_ = last_is_basis_;
   last_is_basis_ = false;
   format::ChannelHeader* c = channel();
-  if (plan.ranges.size() > (runs_off_ - format::kChannelRangesOff) / sizeof(format::Range)) {
+  if (plan.ranges.size() > most_ranges()) {
     return trouble(Errc::kUnsupported, E2BIG, "the program has too many mappings");
   }
   memcpy(channel_map_.data() + format::kChannelRangesOff, plan.ranges.data(),

@@ -210,12 +210,11 @@ Trouble Describer::add(const os::MapEntry& m) {
 // The mappings lie in the order of their addresses.
 void Describer::cut(std::vector<FreeRange>& without) {
   // Each hole cuts a range in two; small ones are not worth more than so many.
-  constexpr size_t kMostHoles = 20000;
-  if (without.size() > kMostHoles) {
+  if (without.size() > plan_.most_holes) {
     std::nth_element(
-        without.begin(), without.begin() + kMostHoles, without.end(),
+        without.begin(), without.begin() + static_cast<ptrdiff_t>(plan_.most_holes), without.end(),
         [](const FreeRange& a, const FreeRange& b) { return a.end - a.start > b.end - b.start; });
-    without.resize(kMostHoles);
+    without.resize(plan_.most_holes);
   }
   std::sort(without.begin(), without.end(),
             [](const FreeRange& a, const FreeRange& b) { return a.start < b.start; });

@@ -23,6 +23,7 @@ inline constexpr uint64_t kEmbedFileBytes = 16ull << 20;
 inline constexpr char kChannelMemfdName[] = "cr-channel";
 
 struct MemoryPlan {
+  size_t most_holes = 20000;  // in: so many of `without` are cut out, the largest
   std::vector<format::Range> ranges;
   std::vector<FreeRange> without;  // what was left out of them, ascending
   uint64_t bytes_at_most = 0;      // that capture may produce

@@ -152,6 +152,7 @@ class Session {
   void plan_tracking(MemoryPlan& plan, const store::Model& model);
   bool last_has_file_part(const store::Model& model, const format::Range& r) const;
   void note_file_parts(const store::Model& model);
+  size_t most_ranges() const;
   std::unique_ptr<store::BufferWriter> writer_;
   uint64_t runs_off_ = 0;  // in the channel
   uint64_t vdso_start_ = 0, vdso_end_ = 0;

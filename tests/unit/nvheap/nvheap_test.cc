@@ -368,6 +368,22 @@ Test(nvheap, wrong_pointers_end_the_program) {
   });
   expect_abort("crfree", large + 4096, "middle", [=] { crfree(large + 4096); });
   expect_abort("crfree", large + 8, "middle", [=] { crfree(large + 8); });
+  // After a trim its memory is the system's again: what is used then is no block any more.
+  expect_abort("crfree", small, "not a live block", [=] {
+    crfree(small);
+    (void)crmalloc_trim(0);
+    crfree(small);
+  });
+  expect_abort("crrealloc", large, "not a live block", [=] {
+    crfree(large);
+    (void)crmalloc_trim(0);
+    (void)!crrealloc(large, 10);
+  });
+  expect_abort("crmalloc_usable_size", large, "not a live block", [=] {
+    crfree(large);
+    (void)crmalloc_trim(0);
+    (void)crmalloc_usable_size(large);
+  });
   expect_abort("crfree", foreign, "foreign", [] { crfree(foreign); });
   expect_abort("crrealloc", foreign, "foreign", [] { (void)!crrealloc(foreign, 10); });
   expect_abort("crrealloc", small, "free already", [=] {
