@@ -63,6 +63,7 @@ class Copier {
                          runs < kBatch ? runs : kBatch, &next);
         if (n == -EPERM) {
           tracked = track_writes(files_.tracker, r.map_start, r.map_end) == 0;
+          take_all_of(r.map_start);
           continue;
         }
       } else {
@@ -81,6 +82,15 @@ class Copier {
       if (next > ch_.cursor_addr) ch_.cursor_addr = next;
     }
     return 0;
+  }
+
+  // A mapping that has just been registered: before Linux 6.13 the pages of one that was moved here
+  // may still be marked as not written.
+  void take_all_of(uint64_t map_start) {
+    for (uint64_t i = ch_.cursor_range; i < ch_.range_count; i++) {
+      if (ranges_[i].map_start != map_start) return;
+      ranges_[i].fresh = 1;
+    }
   }
 
   // Every page up to the end of the mapped file; pages beyond are found as private ones.
