@@ -120,6 +120,8 @@ Function* next(const char* name, Function*) {
 }  // namespace
 
 void* allocate_slowly(size_t bytes) {
+  if (void* block = nvheap::allocate_next(bytes)) [[likely]]
+    return block;
   if (active() || start()) {
     if (void* block = nvheap::allocate(bytes)) return block;
   }

@@ -36,7 +36,7 @@ void* allocate_slowly(size_t bytes);
 void* allocate_aligned_elsewhere(size_t align_bytes, size_t bytes);
 
 [[gnu::always_inline]] inline void* allocate(size_t bytes) {
-  if (void* block = nvheap::allocate_fast(bytes)) [[likely]]
+  if (void* block = nvheap::allocate_recent(bytes)) [[likely]]
     return block;
   return allocate_slowly(bytes);
 }

@@ -10,11 +10,18 @@
 
 namespace cr::nvheap {
 
-// nullptr: take the long way, allocate().
-[[gnu::always_inline]] inline void* allocate_fast(size_t bytes) {
+// A block that was freed a moment ago. nullptr: go on with allocate_next().
+[[gnu::always_inline]] inline void* allocate_recent(size_t bytes) {
   if (bytes > kMaxSmallBytes) [[unlikely]]
     return nullptr;
-  return SmallHeap::allocate_fast(class_of_bytes(bytes));
+  return SmallHeap::allocate_recent(class_of_bytes(bytes));
+}
+
+// Of the slab that the thread takes blocks from. nullptr: take the long way, allocate().
+[[gnu::always_inline]] inline void* allocate_next(size_t bytes) {
+  if (bytes > kMaxSmallBytes) [[unlikely]]
+    return nullptr;
+  return SmallHeap::allocate_next(class_of_bytes(bytes));
 }
 
 // False: nothing was done; take the long way, deallocate().

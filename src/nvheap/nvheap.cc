@@ -399,7 +399,8 @@ void lock_all() { before_fork(); }
 void unlock_all() { after_fork_in_parent(); }
 
 void* allocate(size_t bytes) {
-  if (void* block = allocate_fast(bytes)) [[likely]]
+  if (void* block = allocate_recent(bytes)) return block;
+  if (void* block = allocate_next(bytes)) [[likely]]
     return block;
   return allocate_slowly(bytes);
 }

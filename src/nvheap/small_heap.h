@@ -117,8 +117,11 @@ class SmallHeap {
   // The fast paths: a block of the calling thread's heap, nothing to look for and no lock. They
   // know the heap by the thread, so they work (that is, fail) before there is one.
   // nullptr: take the long way.
-  [[gnu::always_inline]] static void* allocate_fast(uint32_t size_class) {
-    return take(*t_fast, size_class);
+  [[gnu::always_inline]] static void* allocate_recent(uint32_t size_class) {
+    return take_last(*t_fast, size_class);
+  }
+  [[gnu::always_inline]] static void* allocate_next(uint32_t size_class) {
+    return take_next(*t_fast, size_class);
   }
   // False: nothing was done, take the long way. Any pointer may be given.
   [[gnu::always_inline]] static bool release_fast(uint64_t address) {
@@ -129,7 +132,8 @@ class SmallHeap {
   }
 
   void* allocate(uint32_t size_class) {
-    void* block = take(*t_heap, size_class);
+    void* block = take_last(*t_heap, size_class);
+    if (block == nullptr) block = take_next(*t_heap, size_class);
     return block != nullptr ? block : allocate_slowly(size_class);
   }
   // kLive: it was, and is free now. Else nothing was done. The chunk must be below grown_pages.
@@ -177,18 +181,17 @@ class SmallHeap {
     void update(uint32_t) const {}
   };
 
-  [[gnu::always_inline]] static void* take(ThreadHeap& t, uint32_t size_class) {
+  [[gnu::always_inline]] static void* take_last(ThreadHeap& t, uint32_t size_class) {
     Recent& r = t.recent[size_class];
-    if (r.count != 0) {
-      const Recent::Block& b = r.blocks[--r.count];
-      if (take_recent(r.key, b.place)) [[likely]]
-        return reinterpret_cast<void*>(b.address);
-    }
+    if (r.count == 0) return nullptr;
+    const Recent::Block& b = r.blocks[--r.count];
+    return take_recent(r.key, b.place) ? reinterpret_cast<void*>(b.address) : nullptr;
+  }
+
+  [[gnu::always_inline]] static void* take_next(ThreadHeap& t, uint32_t size_class) {
     Cursor& k = t.cursors[size_class];
     const uint64_t bits = k.word->load(std::memory_order_relaxed);
-    if (bits == 0) [[unlikely]]
-      return nullptr;
-    return take_block(k, bits);
+    return bits != 0 ? take_block(k, bits) : nullptr;
   }
 
   static void* take_block(Cursor& k, uint64_t bits) {
