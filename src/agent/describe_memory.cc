@@ -25,6 +25,10 @@ Trouble refuse(const os::MapEntry& m, const char* why) {
   return trouble(Errc::kUnsupported, 0, place(m) + ": " + why);
 }
 
+int64_t mtime_ns(const struct stat& st) {
+  return st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec;
+}
+
 struct FileFacts {
   bool same = false;  // the name still leads to the mapped file
   bool device = false;
@@ -35,11 +39,11 @@ struct FileFacts {
 
 class Describer {
  public:
-  Describer(const World& world, const std::vector<os::MapEntry>& maps, store::Model& model,
+  Describer(const MemoryReader& read, const std::vector<os::MapEntry>& maps, store::Model& model,
             MemoryPlan& plan)
-      : world_(world), maps_(maps), model_(model), plan_(plan) {}
+      : read_(read), maps_(maps), model_(model), plan_(plan) {}
 
-  Trouble run(std::vector<FreeRange>& without, const Leftover& leftover);
+  Trouble run(const AddressSet& without, const Leftover& leftover);
 
  private:
   Trouble add(const os::MapEntry& m);
@@ -48,9 +52,9 @@ class Describer {
   void push(format::SegmentRecord s, uint32_t mode, uint64_t limit);
   FileFacts facts(const os::MapEntry& m);
   uint64_t end_of_readable(const os::MapEntry& m) const;
-  void cut(std::vector<FreeRange>& without);
+  void cut(const std::vector<AddressRange>& without);
 
-  const World& world_;
+  const MemoryReader& read_;
   const std::vector<os::MapEntry>& maps_;
   store::Model& model_;
   MemoryPlan& plan_;
@@ -69,7 +73,7 @@ FileFacts Describer::facts(const os::MapEntry& m) {
     f.same = S_ISREG(st.st_mode);
     f.device = S_ISCHR(st.st_mode) || S_ISBLK(st.st_mode);
     f.bytes = static_cast<uint64_t>(st.st_size);
-    f.mtime_ns = st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec;
+    f.mtime_ns = mtime_ns(st);
   }
   for (const os::MapEntry& o : maps_) {
     f.executable =
@@ -85,7 +89,7 @@ uint64_t Describer::end_of_readable(const os::MapEntry& m) const {
   char c;
   while (low < high) {
     const uint64_t mid = low + (high - low) / kPageSize / 2 * kPageSize;
-    if (world_.read_memory(mid, &c, 1)) {
+    if (read_(mid, &c, 1)) {
       low = mid + kPageSize;
     } else {
       high = mid;
@@ -208,52 +212,60 @@ Trouble Describer::add(const os::MapEntry& m) {
 
 // Takes the excluded ranges out of the work; the segments stay, and read as zeros there.
 // The mappings lie in the order of their addresses.
-void Describer::cut(std::vector<FreeRange>& without) {
-  // Each hole cuts a range in two; small ones are not worth more than so many.
-  if (without.size() > plan_.most_holes) {
-    std::nth_element(
-        without.begin(), without.begin() + static_cast<ptrdiff_t>(plan_.most_holes), without.end(),
-        [](const FreeRange& a, const FreeRange& b) { return a.end - a.start > b.end - b.start; });
-    without.resize(plan_.most_holes);
-  }
-  std::sort(without.begin(), without.end(),
-            [](const FreeRange& a, const FreeRange& b) { return a.start < b.start; });
+void Describer::cut(const std::vector<AddressRange>& without) {
   std::vector<format::Range> out;
-  size_t first = 0;
-  for (format::Range r : plan_.ranges) {
-    while (first < without.size() && without[first].end <= r.start) first++;
-    for (size_t i = first; i < without.size() && without[i].start < r.end; i++) {
-      if (r.mode == format::kRangeEmbed || without[i].end <= r.start) continue;
-      if (without[i].start > r.start) {
-        format::Range before = r;
-        before.end = without[i].start;
-        out.push_back(before);
-      }
-      r.start = std::min(r.end, without[i].end);
+  size_t hint = 0;
+  for (const format::Range& r : plan_.ranges) {
+    if (r.mode == format::kRangeEmbed) {
+      out.push_back(r);
+      continue;
     }
-    if (r.start < r.end) out.push_back(r);
+    split(
+        without, r.start, r.end, &hint, [](uint64_t, uint64_t) {},
+        [&](uint64_t start, uint64_t end) {
+          out.push_back(r);
+          out.back().start = start;
+          out.back().end = end;
+        });
   }
   plan_.ranges = std::move(out);
 }
 
-Trouble Describer::run(std::vector<FreeRange>& without, const Leftover& leftover) {
+Trouble Describer::run(const AddressSet& without, const Leftover& leftover) {
   for (const os::MapEntry& m : maps_) {
     if (m.shared && m.name == std::string("/memfd:") + kChannelMemfdName) continue;
     if (m.start >= leftover.start && m.end <= leftover.start + leftover.bytes) continue;
     Trouble bad = add(m);
     if (bad.bad()) return bad;
   }
-  cut(without);
-  plan_.without = std::move(without);
+  cut(without.ranges());
+  plan_.without = without;
   return {};
 }
 
 }  // namespace
 
-Trouble describe_memory(const World& world, const std::vector<os::MapEntry>& maps,
-                        std::vector<FreeRange> without, const Leftover& leftover,
-                        store::Model& model, MemoryPlan* ret_plan) {
-  return Describer(world, maps, model, *ret_plan).run(without, leftover);
+Trouble describe_memory(const MemoryReader& read, const std::vector<os::MapEntry>& maps,
+                        const AddressSet& without, const Leftover& leftover, store::Model& model,
+                        MemoryPlan* ret_plan) {
+  return Describer(read, maps, model, *ret_plan).run(without, leftover);
+}
+
+bool files_are_as_described(const store::Model& model) {
+  uint64_t last_ino = 0, last_dev = 0;
+  for (const format::SegmentRecord& s : model.segments) {
+    const bool file = s.kind == format::kSegmentFile || s.kind == format::kSegmentFileShared;
+    if (!file || (s.flags & format::kSegmentDeleted) != 0) continue;
+    if (s.ino == last_ino && s.dev == last_dev) continue;  // its mappings lie side by side
+    last_ino = s.ino;
+    last_dev = s.dev;
+    struct stat st;
+    if (stat(model.strings.c_str() + s.file, &st) != 0 || st.st_ino != s.ino ||
+        static_cast<uint64_t>(st.st_size) != s.file_bytes || mtime_ns(st) != s.file_mtime_ns) {
+      return false;
+    }
+  }
+  return true;
 }
 
 void add_vm_flags(const std::vector<os::MapEntry>& smaps, store::Model& model) {

@@ -23,10 +23,8 @@ inline constexpr uint64_t kEmbedFileBytes = 16ull << 20;
 inline constexpr char kChannelMemfdName[] = "cr-channel";
 
 struct MemoryPlan {
-  size_t most_holes = 20000;  // in: so many of `without` are cut out, the largest
   std::vector<format::Range> ranges;
-  std::vector<FreeRange> without;  // what was left out of them, ascending
-  uint64_t bytes_at_most = 0;      // that capture may produce
+  AddressSet without;  // what was left out of them
   uint64_t vdso_start = 0, vdso_bytes = 0, vvar_start = 0, vvar_bytes = 0;
 };
 
@@ -34,10 +32,12 @@ struct Leftover {  // of a restore: the restorer's own region
   uint64_t start = 0, bytes = 0;
 };
 
-// without: what need not be saved, in any order.
-Trouble describe_memory(const World& world, const std::vector<os::MapEntry>& maps,
-                        std::vector<FreeRange> without, const Leftover& leftover,
-                        store::Model& model, MemoryPlan* ret_plan);
+// without: what need not be saved. Of a running program the result may be out of date.
+Trouble describe_memory(const MemoryReader& read, const std::vector<os::MapEntry>& maps,
+                        const AddressSet& without, const Leftover& leftover, store::Model& model,
+                        MemoryPlan* ret_plan);
+// Are the mapped files what they were when they were described?
+bool files_are_as_described(const store::Model& model);
 
 // Adds what only smaps tells (madvise state); may run after the program went on.
 void add_vm_flags(const std::vector<os::MapEntry>& smaps, store::Model& model);

@@ -24,19 +24,20 @@ using nvheap::Slab;
 
 class HeapReader {
  public:
-  HeapReader(const World& world, const HeapDirectory& directory, std::vector<FreeRange>& out)
-      : world_(world), d_(directory), out_(out) {}
+  HeapReader(const MemoryReader& read, const HeapDirectory& directory,
+             std::vector<AddressRange>& out)
+      : read_(read), d_(directory), out_(out) {}
 
   bool read_slabs() {
     uint32_t grown = 0;
-    if (!world_.read_memory(d_.grown_pages, &grown, sizeof(grown))) return false;
+    if (!read_(d_.grown_pages, &grown, sizeof(grown))) return false;
     if (grown * kPageSize > d_.reserve_bytes) return false;
     grown_ = grown;
     constexpr uint32_t kAtOnce = 4096;
     std::vector<uint8_t> batch(kAtOnce * sizeof(Slab));
     for (uint32_t chunk = 0; chunk < grown / kPagesPerChunk; chunk += kAtOnce) {
       const uint32_t n = std::min(kAtOnce, grown / kPagesPerChunk - chunk);
-      if (!world_.read_memory(d_.slabs + chunk * sizeof(Slab), batch.data(), n * sizeof(Slab))) {
+      if (!read_(d_.slabs + chunk * sizeof(Slab), batch.data(), n * sizeof(Slab))) {
         return false;
       }
       for (uint32_t i = 0; i < n; i++) {
@@ -46,14 +47,12 @@ class HeapReader {
     return true;
   }
 
-  uint64_t grown_pages() const { return grown_; }
-
   // The tree of free runs.
   bool read_runs(bool own_lock) {
     uint32_t lock = 1, root = kNil;
-    if (!world_.read_memory(d_.page_lock, &lock, sizeof(lock))) return false;
+    if (!read_(d_.page_lock, &lock, sizeof(lock))) return false;
     if (lock != 0 && !own_lock) return false;
-    if (!world_.read_memory(d_.free_root, &root, sizeof(root))) return false;
+    if (!read_(d_.free_root, &root, sizeof(root))) return false;
     std::vector<uint32_t> to_do;
     if (root != kNil) to_do.push_back(root);
     for (uint32_t seen = 0; !to_do.empty(); seen++) {
@@ -61,7 +60,7 @@ class HeapReader {
       to_do.pop_back();
       PageEntry e;
       if (seen > grown_ || page >= grown_ ||
-          !world_.read_memory(d_.entries + page * sizeof(PageEntry), &e, sizeof(e)) ||
+          !read_(d_.entries + page * sizeof(PageEntry), &e, sizeof(e)) ||
           e.kind != nvheap::RunKind::kFree || e.pages > grown_ - page) {
         return false;
       }
@@ -88,7 +87,7 @@ class HeapReader {
     }
     if (s.next_remote.load(std::memory_order_relaxed) != 0) {
       RemoteFrees r;
-      if (!world_.read_memory(d_.remotes + chunk * sizeof(r), &r, sizeof(r))) return false;
+      if (!read_(d_.remotes + chunk * sizeof(r), &r, sizeof(r))) return false;
       for (uint32_t w = 0; w < nvheap::kSlabWords; w++) {
         free[w] |= r.bits[w].load(std::memory_order_relaxed);
       }
@@ -122,34 +121,43 @@ class HeapReader {
     return true;
   }
 
-  const World& world_;
+  const MemoryReader& read_;
   const HeapDirectory& d_;
-  std::vector<FreeRange>& out_;
+  std::vector<AddressRange>& out_;
   uint32_t grown_ = 0;
 };
 
+bool find_directory(const MemoryReader& read, uint64_t directory_word, HeapDirectory* ret) {
+  uint64_t at = 0;
+  return directory_word != 0 && read(directory_word, &at, sizeof(at)) && at != 0 &&
+         read(at, ret, sizeof(*ret)) && ret->magic == nvheap::kHeapMagic &&
+         ret->version == nvheap::kHeapVersion && ret->base == at;
+}
+
 }  // namespace
 
-void free_heap_ranges(const World& world, uint64_t directory_word, bool own_lock,
-                      std::vector<FreeRange>* ret) {
-  uint64_t at = 0;
+void free_heap_ranges(const MemoryReader& read, uint64_t directory_word, bool own_lock,
+                      std::vector<AddressRange>* ret) {
   HeapDirectory d;
-  if (directory_word == 0 || !world.read_memory(directory_word, &at, sizeof(at)) || at == 0 ||
-      !world.read_memory(at, &d, sizeof(d)) || d.magic != nvheap::kHeapMagic ||
-      d.version != nvheap::kHeapVersion || d.base != at) {
-    return;
-  }
+  if (!find_directory(read, directory_word, &d)) return;
   const size_t before = ret->size();
-  HeapReader reader(world, d, *ret);
+  HeapReader reader(read, d, *ret);
   if (!reader.read_slabs()) {
     ret->resize(before);
     return;
   }
-  // Nothing above was ever used. Said, because looking for its pages takes long where only pagemap
-  // tells (before Linux 6.7).
-  ret->push_back({d.data_address + reader.grown_pages() * kPageSize, d.base + d.reserve_bytes});
   const size_t slabs = ret->size();
   if (!reader.read_runs(own_lock)) ret->resize(slabs);
+}
+
+AddressRange unused_heap_range(const MemoryReader& read, uint64_t directory_word) {
+  HeapDirectory d;
+  uint32_t grown = 0;
+  if (!find_directory(read, directory_word, &d) || !read(d.grown_pages, &grown, sizeof(grown)) ||
+      grown * kPageSize > d.reserve_bytes) {
+    return {0, 0};
+  }
+  return {d.data_address + grown * kPageSize, d.base + d.reserve_bytes};
 }
 
 }  // namespace cr::agent

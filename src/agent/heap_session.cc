@@ -109,8 +109,8 @@ Trouble Session::load_heap() {
   return {};
 }
 
-Trouble Session::capture_heap(World& world, store::Model& model,
-                              const std::vector<os::MapEntry>& maps, MemoryPlan* ret_plan) {
+Trouble Session::describe_heap(World& world, const std::vector<os::MapEntry>& maps,
+                               store::Model& model, MemoryPlan* ret_plan) {
   uint64_t at = 0;
   HeapDirectory d;
   if (!world.read_memory(hello_.heap_words[0], &at, sizeof(at)) || at == 0 ||
@@ -122,9 +122,11 @@ Trouble Session::capture_heap(World& world, store::Model& model,
     if (m.prot == 0) continue;  // not used yet, or the guard page of a stack
     if (m.start >= d.base && m.end <= d.base + d.reserve_bytes) inside.push_back(m);
   }
-  std::vector<FreeRange> without;
-  free_heap_ranges(world, hello_.heap_words[0], /*own_lock=*/true, &without);
-  return describe_memory(world, inside, std::move(without), {}, model, ret_plan);
+  const auto read = world.reader();
+  std::vector<AddressRange> without = {unused_heap_range(read, hello_.heap_words[0])};
+  free_heap_ranges(read, hello_.heap_words[0], /*own_lock=*/true, &without);
+  keep_largest(without, most_holes());
+  return describe_memory(read, inside, AddressSet(std::move(without)), {}, model, ret_plan);
 }
 
 }  // namespace cr::agent

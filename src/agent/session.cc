@@ -237,7 +237,8 @@ void Session::detach() {
 }
 
 bool Session::attach(os::Fd connection, const format::Hello& hello, std::string* ret_text) {
-  last_is_basis_ = false;
+  tracker_.forget();
+  untrackable_bytes_ = 0;
   if (hello.version != format::kChannelVersion) {
     *ret_text = "the program's library is of another version than the agent";
     return false;
@@ -258,6 +259,7 @@ bool Session::attach(os::Fd connection, const format::Hello& hello, std::string*
     const std::string inner = at == std::string::npos ? ids : ids.substr(at + 1);
     const bool match = inner.empty() ? tid == hello.tid : inner == std::to_string(hello.tid);
     if (match) control_tid_ = tid;
+    if (match) nested_ = at != std::string::npos;
   }
   if (control_tid_ == 0) {
     *ret_text = "no such thread in the program";
@@ -339,32 +341,44 @@ void Session::publish(const std::string& error) {
   __atomic_add_fetch(&c->status_lock, 1, __ATOMIC_ACQ_REL);
 }
 
-Trouble Session::command(format::CommandKind kind, uint64_t timeout_ns, World* world) {
+void Session::begin_command(format::CommandKind kind) {
   format::ChannelHeader* c = channel();
   c->command = kind;
-  const uint32_t seq = __atomic_add_fetch(&c->command_seq, 1, __ATOMIC_ACQ_REL);
+  __atomic_add_fetch(&c->command_seq, 1, __ATOMIC_ACQ_REL);
   __atomic_add_fetch(&c->doorbell, 1, __ATOMIC_ACQ_REL);
   rawsys::sys_futex(&c->doorbell, FUTEX_WAKE, 0x7fffffff);
-  const uint64_t deadline = rawsys::clock_ns(CLOCK_MONOTONIC) + timeout_ns;
+}
+
+// Waits until the command is done, or, of a capture, until the process is described.
+Trouble Session::await_command(bool described_is_enough, uint64_t timeout_ns, World* world) {
+  const format::ChannelHeader* c = channel();
+  constexpr uint64_t kSpinNs = 50000;
+  const uint64_t begin = rawsys::clock_ns(CLOCK_MONOTONIC);
   for (;;) {
     const uint32_t done = __atomic_load_n(&c->done_seq, __ATOMIC_ACQUIRE);
-    if (done == seq) break;
-    if (rawsys::clock_ns(CLOCK_MONOTONIC) > deadline) {
+    if (done == c->command_seq) return {};
+    if (described_is_enough && __atomic_load_n(&c->described, __ATOMIC_ACQUIRE) != 0) return {};
+    const uint64_t waited = rawsys::clock_ns(CLOCK_MONOTONIC) - begin;
+    if (waited < kSpinNs) continue;
+    if (waited > timeout_ns) {
       return trouble(Errc::kTimeout, ETIMEDOUT, "the control thread does not answer");
     }
     char c1;
     if (recv(control_.get(), &c1, 1, MSG_PEEK | MSG_DONTWAIT) == 0) {
       return trouble(Errc::kAgentGone, EPIPE, "the program ended");
     }
-    timespec slice{0, 20000000};
+    const timespec slice{0, described_is_enough ? 1000000 : 20000000};
     const long r = rawsys::sys_futex(&c->done_seq, FUTEX_WAIT, done, &slice);
     if (r == -ETIMEDOUT && world != nullptr) world->keep_control_running();
   }
-  if (c->result_errno != 0) {
-    return trouble(Errc::kSystem, c->result_errno,
-                   std::string("the control thread: ") + strerror(c->result_errno));
-  }
-  return {};
+}
+
+Trouble Session::end_command(uint64_t timeout_ns, World* world) {
+  Trouble bad = await_command(/*described_is_enough=*/false, timeout_ns, world);
+  if (bad.bad()) return bad;
+  const int error = channel()->result_errno;
+  if (error == 0) return {};
+  return trouble(Errc::kSystem, error, std::string("the control thread: ") + strerror(error));
 }
 
 void Session::run_hooks(uint32_t when) {

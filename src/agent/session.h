@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "agent/describe_memory.h"
+#include "agent/page_tracker.h"
 #include "agent/world.h"
 #include "format/channel.h"
 #include "os/fd.h"
@@ -109,17 +110,65 @@ class Session {
   Result<void> lock_and_listen(std::string* ret_text);
   Result<void> make_channel();
   Result<void> move_aside(std::string* ret_text);
-  Trouble copy_pages(World& world, MemoryPlan& plan, store::Model& model, format::SuperBlock* super,
-                     std::vector<format::Run>* last_runs);
-  Trouble capture(World& world, store::Model& model, format::SuperBlock* super,
-                  std::vector<format::Run>* last_runs);
-  Trouble prepare_staging(uint64_t* ret_pages);
-  // world: the stop in which the command is given; nullptr: the program runs.
-  Trouble command(format::CommandKind kind, uint64_t timeout_ns, World* world);
-  Trouble append(store::Model& model, uint64_t run_count, std::vector<format::Run>* keep);
+  // The memory map when `text` was read.
+  struct MapDescription {
+    std::string text;
+    store::Model model;  // segments and strings
+    MemoryPlan plan;
+  };
+  // What stays as it is while the program is the same, and is read before the stop.
+  struct LastingFacts {
+    std::string cmdline, environ, auxv, hostname, kernel_release;
+  };
+  // One checkpoint under way.
+  struct Attempt {
+    uint64_t begin_ns = 0;
+    LastingFacts lasting;
+    MapDescription map;
+    store::Model model;
+    format::SuperBlock super{};
+    std::vector<format::Run> runs;  // not written yet
+    uint64_t copied_pages = 0;      // in the stop
+    AddressSet without;             // not looked at
+    AddressSet free_ranges;         // without a block, left out
+    bool free_known = false;
+  };
+  Trouble take(uint32_t then);
+  Trouble prepare_staging();
+  Trouble reserve_staging();
+  Trouble copy_early(Attempt& a);
+  Trouble track_mappings(MapDescription& map);
+  Trouble describe_map(pid_t tid, bool stopped, MapDescription& map);
+  AddressSet ranges_without_pages() const;
+  MemoryReader live_reader() const;
+  void prepare(World& world) const;
+  Trouble capture(World& world, Attempt& a);
+  Trouble capture_heap(World& world, Attempt& a);
+  Trouble begin_copy(World& world, Attempt& a, const MemoryPlan& plan);
+  Trouble end_copy(World& world, Attempt& a, const Trouble& worse);
+  void find_free_ranges(const MemoryReader& read, Attempt& a) const;
+  Trouble write_image(Attempt& a);
+  Trouble write_ranges(const std::vector<format::Range>& ranges);
+  const format::Range* answered_ranges() const;
+  Trouble read_runs(std::vector<format::Run>* ret) const;
+  AddressSet spoiled() const;
+  bool tracks() const;
+  size_t most_ranges() const;
+  size_t most_holes() const;
+  Trouble append(Attempt& a);
   Trouble open_writer(const format::SuperBlock& super);
+  // world: the stop in which the command is given; nullptr: the program runs.
+  Trouble command(format::CommandKind kind, uint64_t timeout_ns, World* world) {
+    begin_command(kind);
+    return end_command(timeout_ns, world);
+  }
+  void begin_command(format::CommandKind kind);
+  Trouble end_command(uint64_t timeout_ns, World* world);
+  Trouble await_command(bool described_is_enough, uint64_t timeout_ns, World* world);
   Trouble check_process(const World& world) const;
-  Trouble describe_process(World& world, const MemoryPlan& plan, store::Model& model);
+  LastingFacts read_lasting() const;
+  Trouble describe_process(World& world, const LastingFacts& lasting, const MemoryPlan& plan,
+                           store::Model& model);
   void publish(const std::string& error);
   format::ChannelHeader* channel() const {
     return reinterpret_cast<format::ChannelHeader*>(channel_map_.data());
@@ -130,8 +179,8 @@ class Session {
   os::Mapping channel_map_, staging_map_;
   pid_t pid_ = 0, control_tid_ = 0;
   format::Hello hello_{};
-  Trouble capture_heap(World& world, store::Model& model, const std::vector<os::MapEntry>& maps,
-                       MemoryPlan* ret_plan);
+  Trouble describe_heap(World& world, const std::vector<os::MapEntry>& maps, store::Model& model,
+                        MemoryPlan* ret_plan);
 
   std::unique_ptr<store::LoadedImage> heap_image_;  // between open_heap and load_heap
   Leftover leftover_;
@@ -140,25 +189,19 @@ class Session {
   int newest_ = -1;  // buffer of the newest whole checkpoint, -1 none
   uint8_t session_id_[16] = {};
   store::BufferIndex buffers_[2];
-  // The last checkpoint that was committed: pages since then are tracked.
-  bool last_is_basis_ = false;  // false: the next capture takes all pages
-  bool has_basis_ = false;      // the capture under way has one
-  uint64_t staged_bytes_ = 0;   // by the last capture
-  struct {
-    std::vector<FreeRange> without;                 // left out of it
-    std::vector<format::SegmentRecord> file_parts;  // of these it has the file's own pages only
-    uint64_t realtime_ns = 0;
-  } last_, taken_;  // taken_: what is being captured
-  void plan_tracking(MemoryPlan& plan, const store::Model& model);
-  bool last_has_file_part(const store::Model& model, const format::Range& r) const;
-  void note_file_parts(const store::Model& model);
-  size_t most_ranges() const;
+  PageTracker tracker_;
+  uint64_t untrackable_bytes_ = 0;  // of mappings that cannot be tracked
+  uint64_t staging_pages_ = 0;      // bound of this checkpoint
+  uint64_t early_pages_ = 0;        // of them, used before the stop
+  uint64_t last_found_pages_ = 0;   // by the last early pass
   std::unique_ptr<store::BufferWriter> writer_;
   uint64_t runs_off_ = 0;  // in the channel
   uint64_t vdso_start_ = 0, vdso_end_ = 0;
   uint64_t last_resume_ns_ = 0;    // when the threads were last let go, 0: never
   std::vector<pid_t> unfinished_;  // threads that are still traced by us
   bool died_ = false, frozen_ = false;
+  bool failed_before_ = false;  // the last attempt
+  bool nested_ = true;          // the program has a pid namespace of its own
   int died_status_ = 0;
 };
 

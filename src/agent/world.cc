@@ -96,18 +96,12 @@ Trouble World::seize_new(bool* ret_any) {
   *ret_any = false;
   auto tasks = os::list_tasks(pid_);
   if (!tasks) return trouble(Errc::kCannotStop, ESRCH, "the program has ended");
+  // All are looked at before the first is stopped: that takes longer than stopping.
+  std::vector<Thread> fresh;
   for (const pid_t tid : *tasks) {
-    if (tid == control_tid_) continue;
-    bool known = false;
-    for (const Thread& t : threads_) known = known || t.tid == tid;
+    if (tid == control_tid_ || (tid == pid_ && leader_gone_)) continue;
+    const bool known = std::ranges::any_of(threads_, [&](const Thread& t) { return t.tid == tid; });
     if (known) continue;
-    if (tid == pid_ && leader_gone_) continue;
-    auto stat = os::read_stat(pid_, tid);
-    if (!stat) continue;
-    if (stat->state == 'Z' || stat->state == 'X') {
-      if (tid == pid_) leader_gone_ = true;  // main called pthread_exit
-      continue;
-    }
     Thread t;
     t.tid = tid;
     t.leader = tid == pid_;
@@ -116,30 +110,44 @@ Trouble World::seize_new(bool* ret_any) {
       return trouble(Errc::kCannotStop, EAGAIN,
                      thread_text(pid_, tid) + " waits in vfork for its child; try again later");
     }
-    if (trace(PTRACE_SEIZE, tid, nullptr, nullptr) != 0) {
-      const int cause = errno;
-      if (cause == ESRCH) continue;
-      // A thread that has just ended is refused with EPERM.
-      const auto now = os::read_stat(pid_, tid);
-      if (!now || now->state == 'Z' || now->state == 'X') continue;
-      auto status = os::read_file("/proc/" + std::to_string(pid_) + "/task/" + std::to_string(tid) +
-                                  "/status");
-      const std::string tracer = status ? os::status_field(*status, "TracerPid") : "0";
-      if (tracer != "0" && !tracer.empty()) {
-        return trouble(Errc::kCannotStop, EPERM,
-                       thread_text(pid_, tid) + " is traced by process " + tracer +
-                           " (a debugger or strace); end it, then try again");
-      }
-      return trouble(Errc::kPermission, cause,
-                     thread_text(pid_, tid) +
-                         " may not be stopped: ptrace is refused (see /proc/sys/kernel/yama/"
-                         "ptrace_scope, seccomp, or PR_SET_DUMPABLE)");
-    }
+    fresh.push_back(t);
+  }
+  for (const Thread& t : fresh) {
+    bool ended = false;
+    Trouble bad = seize(t.tid, &ended);
+    if (bad.bad()) return bad;
+    if (ended) continue;
     threads_.push_back(t);
     *ret_any = true;
-    trace(PTRACE_INTERRUPT, tid, nullptr, nullptr);
+    trace(PTRACE_INTERRUPT, t.tid, nullptr, nullptr);
   }
   return {};
+}
+
+Trouble World::seize(pid_t tid, bool* ret_ended) {
+  *ret_ended = false;
+  if (trace(PTRACE_SEIZE, tid, nullptr, nullptr) == 0) return {};
+  const int cause = errno;
+  // A thread that has just ended is refused with EPERM.
+  const auto now = os::read_stat(pid_, tid);
+  const bool zombie = now && (now->state == 'Z' || now->state == 'X');
+  if (cause == ESRCH || !now || zombie) {
+    *ret_ended = true;
+    if (tid == pid_ && zombie) leader_gone_ = true;  // main called pthread_exit
+    return {};
+  }
+  auto status =
+      os::read_file("/proc/" + std::to_string(pid_) + "/task/" + std::to_string(tid) + "/status");
+  const std::string tracer = status ? os::status_field(*status, "TracerPid") : "0";
+  if (tracer != "0" && !tracer.empty()) {
+    return trouble(Errc::kCannotStop, EPERM,
+                   thread_text(pid_, tid) + " is traced by process " + tracer +
+                       " (a debugger or strace); end it, then try again");
+  }
+  return trouble(Errc::kPermission, cause,
+                 thread_text(pid_, tid) +
+                     " may not be stopped: ptrace is refused (see /proc/sys/kernel/yama/"
+                     "ptrace_scope, seccomp, or PR_SET_DUMPABLE)");
 }
 
 // Waits for the stop that PTRACE_INTERRUPT asked for; signals met on the way are delivered.
@@ -249,12 +257,13 @@ bool World::set_regs(const Thread& t, const user_regs_struct& regs) const {
   return trace(PTRACE_SETREGS, t.tid, nullptr, &regs) == 0;
 }
 
-// Makes the stopped thread itself say what nobody else can ask: alternate stack, tid address, ...
-// It runs cr_report_entry on a stack of the library's and is stopped again when it has reported. If
+// Makes a stopped thread itself say what nobody else can ask: alternate stack, tid address, ... It
+// runs cr_report_entry on a stack of the library's, and is stopped again when it has reported. If
 // this process died meanwhile, it would go on by itself from the frame written here.
-Trouble World::run_report(Thread& t) {
+Trouble World::begin_report(Thread& t, uint64_t slot) {
   const std::string who = thread_text(pid_, t.tid);
-  const uint64_t frame_addr = (hello_.report_stack_top - format::kReportFrameRoom) & ~63ull;
+  const uint64_t stack_top = hello_.report_stack_top + slot * format::kReportStackBytes;
+  const uint64_t frame_addr = (stack_top - format::kReportFrameRoom) & ~63ull;
   format::ThreadReport leave_altstack{};
   leave_altstack.altstack_flags = ~1u;  // invalid: rt_sigreturn then leaves it as it is
   auto frame = make_frame(t.saved, t.xstate, t.sigmask, leave_altstack);
@@ -268,12 +277,12 @@ Trouble World::run_report(Thread& t) {
   user_regs_struct r = t.regs;
   r.rip = hello_.report_entry;
   r.rsp = frame_addr - 64;
-  r.rdi = channel_->report_addr;
+  r.rdi = channel_->reports_addr + slot * sizeof(format::ThreadReport);
   r.rsi = frame_addr;
   r.orig_rax = ~0ull;
   r.eflags &= ~0x500ull;  // direction and trap flags
   const uint64_t all = ~0ull;
-  channel_->report = {};
+  channel_->reports[slot] = {};
   // Registers before mask, and back the other way round below: a thread whose tracer dies between
   // the two must never run on in the program's code with every signal blocked.
   if (!write_memory(frame_addr, frame->data(), frame->size()) || !set_regs(t, r) ||
@@ -282,8 +291,12 @@ Trouble World::run_report(Thread& t) {
     return trouble(Errc::kCannotStop, errno, who + " could not be questioned");
   }
   t.stopped = false;
-  const uint64_t deadline = rawsys::clock_ns(CLOCK_MONOTONIC) + kStopTimeoutNs;
-  for (int round = 0; __atomic_load_n(&channel_->report.done, __ATOMIC_ACQUIRE) == 0; round++) {
+  return {};
+}
+
+Trouble World::await_report(Thread& t, uint64_t slot, uint64_t deadline_ns) {
+  const format::ThreadReport& report = channel_->reports[slot];
+  for (int round = 0; __atomic_load_n(&report.done, __ATOMIC_ACQUIRE) == 0; round++) {
     int status = 0;
     if (round % 16 == 15 && waitpid(t.tid, &status, __WALL | WNOHANG) == t.tid) {
       if (WIFSTOPPED(status)) {
@@ -297,19 +310,43 @@ Trouble World::run_report(Thread& t) {
         return trouble(Errc::kCannotStop, ESRCH, "the program has ended");
       }
     }
-    if (rawsys::clock_ns(CLOCK_MONOTONIC) > deadline) {
-      return trouble(Errc::kCannotStop, ETIMEDOUT, who + " does not report");
+    if (rawsys::clock_ns(CLOCK_MONOTONIC) > deadline_ns) {
+      return trouble(Errc::kCannotStop, ETIMEDOUT, thread_text(pid_, t.tid) + " does not report");
     }
     if (round > 50) wait_a_moment(round);
   }
   trace(PTRACE_INTERRUPT, t.tid, nullptr, nullptr);
-  Trouble bad = wait_stopped(t, deadline);
+  return {};
+}
+
+Trouble World::end_report(Thread& t, uint64_t slot, uint64_t deadline_ns) {
+  Trouble bad = wait_stopped(t, deadline_ns);
   if (bad.bad()) return bad;
   if (t.tid == 0) return trouble(Errc::kCannotStop, ESRCH, "the program has ended");
-  t.report = channel_->report;
+  t.report = channel_->reports[slot];
   trace(PTRACE_SETSIGMASK, t.tid, 8, &t.sigmask);
   set_regs(t, t.regs);
   return {};
+}
+
+// Each step for all threads of the batch before the next: they run at the same time. Those that
+// were begun are ended, whatever became of the others.
+Trouble World::run_reports(size_t first, size_t count) {
+  Trouble bad;
+  size_t begun = 0;
+  for (; begun < count && !bad.bad(); begun++) bad = begin_report(threads_[first + begun], begun);
+  const uint64_t deadline = rawsys::clock_ns(CLOCK_MONOTONIC) + kStopTimeoutNs;
+  const auto for_all = [&](Trouble (World::*step)(Thread&, uint64_t, uint64_t)) {
+    for (size_t i = 0; i < begun; i++) {
+      Thread& t = threads_[first + i];
+      if (t.tid == 0 || t.stopped) continue;
+      Trouble b = (this->*step)(t, i, deadline);
+      if (b.bad() && !bad.bad()) bad = b;
+    }
+  };
+  for_all(&World::await_report);
+  for_all(&World::end_report);
+  return bad;
 }
 
 Deliverable World::deliverable(const Thread& t, const format::SigactionRecord* actions) const {
@@ -318,6 +355,8 @@ Deliverable World::deliverable(const Thread& t, const format::SigactionRecord* a
     for (const siginfo_t& s : list) {
       if (s.si_signo < 1 || s.si_signo > 64) continue;
       if ((t.sigmask >> (s.si_signo - 1) & 1) != 0) continue;
+      if (actions == nullptr) worst = Deliverable::kInterrupting;
+      if (actions == nullptr) continue;
       const format::SigactionRecord& a = actions[s.si_signo - 1];
       if (a.handler <= 1) continue;  // SIG_DFL, SIG_IGN
       const Deliverable d =
@@ -350,7 +389,7 @@ Trouble World::describe_thread(Thread& t, const format::SigactionRecord* actions
   if (trace(PTRACE_GETREGS, t.tid, nullptr, &t.regs) != 0) {
     return trouble(Errc::kCannotStop, errno, thread_text(pid_, t.tid) + " has ended");
   }
-  t.inner_tid = inner_id(pid_, t.tid);
+  t.inner_tid = nested_ ? inner_id(pid_, t.tid) : t.tid;
   t.syscall_nr = static_cast<long>(t.regs.orig_rax) >= 0 ? static_cast<long>(t.regs.orig_rax) : -1;
   std::vector<uint8_t> area(16384);
   iovec iov{area.data(), area.size()};
@@ -367,8 +406,14 @@ Trouble World::describe_thread(Thread& t, const format::SigactionRecord* actions
     t.rseq_bytes = rseq.rseq_abi_size;
     t.rseq_signature = rseq.signature;
   }
-  t.pending = peek_signals(t.tid, false);
+  return settle_call(t, actions);
+}
 
+// How the call goes on that the stop interrupted. Without `actions` any deliverable signal counts
+// as one that ends it.
+Trouble World::settle_call(Thread& t, const format::SigactionRecord* actions) {
+  t.settled = true;
+  t.pending = peek_signals(t.tid, false);
   CallContext x;
   x.before = t.before;
   x.signal = deliverable(t, actions);
@@ -389,13 +434,32 @@ Trouble World::describe_thread(Thread& t, const format::SigactionRecord* actions
   }
   t.saved_pokes = std::move(c.pokes);
   if (c.live_changed && set_regs(t, c.live)) t.regs = c.live;
-  return run_report(t);
+  return {};
+}
+
+// Threads that nobody described: a stop for another purpose, or a checkpoint that failed before.
+void World::settle_calls() {
+  bool known = false;
+  for (Thread& t : threads_) {
+    if (t.tid == 0 || !t.stopped || !t.outside || t.settled) continue;
+    if (!known) shared_pending_ = peek_signals(t.tid, true);
+    known = true;
+    if (trace(PTRACE_GETREGS, t.tid, nullptr, &t.regs) != 0) continue;
+    if (static_cast<long>(t.regs.orig_rax) < 0) continue;
+    trace(PTRACE_GETSIGMASK, t.tid, reinterpret_cast<void*>(8), &t.sigmask);
+    (void)settle_call(t, nullptr);
+  }
 }
 
 Trouble World::describe(const format::SigactionRecord* actions) {
   shared_pending_ = peek_signals(threads_[0].tid, true);
-  for (Thread& t : threads_) {
-    Trouble bad = describe_thread(t, actions);
+  for (size_t first = 0; first < threads_.size(); first += format::kReportSlots) {
+    const size_t count = std::min<size_t>(format::kReportSlots, threads_.size() - first);
+    for (size_t i = first; i < first + count; i++) {
+      Trouble bad = describe_thread(threads_[i], actions);
+      if (bad.bad()) return bad;
+    }
+    Trouble bad = run_reports(first, count);
     if (bad.bad()) return bad;
   }
   return {};
@@ -446,6 +510,7 @@ void World::release_control() {
 }
 
 void World::resume() {
+  settle_calls();
   release_control();
   // The leader's end is only reported when all other threads are buried.
   std::stable_sort(threads_.begin(), threads_.end(),

@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "agent/heap_ranges.h"
 #include "agent/timed_calls.h"
 #include "base/base.h"
 #include "format/channel.h"
@@ -25,6 +26,7 @@ struct Thread {
   pid_t tid = 0;        // here
   pid_t inner_tid = 0;  // as the program sees it
   bool stopped = false;
+  bool settled = false;  // it is decided how an interrupted call goes on
   bool outside = false;  // of the vDSO and the restorer
   bool leader = false;
   BeforeStop before;
@@ -82,17 +84,26 @@ class World {
   bool died(int* ret_status) const;
   bool read_memory(uint64_t addr, void* to, size_t bytes) const;
   bool write_memory(uint64_t addr, const void* from, size_t bytes) const;
+  MemoryReader reader() const {
+    return [this](uint64_t addr, void* to, size_t bytes) { return read_memory(addr, to, bytes); };
+  }
 
  private:
   Trouble seize_new(bool* ret_any);
   Trouble wait_stopped(Thread& t, uint64_t deadline_ns);
   BeforeStop look(pid_t tid) const;
   Trouble let_out(Thread& t, int round, bool* ret_again);
-  Trouble run_report(Thread& t);
+  Trouble seize(pid_t tid, bool* ret_ended);
+  Trouble run_reports(size_t first, size_t count);
+  Trouble begin_report(Thread& t, uint64_t slot);
+  Trouble await_report(Thread& t, uint64_t slot, uint64_t deadline_ns);
+  Trouble end_report(Thread& t, uint64_t slot, uint64_t deadline_ns);
   void bury(Thread& t);
   bool all_dead() const;
   void release_control();
   Trouble describe_thread(Thread& t, const format::SigactionRecord* actions);
+  Trouble settle_call(Thread& t, const format::SigactionRecord* actions);
+  void settle_calls();
   Deliverable deliverable(const Thread& t, const format::SigactionRecord* actions) const;
   bool set_regs(const Thread& t, const user_regs_struct& regs) const;
 
@@ -106,6 +117,7 @@ class World {
   bool leader_gone_ = false;
   bool leader_unburied_ = false;  // traced by us, its end not reported yet
   bool control_held_ = false;
+  bool nested_ = true;
   bool dead_ = false;
   int dead_status_ = 0;
   uint64_t last_resume_ns_ = 0;
@@ -113,6 +125,8 @@ class World {
   uint64_t restorer_start_ = 0, restorer_end_ = 0;
 
  public:
+  // The program has a pid namespace of its own.
+  void set_nested(bool nested) { nested_ = nested; }
   // No thread can have slept in one call for longer than since the last stop.
   void set_last_resume(uint64_t monotonic_ns) { last_resume_ns_ = monotonic_ns; }
   void set_vdso(uint64_t start, uint64_t end) {

@@ -43,6 +43,16 @@ struct Files {
 // run table is full (channel.more). Fills run_count and the runs. Returns 0 or -errno.
 long copy_pages(const Stopped& stopped, format::ChannelHeader& channel, const Files& files);
 
+// Makes writes to the private mappings of the table of ranges count, for those that are not tracked
+// yet. A mapping that cannot be tracked is no error (channel.untrackable_bytes). 0 or -errno.
+long track_ranges(const Stopped& stopped, format::ChannelHeader& channel, const Files& files);
+
+// As copy_pages, while the program runs: copies what was written since the last capture, or early
+// copy, in mappings that are tracked; a page may be torn, but then it counts as written again. What
+// could not be copied, because the mappings change meanwhile, is spoiled. Returns 0 or -errno.
+// Context: N, control thread.
+long copy_early(format::ChannelHeader& channel, const Files& files);
+
 // Fills channel.process. Returns 0 or -errno.
 long describe_process(const Stopped& stopped, format::ChannelHeader& channel);
 

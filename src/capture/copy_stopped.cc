@@ -3,7 +3,7 @@
 // Invariant: as capture.h; memory is read only by the kernel (pwrite from the page, or a read
 // through /proc/self/mem where the program itself may not read), so a page that vanished is an
 // error code and never a fault.
-// Context: S.
+// Context: S; copy_early() N.
 #include <errno.h>
 
 #include "capture/capture.h"
@@ -17,11 +17,15 @@ constexpr uint64_t kBounceBytes = 256 * 1024;
 constexpr uint64_t kBatch = 64;
 alignas(kPageSize) constinit unsigned char g_bounce[kBounceBytes] = {};
 
+enum class When { kStopped, kRunning };
+
 class Copier {
  public:
-  Copier(format::ChannelHeader& ch, const Files& files) : ch_(ch), files_(files) {
+  Copier(format::ChannelHeader& ch, const Files& files, When when)
+      : ch_(ch), files_(files), when_(when), used_pages_(ch.staging_first) {
     runs_ = reinterpret_cast<format::Run*>(reinterpret_cast<uint8_t*>(&ch) + ch.runs_off);
     ranges_ = reinterpret_cast<format::Range*>(reinterpret_cast<uint8_t*>(&ch) + ch.ranges_off);
+    tracking_ = ch.tracking != format::kTrackNothing && files.tracker >= 0;
   }
 
   long work() {
@@ -30,58 +34,188 @@ class Copier {
     for (; ch_.cursor_range < ch_.range_count; ch_.cursor_range++, ch_.cursor_addr = 0) {
       format::Range& r = ranges_[ch_.cursor_range];
       if (ch_.cursor_addr < r.start) ch_.cursor_addr = r.start;
-      const long e = r.mode == format::kRangeEmbed ? take_embedded(r) : take_found(r, r.end);
+      long e = 0;
+      if (when_ == When::kRunning) {
+        e = take_early(r);
+      } else {
+        e = r.mode == format::kRangeEmbed ? take_embedded(r) : take_found(r, r.end);
+      }
       if (e != 0) return e;
       if (full_) {
         ch_.more = 1;
-        return 0;
+        break;
       }
     }
+    ch_.staging_used = used_pages_;
     return 0;
   }
 
+  void track_all() {
+    ch_.untrackable_bytes = 0;
+    uint64_t last = 0;
+    for (uint64_t i = 0; i < ch_.range_count; i++) {
+      const format::Range& r = ranges_[i];
+      if (!is_trackable(r) || r.map_start == last) continue;
+      last = r.map_start;
+      if (is_tracked(files_.pagemap, r.map_start)) continue;
+      spoil(r.map_start, r.map_end);  // as in take_all_of
+      if (track_writes(files_.tracker, r.map_start, r.map_end) != 0) {
+        ch_.untrackable_bytes += r.map_end - r.map_start;
+      }
+    }
+  }
+
  private:
+  static bool is_trackable(const format::Range& r) {
+    return r.mode == format::kRangeAnon || r.mode == format::kRangeFile;
+  }
+  static Pages kind_of(const format::Range& r) {
+    return r.mode == format::kRangeAnon  ? Pages::kAnonymous
+           : r.mode == format::kRangeAll ? Pages::kPresent
+                                         : Pages::kPrivate;
+  }
+
   // Pages that pagemap reports, from the cursor to `end`.
   long take_found(const format::Range& r, uint64_t end) {
+    bool tracked = tracking_ && is_trackable(r);
+    if (tracked && ch_.protect == 0 && r.fresh == 0 && r.mode == format::kRangeAnon) {
+      const long e = take_differing(r, end);
+      if (e != -EPERM) return e;
+      tracked = track(r);
+    }
     PageRange found[kBatch];
-    const Pages which = r.mode == format::kRangeAnon  ? Pages::kAnonymous
-                        : r.mode == format::kRangeAll ? Pages::kPresent
-                                                      : Pages::kPrivate;
-    bool tracked = ch_.tracking != format::kTrackNothing && files_.tracker >= 0 &&
-                   (r.mode == format::kRangeAnon || r.mode == format::kRangeFile);
     while (ch_.cursor_addr < end) {
       uint64_t next = 0;
       long n;
       if (tracked) {
         // Never more than there is room for: whatever is found here counts as not written any more.
-        const uint64_t room = ch_.staging_pages - used_pages_, runs = ch_.runs_cap - ch_.run_count;
-        if (room == 0 || runs == 0) {
-          full_ = true;
-          return 0;
-        }
-        n = take_changes(files_.pagemap, which, ch_.cursor_addr, end, room, found,
+        uint64_t room = 0;
+        const uint64_t runs = room_for(&room);
+        if (full_) return 0;
+        n = take_changes(files_.pagemap, kind_of(r), ch_.cursor_addr, end, room, found,
                          runs < kBatch ? runs : kBatch, &next);
         if (n == -EPERM) {
-          tracked = track_writes(files_.tracker, r.map_start, r.map_end) == 0;
-          take_all_of(r.map_start);
+          tracked = track(r);
           continue;
         }
       } else {
-        n = find_pages(files_.pagemap, ch_.use_pagemap_scan != 0, which, ch_.cursor_addr, end,
+        n = find_pages(files_.pagemap, ch_.use_pagemap_scan != 0, kind_of(r), ch_.cursor_addr, end,
                        found, kBatch, &next);
       }
       if (n < 0) return n;
       for (long i = 0; i < n; i++) {
-        const bool same =
-            tracked && !found[i].written && r.fresh == 0 && ch_.tracking == format::kTrackChanges;
-        const long e = same ? say_same(found[i].start, found[i].end)
-                            : copy_run(found[i].start, found[i].end, r.readable != 0);
+        long e = 0;
+        if (found[i].state == PageState::kSame && r.fresh == 0) {
+          say_same(found[i].start, found[i].end);
+        } else {
+          e = copy_run(found[i].start, found[i].end, r.readable != 0);
+        }
         if (e != 0 || full_) return e;
       }
       if (next <= ch_.cursor_addr && n == 0) return -EIO;
       if (next > ch_.cursor_addr) ch_.cursor_addr = next;
     }
     return 0;
+  }
+
+  // As take_found, of what is known but for what is found. -EPERM: not tracked, nothing was done.
+  long take_differing(const format::Range& r, uint64_t end) {
+    PageRange found[kBatch];
+    while (ch_.cursor_addr < end) {
+      const uint64_t from = ch_.cursor_addr;
+      uint64_t next = 0;
+      const long n = find_differences(files_.pagemap, from, end, found, kBatch, &next);
+      if (n < 0) return n;
+      for (long i = 0; i < n; i++) {
+        const PageRange& f = found[i];
+        const uint64_t same_end = f.state == PageState::kSame ? f.end : f.start;
+        say_same(ch_.cursor_addr, same_end);
+        if (full_) return 0;
+        ch_.cursor_addr = f.end;
+        if (f.state != PageState::kWritten) continue;
+        const long e = copy_run(f.start, f.end, r.readable != 0);
+        if (e != 0 || full_) return e;
+      }
+      if (next <= from && n == 0) return -EIO;
+      say_same(ch_.cursor_addr, next);
+      if (full_) return 0;
+    }
+    return 0;
+  }
+
+  // Pages of staging (*ret_pages) and runs. Sets full_ if there is none of either.
+  uint64_t room_for(uint64_t* ret_pages) {
+    *ret_pages = ch_.staging_pages - used_pages_;
+    const uint64_t runs = ch_.runs_cap - ch_.run_count;
+    full_ = *ret_pages == 0 || runs == 0;
+    return runs;
+  }
+
+  bool track(const format::Range& r) {
+    take_all_of(r.map_start);
+    return track_writes(files_.tracker, r.map_start, r.map_end) == 0;
+  }
+
+  // While the program runs: mappings may change under us.
+  long take_early(format::Range& r) {
+    if (r.mode == format::kRangeEmbed) {
+      if (r.fresh == 0 || ch_.cursor_addr >= r.limit) return 0;
+      const long e = copy_file(r);
+      if (full_) return e;
+      if (e != 0) r.has_private = 1;  // that is, not to be relied on
+      return 0;
+    }
+    if (!is_trackable(r)) return 0;
+    PageRange found[kBatch];
+    while (ch_.cursor_addr < r.end) {
+      uint64_t room = 0, next = 0;
+      const uint64_t runs = room_for(&room);
+      if (full_) return 0;
+      const uint64_t from = ch_.cursor_addr;
+      const uint64_t cap = runs < kBatch ? runs : kBatch;
+      const long n =
+          r.fresh != 0
+              ? take_changes(files_.pagemap, kind_of(r), from, r.end, room, found, cap, &next)
+              : take_written(files_.pagemap, kind_of(r), from, r.end, room, found, cap, &next);
+      if (n < 0) {
+        // Part of it may have been looked at, and counts as not written.
+        spoil(from, r.end);
+        if (n == -EPERM) ch_.untracked_bytes += present(r, from);
+        return 0;
+      }
+      for (long i = 0; i < n; i++) {
+        if (copy_run(found[i].start, found[i].end, r.readable != 0) != 0) {
+          spoil(found[i].start, found[i].end);
+        }
+      }
+      if (next <= from && n == 0) {
+        spoil(from, r.end);
+        return 0;
+      }
+      if (next > from) ch_.cursor_addr = next;
+    }
+    return 0;
+  }
+
+  uint64_t present(const format::Range& r, uint64_t from) {
+    PageRange found[kBatch];
+    uint64_t bytes = 0;
+    while (from < r.end) {
+      uint64_t next = 0;
+      const long n = find_pages(files_.pagemap, ch_.use_pagemap_scan != 0, kind_of(r), from, r.end,
+                                found, kBatch, &next);
+      for (long i = 0; i < n; i++) bytes += found[i].end - found[i].start;
+      if (n < 0 || next <= from) break;
+      from = next;
+    }
+    return bytes;
+  }
+
+  void spoil(uint64_t from, uint64_t to) {
+    format::Spoiled& s = ch_.spoiled;
+    constexpr uint64_t kMost = sizeof(s.ranges) / sizeof(s.ranges[0]);
+    if (s.count < kMost) s.ranges[s.count] = {from, to};
+    if (s.count <= kMost) s.count++;
   }
 
   // A mapping that has just been registered: before Linux 6.13 the pages of one that was moved here
@@ -96,8 +230,7 @@ class Copier {
   // Every page up to the end of the mapped file; pages beyond are found as private ones.
   long take_embedded(format::Range& r) {
     if (ch_.cursor_addr < r.limit) {
-      const long e =
-          r.fresh != 0 || ch_.tracking != format::kTrackChanges ? copy_file(r) : take_private(r);
+      const long e = r.fresh != 0 || !tracking_ ? copy_file(r) : take_private(r);
       if (e != 0 || full_) return e;
     }
     return take_found(r, r.end);
@@ -123,28 +256,27 @@ class Copier {
       if (n < 0) return n;
       for (long i = 0; i < n; i++) {
         r.has_private = 1;
-        long e = say_same(ch_.cursor_addr, found[i].start);
-        if (e == 0 && !full_) e = copy_run(found[i].start, found[i].end, false);
+        say_same(ch_.cursor_addr, found[i].start);
+        const long e = full_ ? 0 : copy_run(found[i].start, found[i].end, false);
         if (e != 0 || full_) return e;
       }
       if (next <= ch_.cursor_addr && n == 0) return -EIO;
-      const long e = say_same(ch_.cursor_addr, next);
-      if (e != 0 || full_) return e;
+      say_same(ch_.cursor_addr, next);
+      if (full_) return 0;
     }
     return 0;
   }
 
   // Moves the cursor behind what was said.
-  long say_same(uint64_t from, uint64_t to) {
-    if (from >= to) return 0;
+  void say_same(uint64_t from, uint64_t to) {
+    if (from >= to) return;
     if (ch_.run_count == ch_.runs_cap) {
       ch_.cursor_addr = from;
       full_ = true;
-      return 0;
+      return;
     }
     runs_[ch_.run_count++] = {from, (to - from) / kPageSize, format::kPagesSame};
     ch_.cursor_addr = to;
-    return 0;
   }
 
   // Copies [from, to) as far as there is room; moves the cursor behind what was copied.
@@ -189,16 +321,30 @@ class Copier {
 
   format::ChannelHeader& ch_;
   const Files& files_;
+  When when_;
   format::Run* runs_;
   format::Range* ranges_;
-  uint64_t used_pages_ = 0;
+  uint64_t used_pages_;  // of staging
+  bool tracking_;
   bool full_ = false;
 };
 
 }  // namespace
 
 long copy_pages(const Stopped&, format::ChannelHeader& channel, const Files& files) {
-  return Copier(channel, files).work();
+  return Copier(channel, files, When::kStopped).work();
+}
+
+long track_ranges(const Stopped&, format::ChannelHeader& channel, const Files& files) {
+  channel.spoiled.count = 0;
+  if (files.tracker >= 0) Copier(channel, files, When::kStopped).track_all();
+  return 0;
+}
+
+long copy_early(format::ChannelHeader& channel, const Files& files) {
+  channel.spoiled.count = 0;
+  channel.untracked_bytes = 0;
+  return Copier(channel, files, When::kRunning).work();
 }
 
 }  // namespace cr::capture

@@ -10,9 +10,15 @@
 
 namespace cr::capture {
 
+enum class PageState {
+  kWritten,  // holds data, and was written since it was last taken; or nobody asked
+  kSame,     // holds data, not written since
+  kNothing,  // never touched, dropped, or the kernel's page of zeros
+};
+
 struct PageRange {
   uint64_t start, end;
-  bool written;  // take_changes: since the last call there; else true
+  PageState state;
 };
 
 // What is looked for. In a mapping without a file every page is private, and to ask would cost a
@@ -25,11 +31,26 @@ enum class Pages { kAnonymous, kPrivate, kPresent };
 long find_pages(int pagemap, bool use_scan, Pages which, uint64_t start, uint64_t end,
                 PageRange* out, uint64_t cap, uint64_t* ret_next);
 
-// As find_pages, and says which were written since the last call, or since
-// track_writes(), which is counted from here on. At most max_pages are found, and only for these is
-// anything changed. -EPERM: writes to this mapping are not tracked yet. Linux 6.7.
+// As find_pages, and says which were written since they were last taken, by this function or
+// take_written(), or since track_writes(); the next write is counted from here on. At most
+// max_pages are found, and only for these is anything changed. -EPERM: writes to this mapping are
+// not tracked yet. Linux 6.7.
 long take_changes(int pagemap, Pages which, uint64_t start, uint64_t end, uint64_t max_pages,
                   PageRange* out, uint64_t cap, uint64_t* ret_next);
+
+// As take_changes, but of anonymous memory, with what is not the same only, and the next capture
+// will find the same ones written: everything in [start, *ret_next) that is in no range of `out`
+// holds data and was not written. Takes a quarter of the time of listing everything. (Protecting in
+// the same scan would make the kernel build page tables for what was never touched.)
+long find_differences(int pagemap, uint64_t start, uint64_t end, PageRange* out, uint64_t cap,
+                      uint64_t* ret_next);
+
+// As take_changes, but only those that were written are found.
+long take_written(int pagemap, Pages which, uint64_t start, uint64_t end, uint64_t max_pages,
+                  PageRange* out, uint64_t cap, uint64_t* ret_next);
+
+// Are writes to the mapping with this address tracked?
+bool is_tracked(int pagemap, uint64_t addr);
 
 // A userfaultfd that only counts writes, or -errno.
 long open_tracker();

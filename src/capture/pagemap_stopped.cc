@@ -27,21 +27,27 @@ PmScanArg scan_for(Pages which, uint64_t start, uint64_t end) {
   return arg;
 }
 
-// Neighbours are one run, if both were written or both were not (where that is asked for).
+PageState state_of(const PmScanArg& arg, uint64_t categories) {
+  if ((arg.return_mask & kIsWritten) == 0) return PageState::kWritten;
+  const bool data = (categories & (kIsPresent | kIsSwapped)) != 0 && (categories & kIsPfnZero) == 0;
+  if (!data) return PageState::kNothing;
+  return (categories & kIsWritten) != 0 ? PageState::kWritten : PageState::kSame;
+}
+
+// Neighbours of the same state are one run.
 long run_scan(int pagemap, PmScanArg& arg, PageRange* out, uint64_t cap, uint64_t* ret_next) {
   PageRegion vec[kBatch];
   arg.vec = reinterpret_cast<uint64_t>(vec);
   arg.vec_len = cap < kBatch ? cap : kBatch;
-  const bool all_written = (arg.return_mask & kIsWritten) == 0;
   const long n = rawsys::sys(__NR_ioctl, pagemap, kPagemapScan, &arg);
   if (n < 0) return n;
   uint64_t used = 0;
   for (long i = 0; i < n; i++) {
-    const bool written = all_written || (vec[i].categories & kIsWritten) != 0;
-    if (used > 0 && out[used - 1].end == vec[i].start && out[used - 1].written == written) {
+    const PageState state = state_of(arg, vec[i].categories);
+    if (used > 0 && out[used - 1].end == vec[i].start && out[used - 1].state == state) {
       out[used - 1].end = vec[i].end;
     } else {
-      out[used++] = {vec[i].start, vec[i].end, written};
+      out[used++] = {vec[i].start, vec[i].end, state};
     }
   }
   *ret_next = arg.walk_end;
@@ -73,7 +79,7 @@ long read_entries(int pagemap, bool shared, uint64_t start, uint64_t end, PageRa
       if (used > 0 && out[used - 1].end == at) {
         out[used - 1].end += kPageSize;
       } else if (used < cap) {
-        out[used++] = {at, at + kPageSize, true};
+        out[used++] = {at, at + kPageSize, PageState::kWritten};
       } else {
         *ret_next = at;
         return static_cast<long>(used);
@@ -99,6 +105,36 @@ long take_changes(int pagemap, Pages which, uint64_t start, uint64_t end, uint64
   arg.return_mask |= kIsWritten;
   arg.max_pages = max_pages;
   return run_scan(pagemap, arg, out, cap, ret_next);
+}
+
+long find_differences(int pagemap, uint64_t start, uint64_t end, PageRange* out, uint64_t cap,
+                      uint64_t* ret_next) {
+  PmScanArg arg{};
+  arg.size = sizeof(arg);
+  arg.start = start;
+  arg.end = end;
+  arg.flags = kScanCheckAsync;
+  arg.category_inverted = kIsPresent;
+  arg.category_anyof_mask = kIsWritten | kIsPresent;  // written, or not present
+  arg.return_mask = kIsWritten | kIsPresent | kIsSwapped | kIsPfnZero;
+  return run_scan(pagemap, arg, out, cap, ret_next);
+}
+
+long take_written(int pagemap, Pages which, uint64_t start, uint64_t end, uint64_t max_pages,
+                  PageRange* out, uint64_t cap, uint64_t* ret_next) {
+  PmScanArg arg = scan_for(which, start, end);
+  arg.flags = kScanWriteProtect | kScanCheckAsync;
+  arg.category_mask |= kIsWritten;
+  arg.max_pages = max_pages;
+  return run_scan(pagemap, arg, out, cap, ret_next);
+}
+
+bool is_tracked(int pagemap, uint64_t addr) {
+  PmScanArg arg = scan_for(Pages::kPresent, addr, addr + kPageSize);
+  arg.flags = kScanCheckAsync;
+  PageRange one;
+  uint64_t next = 0;
+  return run_scan(pagemap, arg, &one, 1, &next) >= 0;
 }
 
 long open_tracker() {

@@ -32,9 +32,10 @@ using rawsys::sys;
 using rawsys::sys_futex;
 
 constexpr uint64_t kControlStackBytes = 64 * 1024;
+using format::kReportSlots;
 using format::kReportStackBytes;
 alignas(kPageSize) constinit unsigned char g_control_stack[kControlStackBytes] = {};
-alignas(kPageSize) constinit unsigned char g_report_stack[kReportStackBytes] = {};
+alignas(kPageSize) constinit unsigned char g_report_stacks[kReportSlots * kReportStackBytes] = {};
 constinit State g_state = {};
 constinit format::Exclusions g_exclusions = {};
 
@@ -175,7 +176,7 @@ long ControlThread::attach(bool restored) {
   ch_->can_track = files_.tracker >= 0 ? 1 : 0;
   done_command_ = load(ch_->done_seq);
   g_state.channel = ch_;
-  ch_->report_addr = reinterpret_cast<uint64_t>(&ch_->report);
+  ch_->reports_addr = reinterpret_cast<uint64_t>(ch_->reports);
   return 0;
 }
 
@@ -238,9 +239,19 @@ void ControlThread::run_command() {
   switch (ch_->command) {
     case format::kCommandCapture: {
       capture::StoppedScope scope;  // the agent sends this only while it holds every thread
-      r = capture::copy_pages(scope.proof(), *ch_, files_);
+      r = capture::describe_process(scope.proof(), *ch_);
+      __atomic_store_n(&ch_->described, 1u, __ATOMIC_RELEASE);
+      if (r == 0) r = capture::copy_pages(scope.proof(), *ch_, files_);
       break;
     }
+    case format::kCommandTrack: {
+      capture::StoppedScope scope;
+      r = capture::track_ranges(scope.proof(), *ch_, files_);
+      break;
+    }
+    case format::kCommandEarly:
+      r = capture::copy_early(*ch_, files_);
+      break;
     case format::kCommandDescribe: {
       capture::StoppedScope scope;
       r = capture::describe_process(scope.proof(), *ch_);
@@ -322,7 +333,7 @@ format::Exclusions& exclusions() { return g_exclusions; }
 
 Addresses addresses() {
   auto u = [](auto* p) { return reinterpret_cast<uint64_t>(p); };
-  return {u(&cr_report_entry),  u(g_report_stack) + kReportStackBytes,
+  return {u(&cr_report_entry),  u(g_report_stacks) + kReportStackBytes,
           u(&cr_resume_entry),  u(&cr_resume_end),
           u(&cr_control_entry), u(g_control_stack) + kControlStackBytes,
           u(&g_state),          sizeof(g_state)};

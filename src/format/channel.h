@@ -12,7 +12,7 @@
 
 namespace cr::format {
 
-inline constexpr uint32_t kChannelVersion = 3;
+inline constexpr uint32_t kChannelVersion = 4;
 inline constexpr char kAgentSocketName[] = "agent.sock";
 // Locked (shared) by the control thread while the program lives, with or without an agent, so that
 // a
@@ -99,12 +99,14 @@ inline constexpr uint32_t kFdsPerMessage = 128;
 // ---- the shared memfd -------------------------------------------------------------------------
 enum CommandKind : uint32_t {
   kCommandNone = 0,
-  kCommandCapture = 1,   // copy pages by the table of ranges, and describe the process
+  kCommandCapture = 1,   // describe the process, and copy pages by the table of ranges
   kCommandReply = 2,     // answers to API requests are in the header
   kCommandUnmap = 3,     // munmap [arg0, arg0 + arg1): leftovers of a restore
   kCommandExit = 4,      // end the control thread
   kCommandDescribe = 5,  // fill in `process`
   kCommandHooks = 6,     // run the hooks of kind arg0 (enum crhook_when)
+  kCommandTrack = 7,     // count writes to the mappings of the table of ranges from now on
+  kCommandEarly = 8,     // copy pages by the table of ranges while the program runs
 };
 
 inline constexpr uint32_t kRangeAnon = 0;   // no file: pages that are not zero
@@ -124,8 +126,8 @@ struct Range {
 };
 CR_ON_DISK(Range, 56);
 
-// Pages [addr, +pages) were copied to staging page number `staging_page`, or are as they were at
-// the last checkpoint (kPagesSame).
+// Pages [addr, +pages) were copied to staging page number `staging_page`, or were not written since
+// they were last copied, early or for the last checkpoint (kPagesSame).
 struct Run {
   uint64_t addr;
   uint64_t pages;
@@ -137,9 +139,17 @@ inline constexpr uint64_t kPagesSame = ~uint64_t{0};
 // What the control thread does about pages that do not change between checkpoints.
 enum Tracking : uint32_t {
   kTrackNothing = 0,  // all pages are copied, none is protected
-  kTrackAnew = 1,     // all are copied, and protected so that the next capture knows what changed
-  kTrackChanges = 2,  // what was not written since the last capture is said to be the same
+  kTrackWrites = 1,   // what was not written since it was last copied is said to be the same
 };
+
+// kCommandEarly: of these nobody knows any more what was written; more than fit: of nothing.
+struct Spoiled {
+  uint64_t count;
+  struct {
+    uint64_t start, end;
+  } ranges[256];
+};
+CR_ON_DISK(Spoiled, 8 + 256 * 16);
 
 struct Process {  // what only the program itself can ask
   SigactionRecord sigactions[64];
@@ -168,6 +178,9 @@ CR_ON_DISK(ThreadReport, 88);
 // itself if the agent dies meanwhile.
 inline constexpr uint64_t kReportFrameRoom = 16384;
 inline constexpr uint64_t kReportStackBytes = 32768;
+// So many threads report at a time, each on a stack of its own: report_stack_top is the first's,
+// the others' lie above.
+inline constexpr uint64_t kReportSlots = 8;
 
 struct ChannelHeader {
   uint32_t version;
@@ -180,16 +193,24 @@ struct ChannelHeader {
   uint64_t bytes;  // of the memfd
   // capture
   uint64_t range_count, cursor_range, cursor_addr;  // in/out: where to go on
-  uint64_t staging_pages;                           // room
+  uint64_t staging_first, staging_pages;            // room: [first, pages)
+  uint64_t staging_used;                            // out: up to here
   uint64_t run_count;                               // out
-  uint32_t more;              // out: 1 when staging or the run table is full before the end
-  uint32_t use_pagemap_scan;  // 0 forces the portable path
-  uint32_t tracking;          // Tracking
-  uint32_t can_track;         // out, when attached: this kernel tracks writes (userfaultfd)
+  uint64_t untracked_bytes;    // out, kCommandEarly: present in mappings that are not tracked
+  uint64_t untrackable_bytes;  // out, kCommandTrack: address space of mappings that cannot be
+  uint32_t more;               // out: 1 when staging or the run table is full before the end
+  uint32_t use_pagemap_scan;   // 0 forces the portable path
+  uint32_t tracking;           // Tracking
+  uint32_t protect;            // kCommandCapture: 0: what is written stays so for the next capture
+  uint32_t reserved4;
+  uint32_t can_track;  // out, when attached: this kernel tracks writes (userfaultfd)
   uint64_t ranges_off, runs_off, runs_cap;
+  Spoiled spoiled;     // out, kCommandEarly
+  uint32_t described;  // kCommandCapture: 1 when `process` is filled in
+  uint32_t reserved3;
   Process process;
-  ThreadReport report;
-  uint64_t report_addr;  // of `report` in the program
+  ThreadReport reports[kReportSlots];
+  uint64_t reports_addr;  // of `reports` in the program
   // answers to API requests
   uint64_t answered_id;
   uint32_t answer_kind;  // 0: checkpoint(), 1: restore()

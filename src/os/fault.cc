@@ -11,11 +11,11 @@ namespace cr::os {
 namespace {
 
 constexpr const char* kNames[] = {
-    "before_stop",      "stopped",          "threads_described",   "captured",
-    "resumed",          "lock_cleared",     "lock_cleared_synced", "pages_half",
-    "pages_written",    "metadata_written", "payload_synced",      "committed",
-    "committed_synced", "answered",         "restore_planned",     "restore_exec",
-    "restore_taken",    "restore_attached"};
+    "copied_early", "before_stop",      "stopped",          "threads_described",
+    "captured",     "resumed",          "lock_cleared",     "lock_cleared_synced",
+    "pages_half",   "pages_written",    "metadata_written", "payload_synced",
+    "committed",    "committed_synced", "answered",         "restore_planned",
+    "restore_exec", "restore_taken",    "restore_attached"};
 static_assert(sizeof(kNames) / sizeof(kNames[0]) == static_cast<size_t>(FaultPoint::kCount));
 
 struct Armed {

@@ -10,7 +10,8 @@
 namespace cr::os {
 
 enum class FaultPoint {
-  kBeforeStop,         // trigger seen, nothing done
+  kCopiedEarly,        // trigger seen; pages were copied while the program runs
+  kBeforeStop,         // staging for the stop is set aside
   kStopped,            // all threads are stopped
   kThreadsDescribed,   // registers are with the agent
   kCaptured,           // pages are in staging, still stopped

@@ -172,6 +172,16 @@ Result<void> BufferWriter::place_same(Model& model, uint64_t addr) {
   return {};
 }
 
+const uint8_t* BufferWriter::last_page(uint64_t addr) const {
+  if (last_ == nullptr) return nullptr;
+  const auto after =
+      std::ranges::upper_bound(last_->extents, addr, {}, &format::ExtentRecord::addr);
+  if (after == last_->extents.begin()) return nullptr;
+  const format::ExtentRecord& e = *(after - 1);
+  if (addr - e.addr >= e.pages * kPageSize || e.slot == format::kSlotZero) return nullptr;
+  return last_file_.data() + kPageSize + e.slot * kPageSize + (addr - e.addr);
+}
+
 Result<void> BufferWriter::append(Model& model, const uint8_t* staging,
                                   const std::vector<format::Run>& runs, KeepZero keep_zero,
                                   void* context) {

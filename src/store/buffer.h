@@ -56,6 +56,8 @@ class BufferWriter {
   Result<void> commit(Model& model, format::SuperBlock* super);
 
   uint64_t bytes_written() const { return bytes_written_; }
+  // The page as the last checkpoint has it; nullptr: a page of zeros.
+  const uint8_t* last_page(uint64_t addr) const;
 
  private:
   BufferWriter(os::Fd fd, bool durable, BufferIndex& index)
