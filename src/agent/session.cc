@@ -29,10 +29,9 @@
 namespace cr::agent {
 namespace {
 
-Result<void> make_directory(const std::string& dir) {
-  if (mkdir(dir.c_str(), 0700) != 0 && errno != EEXIST) {
-    return Error{Errc::kSystem, errno, "making the image directory"};
-  }
+Result<void> prepare_directory(const std::string& dir) {
+  auto made = store::make_directory(dir);
+  if (!made && made.error().sys_errno != EEXIST) return made;
   struct stat st;
   if (stat(dir.c_str(), &st) != 0) return Error{Errc::kSystem, errno, "the image directory"};
   if (!S_ISDIR(st.st_mode)) return Error{Errc::kSystem, ENOTDIR, "the image directory"};
@@ -71,7 +70,7 @@ static Result<void> check_kernel() {
 Result<std::unique_ptr<Session>> Session::create(const SessionOptions& options, bool fresh,
                                                  std::string* ret_text) {
   CR_TRYV(check_kernel());
-  CR_TRYV(make_directory(options.dir));
+  CR_TRYV(prepare_directory(options.dir));
   std::unique_ptr<Session> s(new Session(options));
   CR_TRYV(s->lock_and_listen(ret_text));
   if (fresh) CR_TRYV(s->move_aside(ret_text));
@@ -156,28 +155,42 @@ Result<void> Session::lock_and_listen(std::string* ret_text) {
 }
 
 // A new program begins here, but the directory holds the state of one that did not come to its end:
-// nothing that was saved is ever lost.
+// nothing that was saved is ever lost. Of one that did, nothing stays: its higher sequence would win
+// over the new program's.
 Result<void> Session::move_aside(std::string* ret_text) {
-  const bool finished = access((options_.dir + "/finished").c_str(), F_OK) == 0;
+  const std::string& dir = options_.dir;
+  const bool finished = access((dir + "/finished").c_str(), F_OK) == 0;
   bool any_whole = false;
+  uint64_t sequence[2] = {};
   for (int i = 0; i < 2; i++) {
-    store::BufferState b = store::load_buffer(options_.dir, i);
+    store::BufferState b = store::load_buffer(dir, i);
     any_whole = any_whole || (b.exists && b.error.code != Errc::kNotWhole);
+    if (b.image) sequence[i] = b.image->view.super.sequence;
   }
-  unlink((options_.dir + "/finished").c_str());
-  if (!any_whole || finished) return {};
+  if (finished) {
+    for (int i = 0; i < 2; i++) CR_TRYV(store::remove_file(store::buffer_path(dir, i)));
+    return store::remove_file(dir + "/finished");
+  }
+  if (!any_whole) return {};
   std::string aside;
   for (int n = 1; n < 10000; n++) {
-    aside = options_.dir + "/interrupted." + std::to_string(n);
-    if (mkdir(aside.c_str(), 0700) == 0) break;
-    if (errno != EEXIST) return Error{Errc::kSystem, errno, "keeping the earlier images"};
-  }
-  for (int i = 0; i < 2; i++) {
-    const std::string from = store::buffer_path(options_.dir, i);
-    if (rename(from.c_str(), store::buffer_path(aside, i).c_str()) != 0 && errno != ENOENT) {
-      return Error{Errc::kSystem, errno, "keeping the earlier images"};
+    aside = dir + "/interrupted." + std::to_string(n);
+    auto made = store::make_directory(aside);
+    if (made) break;
+    if (made.error().sys_errno != EEXIST) {
+      return Error{Errc::kSystem, made.error().sys_errno, "keeping the earlier images"};
     }
   }
+  // The newest goes last: until then this directory's answer to crrestore is the right one.
+  const int newest = sequence[1] > sequence[0] ? 1 : 0;
+  for (const int i : {1 - newest, newest}) {
+    if (options_.durable) CR_TRYV(store::sync_directory(dir));
+    auto moved = store::rename_file(store::buffer_path(dir, i), store::buffer_path(aside, i));
+    if (!moved && moved.error().sys_errno != ENOENT) {
+      return Error{Errc::kSystem, moved.error().sys_errno, "keeping the earlier images"};
+    }
+  }
+  if (options_.durable) CR_TRYV(store::sync_directory(dir));
   *ret_text = "kept the images of an earlier run that did not finish: crrestore " + aside;
   return {};
 }

@@ -135,7 +135,7 @@ void Supervisor::on_hello(size_t i, const format::Hello& hello) {
   if (peer_is_program(raw) && session_.attach(std::move(fd), hello, &why)) {
     if (restored) {
       fault_point(FaultPoint::kRestoreAttached);
-      unlink((session_.options().dir + "/finished").c_str());  // it lives again
+      (void)store::remove_file(session_.options().dir + "/finished");  // it lives again
       plan_.reset();
       plan_image_.reset();
     }
@@ -511,8 +511,7 @@ void Supervisor::after_end(int status) {
   const bool finished = options_.own_child ? WIFEXITED(status) : session_.said_goodbye();
   if (killed_by_us_ || !finished || plan_ != nullptr) return;
   if (session_.options().heap != HeapMode::kNone) return;  // a heap is made to be kept
-  const std::string path = session_.options().dir + "/finished";
-  os::Fd fd(open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
+  (void)store::make_empty_file(session_.options().dir + "/finished");
 }
 
 }  // namespace cr::agent

@@ -74,12 +74,4 @@ Result<void> AsyncWriter::drain() {
   return {};
 }
 
-Result<void> AsyncWriter::barrier(bool durable) {
-  CR_TRYV(drain());
-  if (durable && fdatasync(fd_) != 0 && errno != EINVAL) {
-    return Error{Errc::kSystem, errno, "making the image durable (fdatasync)"};
-  }
-  return {};
-}
-
 }  // namespace cr::store

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: MIT
 // async_writer.h - many writes in flight to one file through io_uring, pwrite where it is
 // forbidden.
-// Invariant: after drain() returned without error every byte was accepted by the kernel; barrier()
-// additionally makes it durable.
-// Context: N.
+// Invariant: after drain() returned without error every byte was accepted by the kernel.
+// Context: N. Used by store::File alone (file.h).
 #pragma once
 
 #include <liburing.h>
@@ -26,8 +25,6 @@ class AsyncWriter {
   // `data` must stay until drain().
   Result<void> write(const void* data, uint64_t bytes, uint64_t off);
   Result<void> drain();
-  // drain(), then fdatasync if `durable`.
-  Result<void> barrier(bool durable);
 
  private:
   struct Slot {

@@ -38,32 +38,63 @@ bool is_zero_page(const uint8_t* p) {
   return true;
 }
 
+// Of a buffer that is not whole.
+format::SuperBlock blank_super() {
+  format::SuperBlock super{};
+  memcpy(super.magic, format::kImageMagic, sizeof(super.magic));
+  super.format_version = format::kImageVersion;
+  super.header_bytes = sizeof(super);
+  super.machine = format::kMachineX86_64;
+  super.page_bytes = kPageSize;
+  super.checksum = format::superblock_checksum(super);
+  return super;
+}
+
 }  // namespace
 
 std::string buffer_path(const std::string& dir, int index) {
   return dir + "/image." + std::to_string(index);
 }
 
+// A new buffer gets its name when its superblock is durable: under the name, a power failure never
+// leaves a file whose size is there and whose first sector is not.
+static Result<void> make_buffer(const std::string& path, bool durable) {
+  const std::string unnamed = path + ".new";
+  CR_TRY(const std::unique_ptr<File> file, File::open(unnamed, File::Mode::kEmpty));
+  alignas(4096) static uint8_t page[kPageSize];
+  const format::SuperBlock super = blank_super();
+  memcpy(page, &super, sizeof(super));
+  CR_TRYV(file->write(page, sizeof(page), 0));
+  CR_TRYV(file->barrier(durable));
+  return rename_file(unnamed, path);
+}
+
 Result<std::unique_ptr<BufferWriter>> BufferWriter::open(const std::string& dir,
                                                          int index_of_buffer, bool durable,
                                                          BufferIndex& index) {
   const std::string path = buffer_path(dir, index_of_buffer);
-  const bool fresh = access(path.c_str(), F_OK) != 0;
-  const int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-  if (fd < 0) return Error{Errc::kSystem, errno, "opening the image file for writing"};
-  if (fresh && durable) {
-    os::Fd d(::open(dir.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-    if (d) fsync(d.get());
+  if (access(path.c_str(), F_OK) != 0) {
+    index = {};
+    auto made = make_buffer(path, durable);
+    if (!made) {
+      (void)remove_file(path + ".new");
+      return made.error();
+    }
   }
-  if (fresh) index = {};
-  return std::unique_ptr<BufferWriter>(new BufferWriter(os::Fd(fd), durable, index));
+  if (durable && !index.known) {
+    CR_TRYV(sync_file(buffer_path(dir, 1 - index_of_buffer)));
+    CR_TRYV(sync_directory(dir));
+    CR_TRYV(sync_parent(dir));
+  }
+  CR_TRY(std::unique_ptr<File> file, File::open(path, File::Mode::kExisting));
+  return std::unique_ptr<BufferWriter>(new BufferWriter(std::move(file), durable, index));
 }
 
 Result<void> BufferWriter::write_super(format::SuperBlock& super) {
   super.checksum = format::superblock_checksum(super);
   memset(super_page_, 0, sizeof(super_page_));
   memcpy(super_page_, &super, sizeof(super));
-  return out_.write(super_page_, sizeof(super_page_), 0);
+  return file_->write(super_page_, sizeof(super_page_), 0);
 }
 
 Result<void> BufferWriter::begin(const format::SuperBlock& previous) {
@@ -78,9 +109,9 @@ Result<void> BufferWriter::begin(const format::SuperBlock& previous) {
   super.page_bytes = kPageSize;
   super.write_lock = 0;
   CR_TRYV(write_super(super));
-  CR_TRYV(out_.drain());
+  CR_TRYV(file_->drain());
   fault_point(FaultPoint::kLockCleared);
-  CR_TRYV(out_.barrier(durable_));
+  CR_TRYV(file_->barrier(durable_));
   fault_point(FaultPoint::kLockClearedSynced);
   return {};
 }
@@ -120,7 +151,7 @@ void BufferWriter::extend(Model& model, uint64_t addr, uint64_t slot) const {
 
 Result<void> BufferWriter::flush() {
   if (pending_bytes_ == 0) return {};
-  auto r = out_.write(pending_, pending_bytes_, pending_off_);
+  auto r = file_->write(pending_, pending_bytes_, pending_off_);
   bytes_written_ += pending_bytes_;
   pending_bytes_ = 0;
   if (!r) return r.error();
@@ -205,7 +236,7 @@ Result<void> BufferWriter::append(Model& model, const uint8_t* staging,
     }
   }
   CR_TRYV(flush());
-  return out_.drain();
+  return file_->drain();
 }
 
 // The slot that the file has for that page; kNoSlot: none. Addresses must rise from call to call:
@@ -254,9 +285,7 @@ void BufferWriter::punch_free_slots() {
   static constexpr uint8_t kZeros[kPageSize] = {};
   for (const SlotRun& r : freed_) {
     if (r.count < kLeastHoleSlots ||
-        fallocate(fd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                  static_cast<off_t>(kPageSize + r.first * kPageSize),
-                  static_cast<off_t>(r.count * kPageSize)) != 0) {
+        !file_->punch(kPageSize + r.first * kPageSize, r.count * kPageSize)) {
       continue;
     }
     const uint64_t sum = format::checksum(kZeros, kPageSize);
@@ -273,7 +302,7 @@ Result<void> BufferWriter::write_metadata(std::vector<uint8_t> metadata, uint64_
   const bool in_place = old_.known && old_.metadata_off == off;
   uint64_t from = 0;
   auto flush = [&](uint64_t to) -> Result<void> {
-    if (to > from) CR_TRYV(out_.write(now.data() + from, to - from, off + from));
+    if (to > from) CR_TRYV(file_->write(now.data() + from, to - from, off + from));
     bytes_written_ += to - from;
     return {};
   };
@@ -313,23 +342,19 @@ Result<void> BufferWriter::commit(Model& model, format::SuperBlock* super) {
   const uint64_t end = super->metadata_off + metadata.size();
   // What lies between the slots and METADATA is zero.
   const bool moved = !old_.known || old_.metadata_off != super->metadata_off;
-  if (moved && ftruncate(fd_.get(), static_cast<off_t>(end_of_slots)) != 0) {
-    return Error{Errc::kSystem, errno, "setting the image's size"};
-  }
-  if (ftruncate(fd_.get(), static_cast<off_t>(end)) != 0) {
-    return Error{Errc::kSystem, errno, "setting the image's size"};
-  }
+  if (moved) CR_TRYV(file_->truncate(end_of_slots));
+  CR_TRYV(file_->truncate(end));
   CR_TRYV(write_metadata(std::move(metadata), super->metadata_off));
-  CR_TRYV(out_.drain());
+  CR_TRYV(file_->drain());
   bytes_written_ += kPageSize;
   fault_point(FaultPoint::kMetadataWritten);
-  CR_TRYV(out_.barrier(durable_));
+  CR_TRYV(file_->barrier(durable_));
   fault_point(FaultPoint::kPayloadSynced);
   super->write_lock = 1;
   CR_TRYV(write_super(*super));  // COMMIT POINT image_write_lock
-  CR_TRYV(out_.drain());
+  CR_TRYV(file_->drain());
   fault_point(FaultPoint::kCommitted);
-  CR_TRYV(out_.barrier(durable_));
+  CR_TRYV(file_->barrier(durable_));
   fault_point(FaultPoint::kCommittedSynced);
 
   index_.extents = model.extents;

@@ -11,7 +11,7 @@
 #include "format/channel.h"
 #include "format/image_reader.h"
 #include "os/fd.h"
-#include "store/async_writer.h"
+#include "store/file.h"
 #include "store/model.h"
 
 namespace cr::store {
@@ -38,7 +38,8 @@ struct BufferIndex {
 // Writes one checkpoint into one buffer.
 class BufferWriter {
  public:
-  // index: of this buffer; unknown until commit() was successful.
+  // index: of this buffer; unknown until commit() was successful. If it is unknown and `durable`,
+  // everything that is in the directory is made durable: it may have been written without.
   static Result<std::unique_ptr<BufferWriter>> open(const std::string& dir, int index_of_buffer,
                                                     bool durable, BufferIndex& index);
 
@@ -60,8 +61,8 @@ class BufferWriter {
   const uint8_t* last_page(uint64_t addr) const;
 
  private:
-  BufferWriter(os::Fd fd, bool durable, BufferIndex& index)
-      : fd_(std::move(fd)), durable_(durable), index_(index), out_(fd_.get()) {}
+  BufferWriter(std::unique_ptr<File> file, bool durable, BufferIndex& index)
+      : file_(std::move(file)), durable_(durable), index_(index) {}
   Result<void> write_super(format::SuperBlock& super);
   Result<void> write_metadata(std::vector<uint8_t> metadata, uint64_t off);
   void punch_free_slots();
@@ -73,7 +74,7 @@ class BufferWriter {
   uint64_t new_slot();
   void free_slot(uint64_t slot);
 
-  os::Fd fd_;
+  std::unique_ptr<File> file_;
   bool durable_;
   BufferIndex& index_;
   BufferIndex old_;             // what the file holds; its slots are taken over one by one
@@ -83,8 +84,7 @@ class BufferWriter {
   std::vector<SlotRun> freed_;  // by this checkpoint
   const BufferIndex* last_ = nullptr;
   os::Mapping last_file_;
-  size_t last_extent_ = 0;  // of last_: those before are behind us
-  AsyncWriter out_;
+  size_t last_extent_ = 0;            // of last_: those before are behind us
   const uint8_t* pending_ = nullptr;  // pages not handed to the kernel yet
   uint64_t pending_bytes_ = 0, pending_off_ = 0;
   std::vector<uint64_t> checksums_;  // by slot
