@@ -56,7 +56,7 @@ say = $(if $(filter 1,$(V)),,@printf '  %-7s %s\n' '$(1)' '$(2)')
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: all objects tests check check-unit check-system check-crash check-fuzz fuzz bench bench-alloc \
+.PHONY: all objects tests check check-unit check-system check-crash check-fuzz soak fuzz bench bench-alloc \
         demo lint tidy format man install uninstall deps help clean FORCE
 
 ## all           build the libraries, the programs and the demos (default)
@@ -377,6 +377,10 @@ check-system: deps all tests
 ## check-crash   run the crash tests: die at each step of writing an image
 check-crash: deps all tests
 	$(Q)$(RUN_TESTS) crash $(CHECK_ARGS)
+## soak          checkpoints every 10 ms and random kills for SOAK_SECONDS=600 (SOAK_ARGS= goes to tests/crash/soak.py)
+SOAK_SECONDS ?= 600
+soak: deps all tests
+	$(Q)CR_BUILD_DIR='$(abspath $(OUT))' $(PYTHON) tests/crash/soak.py --seconds $(SOAK_SECONDS) $(SOAK_ARGS)
 ## check-fuzz    feed each reader of images and messages damaged input for FUZZ_CHECK_SECONDS=5
 check-fuzz: deps $(FUZZERS)
 	$(Q)set -e; for f in $(FUZZERS); do $$f -seconds=$(FUZZ_CHECK_SECONDS) -seed=1 tests/fuzz/corpus/$${f##*/}; done

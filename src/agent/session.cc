@@ -155,8 +155,8 @@ Result<void> Session::lock_and_listen(std::string* ret_text) {
 }
 
 // A new program begins here, but the directory holds the state of one that did not come to its end:
-// nothing that was saved is ever lost. Of one that did, nothing stays: its higher sequence would win
-// over the new program's.
+// nothing that was saved is ever lost. Of one that did, nothing stays: its sequence, being higher,
+// would win over the new program's.
 Result<void> Session::move_aside(std::string* ret_text) {
   const std::string& dir = options_.dir;
   const bool finished = access((dir + "/finished").c_str(), F_OK) == 0;

@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #include <string>
+#include <unordered_map>
 
 #include "os/fd.h"
 #include "rawsys/rawsys.h"
@@ -156,6 +157,8 @@ bool shorten(ResumeFrame& f, uint64_t at, const TimedCall& c, const CallContext&
   return false;
 }
 
+constexpr uint64_t kResumeCodeBytes = 256;  // more than cr_resume_entry is long
+
 struct Plan {
   user_regs_struct regs;
   std::vector<Poke> pokes;
@@ -169,7 +172,6 @@ Plan again(const user_regs_struct& r, const TimedCall* c, const CallContext& x) 
       x.before.syscall_nr == static_cast<long>(r.orig_rax) && x.before.asleep_known;
   ResumeFrame f{};
   uint64_t at = (r.rsp - 128 - sizeof(f)) & ~15ull;
-  constexpr uint64_t kResumeCodeBytes = 256;  // more than cr_resume_entry is long
   if (r.rip - x.resume_entry < kResumeCodeBytes) {
     // Interrupted while working off a frame already: shorten that one, or frames would pile up.
     at = r.rsp;
@@ -198,6 +200,66 @@ Plan again(const user_regs_struct& r, const TimedCall* c, const CallContext& x) 
   p.regs.rip = x.resume_entry;
   p.regs.orig_rax = ~0ull;
   return p;
+}
+
+// A thread that was stopped in a sleep, goes on and is stopped again in the same sleep, is by then in
+// restart_syscall: the kernel knows the call and its end, and does not tell. So what it was is noted
+// at the first stop, by thread.
+struct Begun {
+  long nr;
+  uint64_t rip, rsp;  // the same call, as long as they are the same
+  uint64_t since_ns;  // when the timeout in the program's memory began to run
+};
+std::unordered_map<pid_t, Begun> g_begun;
+
+// Stopped before by somebody else (SIGSTOP): the number is in the instruction before, if it is there
+// as in the C library's code. -1: it is not.
+long number_in_code(const user_regs_struct& r, const CallContext& x) {
+  uint8_t code[7];  // mov $nr,%eax; syscall
+  if (x.read == nullptr || !x.read(x.read_context, r.rip - sizeof(code), code, sizeof(code))) {
+    return -1;
+  }
+  int32_t nr;
+  memcpy(&nr, code + 1, sizeof(nr));
+  const bool plausible =
+      nr == __NR_nanosleep || nr == __NR_clock_nanosleep || nr == __NR_poll || nr == __NR_futex;
+  return code[0] == 0xb8 && plausible ? nr : -1;
+}
+
+// A call with a timeout that the kernel restarts with the time left, which the image cannot.
+Continuation continue_restartable(const user_regs_struct& regs, CallContext x) {
+  Continuation c;
+  c.live = regs;
+  user_regs_struct r = regs;
+  const uint64_t now = rawsys::clock_ns(CLOCK_MONOTONIC);
+  if (static_cast<long>(regs.orig_rax) == __NR_restart_syscall) {
+    const auto it = g_begun.find(x.before.tid);
+    long nr;
+    if (it != g_begun.end() && it->second.rip == regs.rip && it->second.rsp == regs.rsp) {
+      nr = it->second.nr;
+      x.before.asleep_known = true;
+      x.before.asleep_ns = now - it->second.since_ns;
+    } else {
+      nr = number_in_code(regs, x);
+    }
+    if (nr < 0) {  // what the kernel itself would answer to restart_syscall in another process
+      c.saved = regs;
+      c.saved.rax = static_cast<unsigned long long>(-EINTR);
+      c.saved.orig_rax = ~0ull;
+      return c;
+    }
+    x.before.syscall_nr = nr;
+    r.orig_rax = static_cast<unsigned long long>(nr);
+  }
+  const bool in_frame = regs.rip - x.resume_entry < kResumeCodeBytes;
+  Plan p = again(r, find(static_cast<long>(r.orig_rax)), x);
+  // A frame that was shortened counts from now on.
+  const bool from_now = !x.before.asleep_known || (in_frame && !p.pokes.empty());
+  g_begun[x.before.tid] = {static_cast<long>(r.orig_rax), regs.rip, regs.rsp,
+                           from_now ? now : now - x.before.asleep_ns};
+  c.saved = p.regs;
+  c.pokes = std::move(p.pokes);
+  return c;
 }
 
 // "se.exec_start : 12345.678901" in milliseconds: when the thread last ran, by the scheduler.
@@ -256,11 +318,12 @@ int processor_of(const std::string& dir) {
 
 BeforeStop look_before_stop(pid_t pid, pid_t tid) {
   BeforeStop b;
+  b.tid = tid;
   const std::string dir = "/proc/" + std::to_string(pid) + "/task/" + std::to_string(tid) + "/";
   auto text = os::read_file(dir + "syscall");
   if (!text || text->starts_with("running") || text->starts_with("-1")) return b;
   b.syscall_nr = strtol(text->c_str(), nullptr, 10);
-  if (find(b.syscall_nr) == nullptr) return b;
+  if (find(b.syscall_nr) == nullptr && b.syscall_nr != __NR_restart_syscall) return b;
   uint64_t slept_since, now;
   const int cpu = processor_of(dir);
   if (cpu >= 0 && exec_start_ns(dir + "sched", &slept_since) && scheduler_now_ns(cpu, &now)) {
@@ -298,10 +361,7 @@ Continuation continue_call(const user_regs_struct& regs, const CallContext& x) {
         c.saved.orig_rax = ~0ull;
         return c;
       }
-      Plan p = again(regs, find(nr), x);
-      c.saved = p.regs;
-      c.pokes = std::move(p.pokes);
-      return c;
+      return continue_restartable(regs, x);
     }
     case EINTR: {
       if (find(nr) == nullptr || handler_ends_it) return c;

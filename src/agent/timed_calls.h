@@ -20,6 +20,7 @@ struct BeforeStop {
   long syscall_nr = -1;    // -1: it was running
   uint64_t asleep_ns = 0;  // how long it had been in that call
   bool asleep_known = false;
+  pid_t tid = 0;
 };
 BeforeStop look_before_stop(pid_t pid, pid_t tid);
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* crtest: mode=cycles,live users=root,nobody,54321
+/* crtest: mode=cycles,live,often users=root,nobody,54321
  *
  * Sixteen threads, each blocked in a different call and each with its own TLS values, name, signal
  * mask and alternate stack. Afterwards every call must end properly once its reason to wait is

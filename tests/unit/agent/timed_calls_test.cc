@@ -107,3 +107,47 @@ Test(timed_calls, a_nanosleep_in_the_image_has_the_time_left) {
   cr_assert_eq(left[0], 6);
   cr_assert_eq(left[1], 0);
 }
+
+// The second stop in one sleep finds the thread in restart_syscall.
+Test(timed_calls, a_sleep_that_was_stopped_before_goes_on_with_the_time_left_of_the_whole) {
+  int64_t ten[2] = {10, 0};
+  CallContext x = asleep(__NR_clock_nanosleep, 3000000000);
+  x.before.tid = 77;
+  x.read_context = ten;
+  auto regs = interrupted(__NR_clock_nanosleep, -516);
+  regs.rdx = 0x5000;
+  Continuation c = cr::agent::continue_call(regs, x);
+  cr_assert_eq(c.pokes.size(), 1u);
+  regs.orig_rax = __NR_restart_syscall;
+  x.before.syscall_nr = __NR_restart_syscall;
+  x.before.asleep_ns = 1000;  // since the first stop
+  c = cr::agent::continue_call(regs, x);
+  cr_assert_not(c.live_changed, "the kernel restarts it");
+  cr_assert_eq(c.live.orig_rax, static_cast<unsigned long long>(__NR_restart_syscall));
+  cr_assert_eq(c.saved.rip, kStub);
+  cr_assert_eq(c.pokes.size(), 1u);
+  uint64_t frame[19];
+  memcpy(frame, c.pokes[0].bytes.data(), sizeof(frame));
+  cr_assert_eq(frame[1], static_cast<uint64_t>(__NR_clock_nanosleep));
+  const double left = static_cast<double>(frame[16]) + static_cast<double>(frame[17]) / 1e9;
+  cr_assert(left > 6.0 && left <= 7.0, "%f s left", left);
+}
+
+// Stopped by SIGSTOP before: the agent has not seen the call.
+Test(timed_calls, the_number_of_a_restarted_call_is_read_from_the_code) {
+  uint8_t memory[16] = {0xb8, __NR_poll, 0, 0, 0, 0x0f, 0x05};
+  CallContext x = asleep(__NR_restart_syscall, 1000000000);
+  x.before.tid = 78;
+  x.read_context = memory;
+  auto regs = interrupted(__NR_restart_syscall, -516);
+  regs.rdx = 5000;
+  Continuation c = cr::agent::continue_call(regs, x);
+  cr_assert_eq(c.pokes.size(), 1u);
+  uint64_t frame[19];
+  memcpy(frame, c.pokes[0].bytes.data(), sizeof(frame));
+  cr_assert_eq(frame[1], static_cast<uint64_t>(__NR_poll));
+  memory[0] = 0x90;
+  x.before.tid = 79;
+  c = cr::agent::continue_call(regs, x);
+  cr_assert_eq(c.saved.rax, static_cast<unsigned long long>(-EINTR));
+}
