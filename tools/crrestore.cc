@@ -101,7 +101,7 @@ int check_only(const Options& o) {
   std::unique_ptr<store::LoadedImage> image;
   agent::RestorePlan plan;
   agent::Trouble bad = agent::choose_image(o.session.dir, o.sequence, &image);
-  if (!bad.bad()) bad = agent::make_restore_plan(*image, o.session.dir, -1, &plan);
+  if (!bad.bad()) bad = agent::make_restore_plan(*image, o.session.dir, -1, agent::Verify::kNow, &plan);
   if (!bad.bad()) return 0;
   fprintf(stderr, "%s: %s\n", kTool, bad.text.c_str());
   return bad.error.code == Errc::kNotWhole ? kExitNoWholeImage : tools::kExitOwnFailure;

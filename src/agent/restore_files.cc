@@ -131,6 +131,7 @@ Trouble FileOpener::open_regular(const format::FileRecord& f, os::Fd* ret, Pendi
     pending->truncate = true;
     pending->bytes = f.file_bytes;
   }
+  pending->path = path;
   pending->seek = true;  // later: a live description may still be in use
   pending->position = f.position;
   return {};
@@ -315,22 +316,14 @@ Trouble open_files(const format::ImageView& image, const std::string& image_dir,
   return FileOpener(image, image_dir, live_pidfd, plan).run(ret_fds);
 }
 
-Trouble finish_files(RestorePlan& plan, pid_t pid) {
+Trouble open_proc_files(RestorePlan& plan, pid_t pid) {
   for (const PendingFile& p : plan.pending) {
+    if (p.proc_path.empty()) continue;
     os::Fd& fd = plan.fds[static_cast<size_t>(p.fd)];
-    if (!p.proc_path.empty()) {
-      const std::string path = "/proc/" + std::to_string(pid) + "/" + p.proc_path;
-      fd = os::Fd(open(path.c_str(), static_cast<int>(p.proc_flags) | O_CLOEXEC));
-      if (!fd) return trouble(Errc::kSystem, errno, path + " cannot be opened: " + errno_text());
-      lseek(fd.get(), static_cast<off_t>(p.position), SEEK_SET);
-    }
-    if (p.seek && lseek(fd.get(), static_cast<off_t>(p.position), SEEK_SET) < 0) {
-      return trouble(Errc::kSystem, errno, "setting a file's offset: " + errno_text());
-    }
-    if (p.truncate && ftruncate(fd.get(), static_cast<off_t>(p.bytes)) != 0) {
-      return trouble(Errc::kSystem, errno,
-                     "cutting a file back to its size at the checkpoint: " + errno_text());
-    }
+    const std::string path = "/proc/" + std::to_string(pid) + "/" + p.proc_path;
+    fd = os::Fd(open(path.c_str(), static_cast<int>(p.proc_flags) | O_CLOEXEC));
+    if (!fd) return trouble(Errc::kSystem, errno, path + " cannot be opened: " + errno_text());
+    lseek(fd.get(), static_cast<off_t>(p.position), SEEK_SET);
   }
   return {};
 }

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -17,26 +18,52 @@
 #include "agent/restore_files.h"
 #include "agent/vdso.h"
 #include "format/checksum.h"
+#include "os/proc.h"
 
 namespace cr::agent {
 namespace {
 
+// Does the kernel give huge pages to memory that did not ask for them?
+bool huge_pages_always() {
+  auto text = os::read_file("/sys/kernel/mm/transparent_hugepage/enabled");
+  return text && text->find("[always]") != std::string::npos;
+}
+
+// One for each processor that we may use, as far as there is work for them.
+uint32_t fill_workers(uint64_t pages) {
+  constexpr uint64_t kPagesEach = 4096;
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  const int cores = sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
+  const uint64_t most = std::min<uint64_t>(static_cast<uint64_t>(std::max(cores, 1)),
+                                           format::kMostFillWorkers);
+  return static_cast<uint32_t>(std::clamp<uint64_t>(pages / kPagesEach, 1, most));
+}
+
 class Planner {
  public:
-  Planner(const store::LoadedImage& loaded, const std::string& dir, int live_pidfd,
+  Planner(const store::LoadedImage& loaded, const std::string& dir, int live_pidfd, Verify verify,
           RestorePlan& plan)
-      : loaded_(loaded), image_(loaded.view), dir_(dir), live_pidfd_(live_pidfd), plan_(plan) {}
+      : loaded_(loaded),
+        image_(loaded.view),
+        dir_(dir),
+        live_pidfd_(live_pidfd),
+        verify_(verify),
+        plan_(plan) {}
   Trouble run();
 
  private:
   Trouble check_machine();
   Trouble check_pages();
+  Trouble check_memory() const;
   Trouble plan_segments();
   Trouble plan_file_segment(const format::SegmentRecord& s);
   Trouble plan_vdso();
   Trouble plan_program();
   bool add_fills(const format::SegmentRecord& s, const os::Mapping* file, uint64_t file_bytes);
-  void add_fill(uint64_t addr, uint64_t bytes, uint64_t off);
+  void add_fill(uint64_t addr, uint64_t pages, uint64_t slot);
+  void add_zeros(uint64_t addr, uint64_t pages);
+  void choose_how(format::PlanMap& m, size_t first_fill);
   int send_file(const std::string& path, int fd);
   void write_out();
   uint64_t find_parking(uint64_t bytes) const;
@@ -45,12 +72,17 @@ class Planner {
   const format::ImageView& image_;
   const std::string& dir_;
   int live_pidfd_;
+  Verify verify_;
   RestorePlan& plan_;
+  const bool huge_always_ = huge_pages_always();
   format::PlanHeader header_{};
   std::vector<format::PlanMap> maps_;
   std::vector<format::PlanFill> fills_;
+  std::vector<uint64_t> sums_;
+  std::vector<format::PlanZero> zeros_;
   std::vector<format::PlanVdsoPatch> patches_;
   std::vector<format::PlanFd> fds_;
+  size_t first_of_segment_ = 0;      // of fills_: they never reach across segments
   std::map<std::string, int> sent_;  // mapped file -> index in plan_.fds
 };
 
@@ -73,15 +105,38 @@ Trouble Planner::check_machine() {
   return {};
 }
 
+// Those that the restorer will not read, or all.
 Trouble Planner::check_pages() {
+  std::vector<store::SlotRun> read, rest;
+  if (verify_ == Verify::kWithFill) {
+    for (const format::PlanFill& f : fills_) {
+      read.push_back({(f.image_off - image_.super.payload_off) / kPageSize, f.bytes / kPageSize});
+    }
+    std::ranges::sort(read, {}, &store::SlotRun::first);
+  }
+  uint64_t at = 0;
+  read.push_back({image_.super.payload_slots, 0});
+  for (const store::SlotRun& r : read) {
+    if (r.first > at) rest.push_back({at, r.first - at});
+    at = std::max(at, r.first + r.count);
+  }
   uint64_t slot = 0;
-  const uint64_t addr = store::verify_pages(image_, &slot);
-  if (addr == 0) return {};
-  char t[32];
-  snprintf(t, sizeof(t), "0x%lx", static_cast<unsigned long>(addr));
-  return trouble(Errc::kDamaged, 0,
-                 loaded_.path + ": damaged: the checksum of the page for address " + t + " (slot " +
-                     std::to_string(slot) + ") is wrong");
+  const uint64_t addr = store::verify_pages(image_, rest, &slot);
+  return addr == 0 ? Trouble{} : damaged_page(loaded_, addr, slot);
+}
+
+// Memory that this process's cgroups will never give is better refused than killed for.
+Trouble Planner::check_memory() const {
+  uint64_t need = 0;
+  for (const format::PlanFill& f : fills_) need += f.bytes;
+  std::string group;
+  auto cgroups = os::read_file("/proc/self/cgroup");
+  const uint64_t limit = os::memory_limit(cgroups ? *cgroups : "", "/sys/fs/cgroup", &group);
+  if (need <= limit) return {};
+  return trouble(Errc::kNoMemory, ENOMEM,
+                 loaded_.path + ": the program needs " + std::to_string(need >> 20) +
+                     " MiB of memory, the memory cgroup " + group + " allows " +
+                     std::to_string(limit >> 20) + " MiB; raise its limit or restore elsewhere");
 }
 
 int Planner::send_file(const std::string& path, int fd) {
@@ -93,18 +148,39 @@ int Planner::send_file(const std::string& path, int fd) {
   return index;
 }
 
-void Planner::add_fill(uint64_t addr, uint64_t bytes, uint64_t off) {
-  if (!fills_.empty()) {
+void Planner::add_fill(uint64_t addr, uint64_t pages, uint64_t slot) {
+  const uint64_t off = image_.super.payload_off + slot * kPageSize, bytes = pages * kPageSize;
+  const uint64_t first_sum = sums_.size();
+  const auto sums = image_.checksums.subspan(slot, pages);
+  sums_.insert(sums_.end(), sums.begin(), sums.end());
+  if (fills_.size() > first_of_segment_) {
     format::PlanFill& f = fills_.back();
-    const bool zero = off == format::kFillZero;
-    if (f.addr + f.bytes == addr &&
-        (zero ? f.image_off == off
-              : f.image_off != format::kFillZero && f.image_off + f.bytes == off)) {
+    if (f.addr + f.bytes == addr && f.image_off + f.bytes == off) {
       f.bytes += bytes;
       return;
     }
   }
-  fills_.push_back({addr, bytes, off});
+  fills_.push_back({addr, bytes, off, first_sum, format::kFillRead, 0});
+}
+
+void Planner::add_zeros(uint64_t addr, uint64_t pages) {
+  if (!zeros_.empty() && zeros_.back().addr + zeros_.back().bytes == addr) {
+    zeros_.back().bytes += pages * kPageSize;
+  } else {
+    zeros_.push_back({addr, pages * kPageSize});
+  }
+}
+
+// Memory that may have huge pages is read into, for then there are fewer pages to make.
+void Planner::choose_how(format::PlanMap& m, size_t first_fill) {
+  constexpr uint64_t kWorthRegistering = 256 << 10;
+  const bool huge = (m.segment_flags & format::kSegmentHuge) != 0 ||
+                    (huge_always_ && (m.segment_flags & format::kSegmentNoHuge) == 0);
+  uint64_t bytes = 0;
+  for (size_t i = first_fill; i < fills_.size(); i++) bytes += fills_[i].bytes;
+  if (huge || bytes < kWorthRegistering) return;
+  m.userfault = 1;
+  for (size_t i = first_fill; i < fills_.size(); i++) fills_[i].how = format::kFillCopy;
 }
 
 // What the segment's memory needs from the image; false: nothing. Pages that the file holds just so
@@ -112,18 +188,18 @@ void Planner::add_fill(uint64_t addr, uint64_t bytes, uint64_t off) {
 bool Planner::add_fills(const format::SegmentRecord& s, const os::Mapping* file,
                         uint64_t file_bytes) {
   bool any = false;
+  first_of_segment_ = fills_.size();
   auto it = std::lower_bound(image_.extents.begin(), image_.extents.end(), s.start,
                              [](const format::ExtentRecord& e, uint64_t a) { return e.addr < a; });
   for (; it != image_.extents.end() && it->addr < s.end; ++it) {
     if (it->slot == format::kSlotZero) {
       if (file == nullptr) continue;
-      add_fill(it->addr, it->pages * kPageSize, format::kFillZero);
+      add_zeros(it->addr, it->pages);
       any = true;
       continue;
     }
-    const uint64_t off = image_.super.payload_off + it->slot * kPageSize;
     if (file == nullptr) {
-      add_fill(it->addr, it->pages * kPageSize, off);
+      add_fill(it->addr, it->pages, it->slot);
       any = true;
       continue;
     }
@@ -135,7 +211,7 @@ bool Planner::add_fills(const format::SegmentRecord& s, const os::Mapping* file,
           format::checksum(file->data() + in_file, kPageSize) == image_.checksums[it->slot + p];
       // The last, partial page of a file reads as zeros behind its end, in the image as well.
       if (same) continue;
-      add_fill(addr, kPageSize, off + p * kPageSize);
+      add_fill(addr, 1, it->slot + p);
       any = true;
     }
   }
@@ -209,7 +285,9 @@ Trouble Planner::plan_segments() {
     m.flags = MAP_ANONYMOUS | (s.kind == format::kSegmentAnonShared ? MAP_SHARED : MAP_PRIVATE);
     if (s.kind == format::kSegmentStack) m.flags |= MAP_GROWSDOWN | MAP_STACK;
     if ((s.flags & format::kSegmentNoReserve) != 0 || s.prot == 0) m.flags |= MAP_NORESERVE;
+    const size_t first_fill = fills_.size();
     m.fill = add_fills(s, nullptr, 0) ? 1 : 0;
+    if (s.kind == format::kSegmentAnon) choose_how(m, first_fill);
     maps_.push_back(m);
   }
   for (const format::OverlayRecord& o : image_.overlays) {
@@ -327,6 +405,14 @@ void Planner::write_out() {
             [](const format::PlanMap& a, const format::PlanMap& b) { return a.addr < b.addr; });
   h.maps = out.add(maps_.data(), maps_.size());
   h.fills = out.add(fills_.data(), fills_.size());
+  h.sums = out.add(sums_.data(), sums_.size());
+  h.zeros = out.add(zeros_.data(), zeros_.size());
+  std::vector<format::PlanFileChange> changes;
+  for (const PendingFile& p : plan_.pending) {
+    if (!p.seek) continue;
+    changes.push_back({static_cast<uint32_t>(p.fd), p.truncate ? 1u : 0u, p.bytes, p.position});
+  }
+  h.file_changes = out.add(changes.data(), changes.size());
   h.patches = out.add(patches_.data(), patches_.size());
   h.fds = out.add(fds_.data(), fds_.size());
   h.sigactions = out.add(image_.sigactions.data(), image_.sigactions.size());
@@ -378,18 +464,24 @@ void Planner::write_out() {
     end += format::kRestorerStackBytes;
     placed[i].stack_top_off = end;
   }
+  h.payload_off = image_.super.payload_off;
+  h.fill_workers = fill_workers(sums_.size());
+  h.fill_area_off = end;
+  end += h.fill_workers * format::kFillAreaBytes;
   h.region_bytes = end;
   h.received_fds = static_cast<uint32_t>(plan_.fds.size());
   memcpy(plan_.bytes.data(), &h, sizeof(h));
 }
 
 Trouble Planner::run() {
-  for (auto step : {&Planner::check_machine, &Planner::check_pages, &Planner::plan_program,
-                    &Planner::plan_segments, &Planner::plan_vdso}) {
+  for (auto step : {&Planner::check_machine, &Planner::plan_program, &Planner::plan_segments,
+                    &Planner::check_pages, &Planner::plan_vdso}) {
     Trouble bad = (this->*step)();
     if (bad.bad()) return bad;
   }
-  Trouble bad = open_files(image_, dir_, live_pidfd_, plan_, &fds_);
+  Trouble bad = check_memory();
+  if (bad.bad()) return bad;
+  bad = open_files(image_, dir_, live_pidfd_, plan_, &fds_);
   if (bad.bad()) return bad;
   write_out();
   return {};
@@ -397,15 +489,23 @@ Trouble Planner::run() {
 
 }  // namespace
 
+Trouble damaged_page(const store::LoadedImage& image, uint64_t addr, uint64_t slot) {
+  char t[32];
+  snprintf(t, sizeof(t), "0x%lx", static_cast<unsigned long>(addr));
+  return trouble(Errc::kDamaged, 0,
+                 image.path + ": damaged: the checksum of the page for address " + t + " (slot " +
+                     std::to_string(slot) + ") is wrong");
+}
+
 Trouble make_restore_plan(const store::LoadedImage& image, const std::string& image_dir,
-                          int live_pidfd, RestorePlan* ret_plan) {
+                          int live_pidfd, Verify verify, RestorePlan* ret_plan) {
   if ((image.view.process->flags & format::kProcessHeapOnly) != 0) {
     return trouble(Errc::kUnsupported, 0,
                    image_dir +
                        ": this image holds a heap without a process: a program opens it "
                        "with crheap_open()");
   }
-  return Planner(image, image_dir, live_pidfd, *ret_plan).run();
+  return Planner(image, image_dir, live_pidfd, verify, *ret_plan).run();
 }
 
 }  // namespace cr::agent

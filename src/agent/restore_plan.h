@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 // restore_plan.h - from an image to the steps that bring the process back.
 // Invariant: everything that can be known to fail is found here, before anything is started or any
-// file is changed.
+// file is changed; but for damaged pages, which the restorer may find while it reads them (Verify),
+// and even then no instruction of the program is executed and no file is changed.
 // Context: N (agent). Doc: docs/ARCHITECTURE.md, "One restore".
 #pragma once
 
@@ -18,8 +19,9 @@ namespace cr::agent {
 
 struct PendingFile {  // changes to be made when the process exists
   int fd = -1;        // index into RestorePlan::fds
-  bool truncate = false, seek = false;
+  bool truncate = false, seek = false;  // by the restorer, when all else is done
   uint64_t bytes = 0;
+  std::string path;       // for messages
   std::string proc_path;  // opened below /proc/<pid> then
   uint32_t proc_flags = 0;
   uint64_t position = 0;
@@ -35,11 +37,19 @@ struct RestorePlan {
   format::PlanHeader* header() { return reinterpret_cast<format::PlanHeader*>(bytes.data()); }
 };
 
+// Who checks the pages that the plan brings into memory; all other pages are checked while planning.
+enum class Verify {
+  kNow,       // the planner, so that a damaged page is found before anything is started
+  kWithFill,  // the restorer, as it reads them
+};
+
 // image_dir: for unnamed files that need a place. live_pidfd: see open_files().
 Trouble make_restore_plan(const store::LoadedImage& image, const std::string& image_dir,
-                          int live_pidfd, RestorePlan* ret_plan);
+                          int live_pidfd, Verify verify, RestorePlan* ret_plan);
 
-// Truncations and /proc files, once process `pid` exists. Part of taking over, not of planning.
-Trouble finish_files(RestorePlan& plan, pid_t pid);
+Trouble damaged_page(const store::LoadedImage& image, uint64_t addr, uint64_t slot);
+
+// Opens files of /proc/PID, once process `pid` exists. Part of taking over, not of planning.
+Trouble open_proc_files(RestorePlan& plan, pid_t pid);
 
 }  // namespace cr::agent

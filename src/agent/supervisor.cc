@@ -71,7 +71,8 @@ const char* step_name(int step) {
                                            "making a thread",
                                            "starting the control thread",
                                            "setting timers",
-                                           "installing descriptors"};
+                                           "installing descriptors",
+                                           "setting files' offsets and sizes"};
   return step >= 0 && step < static_cast<int>(sizeof(kNames) / sizeof(kNames[0])) ? kNames[step]
                                                                                   : "?";
 }
@@ -156,7 +157,7 @@ void Supervisor::on_take(size_t i) {
         nullptr, 0);
     return;
   }
-  Trouble bad = finish_files(*plan_, session_.pid());
+  Trouble bad = open_proc_files(*plan_, session_.pid());
   auto memfd = os::make_memfd("cr-plan");
   if (!bad.bad() && !memfd)
     bad = trouble(Errc::kNoMemory, memfd.error().sys_errno, "memory for the plan");
@@ -227,7 +228,9 @@ Trouble Supervisor::prepare(uint64_t sequence, int live_pidfd) {
   Trouble bad = choose_image(session_.options().dir, sequence, &image);
   if (bad.bad()) return bad;
   auto plan = std::make_unique<RestorePlan>();
-  bad = make_restore_plan(*image, session_.options().dir, live_pidfd, plan.get());
+  // In place, the process is lost once it has begun: then nothing may be found to be damaged.
+  const Verify verify = live_pidfd >= 0 ? Verify::kNow : Verify::kWithFill;
+  bad = make_restore_plan(*image, session_.options().dir, live_pidfd, verify, plan.get());
   if (bad.error.code == Errc::kDamaged && sequence == 0) {
     bad.text += name_other_buffer(session_.options().dir, image->index);
   }
@@ -235,6 +238,7 @@ Trouble Supervisor::prepare(uint64_t sequence, int live_pidfd) {
   for (const std::string& w : plan->warnings) say(w);
   plan_ = std::move(plan);
   plan_image_ = std::move(image);
+  newest_wanted_ = sequence == 0;
   last_said_.clear();
   return {};
 }
@@ -320,6 +324,31 @@ void Supervisor::serve_control() {
   }
 }
 
+// What the restorer says before it ends.
+std::string Supervisor::describe_failure(const format::Report& r) const {
+  if (r.code == format::kStepFill && r.sys_errno == EBADMSG && plan_image_ != nullptr) {
+    return damaged_page(*plan_image_, r.sequence, r.epoch).text +
+           (newest_wanted_ ? name_other_buffer(session_.options().dir, plan_image_->index) : "");
+  }
+  char at[32] = "";
+  if (r.code == format::kStepFiles && plan_ != nullptr) {
+    std::vector<std::string> paths;
+    for (const PendingFile& p : plan_->pending) {
+      if (p.seek) paths.push_back(p.path);
+    }
+    if (r.sequence < paths.size()) {
+      return "restoring failed: " + paths[r.sequence] +
+             " cannot be put back to its offset and size at the checkpoint: " +
+             strerror(r.sys_errno);
+    }
+  }
+  if (r.code != format::kStepControl) {
+    snprintf(at, sizeof(at), " at 0x%lx", static_cast<unsigned long>(r.sequence));
+  }
+  return std::string("restoring failed while ") + step_name(r.code) + at + ": " +
+         strerror(r.sys_errno);
+}
+
 void Supervisor::serve_client(size_t i) {
   union {
     format::Hello hello;
@@ -341,12 +370,7 @@ void Supervisor::serve_client(size_t i) {
     if (m.report.code == 0) {
       session_.set_leftover({m.report.epoch, m.report.sequence});
     } else {
-      char at[32] = "";
-      if (m.report.code != format::kStepControl) {
-        snprintf(at, sizeof(at), " at 0x%lx", static_cast<unsigned long>(m.report.sequence));
-      }
-      say(std::string("restoring failed while ") + step_name(m.report.code) + at + ": " +
-          strerror(m.report.sys_errno));
+      say(describe_failure(m.report));
     }
   } else if ((m.kind == format::kMessageAskCheckpoint || m.kind == format::kMessageAskStatus) &&
              n == sizeof(m.request)) {

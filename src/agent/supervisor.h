@@ -65,6 +65,7 @@ class Supervisor {
   Trouble prepare(uint64_t sequence, int live_pidfd);
   bool peer_is_program(int fd) const;
   void after_end(int status);
+  std::string describe_failure(const format::Report& report) const;
 
   Session& session_;
   SupervisorOptions options_;
@@ -73,6 +74,7 @@ class Supervisor {
   std::vector<Client> clients_;
   std::unique_ptr<RestorePlan> plan_;               // waiting to be taken
   std::unique_ptr<store::LoadedImage> plan_image_;  // what it is made from
+  bool newest_wanted_ = true;                       // and not one by its number
   int taking_ = -1;                                 // index of the client that restores
   bool ended_ = false, killed_by_us_ = false, warned_unattached_ = false;
   bool program_gone_ = false;

@@ -23,15 +23,29 @@ struct PlanMap {
   uint32_t fill;   // 1: something will be written, map writable first
   uint64_t file_off;
   uint32_t segment_flags;  // kSegment... advice
-  uint32_t reserved;
+  uint32_t userfault;      // 1: has fills of kFillCopy, to be registered meanwhile
 };
 CR_ON_DISK(PlanMap, 48);
 
-inline constexpr uint64_t kFillZero = ~0ull;
-struct PlanFill {
-  uint64_t addr, bytes, image_off;  // kFillZero: zeros
+// How pages get into the memory.
+enum PlanFillHow : uint32_t {
+  kFillRead = 0,  // pread into the memory, which the kernel fills with zeros first
+  kFillCopy = 1,  // by way of a buffer and UFFDIO_COPY, which takes fresh pages; else as kFillRead
 };
-CR_ON_DISK(PlanFill, 24);
+
+// Pages that come from the image, each of which must have its checksum.
+struct PlanFill {
+  uint64_t addr, bytes, image_off;
+  uint64_t first_sum;  // index of the first page's checksum in `sums`: rises from fill to fill
+  uint32_t how;        // PlanFillHow
+  uint32_t reserved;
+};
+CR_ON_DISK(PlanFill, 40);
+
+struct PlanZero {  // zeros that shadow a file's content
+  uint64_t addr, bytes;
+};
+CR_ON_DISK(PlanZero, 16);
 
 struct PlanOverlay {
   uint64_t addr, bytes, off;
@@ -56,6 +70,15 @@ struct PlanFd {
 };
 CR_ON_DISK(PlanFd, 16);
 
+// What a restore changes of a file: the last thing it does before the program is let go, so that
+// an image that turns out to be damaged has changed nothing.
+struct PlanFileChange {
+  uint32_t source;    // index among the received descriptors
+  uint32_t truncate;  // 1: cut back to `bytes`
+  uint64_t bytes, position;
+};
+CR_ON_DISK(PlanFileChange, 24);
+
 // Where the program's own C library runs with another vDSO than its own: the old entry points jump.
 struct PlanVdsoPatch {
   uint64_t old_off;  // in the image's vDSO
@@ -77,22 +100,25 @@ struct PlanHeader {
   uint64_t magic;
   uint64_t bytes;  // of the whole plan
   ProcessRecord process;
-  PlanArray maps, fills, overlays, threads, fds, patches, sigactions, siginfos;
+  PlanArray maps, fills, sums, zeros, overlays, threads, fds, file_changes, patches;
+  PlanArray sigactions, siginfos;
   uint64_t auxv_off, auxv_bytes;
   uint64_t cwd_off;       // a string
   uint32_t received_fds;  // descriptors that follow (after image)
   uint32_t ids;           // PlanIds
   uint32_t drop_caps;     // 1: the process was given a capability for the restore only
-  uint32_t reserved;
+  uint32_t fill_workers;  // threads that fill, the calling one included
+  uint64_t fill_area_off;  // kFillAreaBytes for each of them, behind the plan
+  uint64_t payload_off;    // of the image
   uint64_t vdso_patch;    // 1: image's vDSO is mapped as data and patched
   uint64_t vdso_parking;  // patch: address for this kernel's vvar and vDSO
   uint64_t region_bytes;  // plan + stacks
   // written by the restorer
   uint32_t barrier;  // futex: 0 wait, 1 go
   uint32_t threads_ready;
-  int32_t failed_step;  // RestoreStep
-  int32_t failed_errno;
-  uint64_t failed_addr;
+  uint32_t failed;  // 1: somebody has told the agent already
+  uint32_t reserved;
+  uint64_t next_page;  // of all fills: the first that nobody has taken yet
   char program[256];
 };
 inline constexpr uint64_t kPlanMagic = 0x314e414c50524331ull;
@@ -111,9 +137,13 @@ enum RestoreStep : int32_t {
   kStepControl,
   kStepTimers,
   kStepDone,
+  kStepFiles,
 };
 
 inline constexpr uint64_t kRestorerStackBytes = 16384;  // per thread
+inline constexpr uint64_t kFillBufferBytes = 256 << 10;
+inline constexpr uint64_t kFillAreaBytes = kRestorerStackBytes + kFillBufferBytes;
+inline constexpr uint32_t kMostFillWorkers = 16;  // they share one memory bus
 
 // Passed to the blob's entry.
 struct RestorerArgs {

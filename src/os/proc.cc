@@ -2,6 +2,7 @@
 // proc.cc - see proc.h. Invariant: as there. Context: N.
 #include "os/proc.h"
 
+#include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -10,6 +11,8 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/sysmacros.h>
+
+#include <algorithm>
 
 namespace cr::os {
 namespace {
@@ -157,6 +160,37 @@ Result<Stat> read_stat(pid_t pid, pid_t tid) {
   s.env_start = number(50);
   s.env_end = number(51);
   return s;
+}
+
+uint64_t memory_limit(const std::string& text, const std::string& root, std::string* ret_group) {
+  uint64_t least = ~uint64_t{0};
+  for (size_t at = 0; at < text.size();) {
+    const size_t end = std::min(text.find('\n', at), text.size());
+    const std::string line = text.substr(at, end - at);
+    at = end + 1;
+    const size_t first = line.find(':'), second = line.find(':', first + 1);
+    if (first == std::string::npos || second == std::string::npos) continue;
+    const std::string controllers = "," + line.substr(first + 1, second - first - 1) + ",";
+    const bool unified = controllers == ",,";
+    if (!unified && controllers.find(",memory,") == std::string::npos) continue;
+    const std::string mount = root + (unified ? "" : "/memory");
+    std::string group = line.substr(second + 1);
+    for (;;) {
+      auto limit =
+          read_file(mount + group + (unified ? "/memory.max" : "/memory.limit_in_bytes"));
+      if (limit && !limit->empty() && isdigit(static_cast<unsigned char>((*limit)[0])) != 0) {
+        const uint64_t bytes = strtoull(limit->c_str(), nullptr, 10);
+        if (bytes < least) {
+          least = bytes;
+          *ret_group = group.empty() ? "/" : group;
+        }
+      }
+      const size_t slash = group.find_last_of('/');
+      if (slash == std::string::npos) break;
+      group.erase(slash);
+    }
+  }
+  return least;
 }
 
 }  // namespace cr::os

@@ -55,4 +55,8 @@ struct Stat {
 };
 Result<Stat> read_stat(pid_t pid, pid_t tid);
 
+// The least memory limit of the cgroups in `text` (/proc/self/cgroup) and of those above them;
+// `root` is where they are mounted. ~0: none. ret_group: the limited one.
+uint64_t memory_limit(const std::string& text, const std::string& root, std::string* ret_group);
+
 }  // namespace cr::os

@@ -12,48 +12,38 @@
 #include "format/channel.h"
 #include "format/plan.h"
 #include "rawsys/rawsys.h"
+#include "restorer/restorer.h"
 
 extern "C" {
 [[noreturn]] void cr_restorer_main(const cr::format::RestorerArgs* args);
-long cr_restorer_clone3(void* clone_args, size_t size, void (*fn)(void*), void* arg);
 [[noreturn]] void cr_restorer_sigreturn(void* ucontext);
 }
 
 namespace cr::restorer {
-namespace {
 
-using format::PlanHeader;
-using format::RestorerArgs;
-using rawsys::is_error;
-using rawsys::sys;
-
-constexpr uint64_t kTaskSize = 0x7ffffffff000;
-constexpr int kArchSetGs = 0x1001, kArchSetFs = 0x1002;
-
-struct Restore {
-  const RestorerArgs* args;
-  PlanHeader* plan;
-
-  template <typename T>
-  T* at(uint64_t off) const {
-    return reinterpret_cast<T*>(reinterpret_cast<uint8_t*>(plan) + off);
+// Half a process must not run.
+void fail(const Restore& rs, format::RestoreStep step, long error, uint64_t addr, uint64_t slot) {
+  while (__atomic_exchange_n(&rs.plan->failed, 1u, __ATOMIC_ACQ_REL) != 0) {
+    rawsys::sys_futex(&rs.plan->failed, FUTEX_WAIT_PRIVATE, 1);  // another thread ends us
   }
-  template <typename T>
-  T* array(const format::PlanArray& a) const {
-    return at<T>(a.off);
-  }
-};
-
-// Tells the agent which step failed, and ends the process: half a process must not run.
-[[noreturn]] void fail(const Restore& rs, format::RestoreStep step, long error, uint64_t addr) {
   format::Report report{};
   report.kind = format::kMessageReport;
   report.code = step;
   report.sys_errno = static_cast<int32_t>(-error);
   report.sequence = addr;
+  report.epoch = slot;
   sys(__NR_sendto, rs.args->report_fd, &report, sizeof(report), MSG_NOSIGNAL, nullptr, 0);
   rawsys::sys_exit_group(125);
 }
+
+namespace {
+
+using format::PlanHeader;
+using format::RestorerArgs;
+using rawsys::is_error;
+
+constexpr uint64_t kTaskSize = 0x7ffffffff000;
+constexpr int kArchSetGs = 0x1001, kArchSetFs = 0x1002;
 
 void detach_old_libc(const RestorerArgs& a) {
   constexpr int kRseqUnregister = 1;
@@ -103,16 +93,10 @@ void map_segments(const Restore& rs) {
   }
 }
 
-void fill_segments(const Restore& rs) {
-  const auto* f = rs.array<format::PlanFill>(rs.plan->fills);
-  for (uint64_t i = 0; i < rs.plan->fills.count; i++) {
-    if (f[i].image_off == format::kFillZero) {  // zeros that shadow a file's content
-      __builtin_memset(reinterpret_cast<void*>(f[i].addr), 0, f[i].bytes);
-      continue;
-    }
-    const long r = rawsys::read_all_at(rs.args->image_fd, reinterpret_cast<void*>(f[i].addr),
-                                       f[i].bytes, f[i].image_off);
-    if (r != 0) fail(rs, format::kStepFill, r, f[i].addr);
+void finish_memory(const Restore& rs) {
+  const auto* z = rs.array<format::PlanZero>(rs.plan->zeros);
+  for (uint64_t i = 0; i < rs.plan->zeros.count; i++) {
+    __builtin_memset(reinterpret_cast<void*>(z[i].addr), 0, z[i].bytes);
   }
   const auto* o = rs.array<format::PlanOverlay>(rs.plan->overlays);
   for (uint64_t i = 0; i < rs.plan->overlays.count; i++) {
@@ -219,6 +203,17 @@ void install_descriptors(const Restore& rs) {
   }
 }
 
+// Everything else has gone well, and every page was right.
+void change_files(const Restore& rs) {
+  const auto* c = rs.array<format::PlanFileChange>(rs.plan->file_changes);
+  for (uint64_t i = 0; i < rs.plan->file_changes.count; i++) {
+    const int fd = rs.args->extra_fd_base + static_cast<int>(c[i].source);
+    long r = sys(__NR_lseek, fd, c[i].position, SEEK_SET);
+    if (r >= 0 && c[i].truncate != 0) r = sys(__NR_ftruncate, fd, c[i].bytes);
+    if (r < 0) fail(rs, format::kStepFiles, r, i);
+  }
+}
+
 void set_process_state(const Restore& rs) {
   const format::ProcessRecord& p = rs.plan->process;
   sys(__NR_umask, p.umask);
@@ -319,8 +314,7 @@ void thread_main(void* arg) {
   leave(start.rs, *start.thread);
 }
 
-constexpr uint64_t kThreadFlags =
-    CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM;
+constexpr int kIdTries = 10000;  // a second
 
 void make_threads(const Restore& rs) {
   auto* t = rs.array<format::PlanThread>(rs.plan->threads);
@@ -346,6 +340,11 @@ void make_threads(const Restore& rs) {
     if (rs.plan->ids != format::kIdsNew) {
       ca.set_tid = reinterpret_cast<uint64_t>(&tid);
       ca.set_tid_size = 1;
+      e = cr_restorer_clone3(&ca, sizeof(ca), thread_main, start);
+    }
+    for (int tries = 0; e == -EEXIST && tries < kIdTries; tries++) {
+      const timespec pause{0, 100000};  // one of the threads that filled had it, and is leaving
+      sys(__NR_nanosleep, &pause, nullptr);
       e = cr_restorer_clone3(&ca, sizeof(ca), thread_main, start);
     }
     if (e < 0 && rs.plan->ids != format::kIdsSame) {
@@ -430,7 +429,8 @@ const format::PlanThread* leader(const Restore& rs) {
   move_vdso(rs, nullptr, rs.args->vdso_temp);
   unmap_all_else(rs);
   map_segments(rs);
-  fill_segments(rs);
+  fill_memory(rs);
+  finish_memory(rs);
   protect_segments(rs);
   place_vdso(rs);
   describe_memory_to_kernel(rs);
@@ -450,6 +450,7 @@ const format::PlanThread* leader(const Restore& rs) {
   make_threads(rs);
   queue_process_signals(rs);
   drop_capabilities(rs);
+  change_files(rs);
   make_control_thread(rs);
   // All received descriptors, the image and the socket to the agent are above everything else.
   sys(__NR_close_range, rs.args->extra_fd_base, ~0u, 0);

@@ -450,25 +450,43 @@ std::string describe_error(const std::string& path, const Error& e) {
 }
 
 uint64_t verify_pages(const format::ImageView& view, uint64_t* ret_slot) {
-  const uint64_t slots = view.super.payload_slots;
-  const unsigned cores = std::max(1u, std::thread::hardware_concurrency());
+  if (view.super.payload_slots == 0) return 0;
+  return verify_pages(view, {{0, view.super.payload_slots}}, ret_slot);
+}
+
+uint64_t verify_pages(const format::ImageView& view, const std::vector<SlotRun>& runs,
+                      uint64_t* ret_slot) {
+  constexpr uint64_t kWorthThreads = 4096, kNone = ~uint64_t{0};
+  uint64_t slots = 0;
+  for (const SlotRun& r : runs) slots += r.count;
+  const unsigned cores = slots < kWorthThreads ? 1 : std::max(1u, std::thread::hardware_concurrency());
   const uint64_t share = (slots + cores - 1) / cores;
-  std::vector<uint64_t> bad(cores, slots);
+  std::vector<uint64_t> bad(cores, kNone);
+  // Number i of the threads: slots [i * share, (i + 1) * share) of all of them in a row.
   auto work = [&](unsigned i) {
-    const uint64_t first = std::min(slots, i * share), last = std::min(slots, first + share);
-    const uint64_t r = format::verify_slots(view, first, last);
-    if (r != last) bad[i] = r;
+    uint64_t skip = i * share, left = share;
+    for (const SlotRun& r : runs) {
+      if (skip >= r.count) {
+        skip -= r.count;
+        continue;
+      }
+      const uint64_t first = r.first + skip, last = first + std::min(left, r.count - skip);
+      const uint64_t wrong = format::verify_slots(view, first, last);
+      if (wrong != last) {
+        bad[i] = wrong;
+        return;
+      }
+      left -= last - first;
+      skip = 0;
+      if (left == 0) return;
+    }
   };
-  if (slots < 4096) {
-    for (unsigned i = 0; i < cores; i++) work(i);
-  } else {
-    std::vector<std::thread> threads;
-    for (unsigned i = 1; i < cores; i++) threads.emplace_back(work, i);
-    work(0);
-    for (std::thread& t : threads) t.join();
-  }
+  std::vector<std::thread> threads;
+  for (unsigned i = 1; i < cores; i++) threads.emplace_back(work, i);
+  work(0);
+  for (std::thread& t : threads) t.join();
   for (const uint64_t b : bad) {
-    if (b == slots) continue;
+    if (b == kNone) continue;
     *ret_slot = b;
     const uint64_t addr = format::slot_address(view, b);
     return addr != 0 ? addr : 1;

@@ -113,8 +113,11 @@ BufferState load_buffer(const std::string& dir, int index);
 // Text for people: what is wrong with this buffer.
 std::string describe_error(const std::string& path, const Error& error);
 
-// Checks every page checksum of the image with all cores; the address of the first damaged page,
-// or 0.
+// Checks every page checksum of the image with all cores; the address of the first damaged page
+// (1: no extent names it), or 0.
 uint64_t verify_pages(const format::ImageView& view, uint64_t* ret_slot);
+// Those of these slots only; ascending, not empty each.
+uint64_t verify_pages(const format::ImageView& view, const std::vector<SlotRun>& runs,
+                      uint64_t* ret_slot);
 
 }  // namespace cr::store
