@@ -27,6 +27,9 @@ constexpr char kHelp[] =
     "                             capability cap_checkpoint_restore), in a private namespace, or "
     "new\n"
     "                             ones (default auto: same, else namespace)\n"
+    "      --eager                all memory is there before the program runs (default)\n"
+    "      --lazy                 the program runs at once, and large memory comes while it does;\n"
+    "                             takes root or CAP_SYS_PTRACE, else --eager and a message\n"
     "      --durable=power|crash  as crrun's (default power)\n"
     "      --staging BYTES[K|M|G] as crrun's\n"
     "      --track=auto|all       as crrun's\n"
@@ -42,11 +45,11 @@ struct Options {
   agent::SessionOptions session;
   uint64_t sequence = 0;
   agent::Ids ids = agent::Ids::kAuto;
-  bool check_only = false, verbose = false;
+  bool check_only = false, lazy = false, verbose = false;
 };
 
 Options parse(int argc, char** argv) {
-  enum { kSequence = 256, kDurable, kStaging, kTrack, kIds, kCheck };
+  enum { kSequence = 256, kDurable, kStaging, kTrack, kIds, kCheck, kEager, kLazy };
   static const option kLong[] = {{"sequence", required_argument, nullptr, kSequence},
                                  {"interval", required_argument, nullptr, 'i'},
                                  {"ids", required_argument, nullptr, kIds},
@@ -54,6 +57,8 @@ Options parse(int argc, char** argv) {
                                  {"staging", required_argument, nullptr, kStaging},
                                  {"track", required_argument, nullptr, kTrack},
                                  {"check-only", no_argument, nullptr, kCheck},
+                                 {"eager", no_argument, nullptr, kEager},
+                                 {"lazy", no_argument, nullptr, kLazy},
                                  {"verbose", no_argument, nullptr, 'v'},
                                  {"help", no_argument, nullptr, 'h'},
                                  {"version", no_argument, nullptr, 'V'},
@@ -85,6 +90,10 @@ Options parse(int argc, char** argv) {
       case kCheck:
         o.check_only = true;
         break;
+      case kEager:
+      case kLazy:
+        o.lazy = c == kLazy;
+        break;
       case 'v':
         o.verbose = true;
         break;
@@ -101,7 +110,7 @@ int check_only(const Options& o) {
   std::unique_ptr<store::LoadedImage> image;
   agent::RestorePlan plan;
   agent::Trouble bad = agent::choose_image(o.session.dir, o.sequence, &image);
-  if (!bad.bad()) bad = agent::make_restore_plan(*image, o.session.dir, -1, agent::Verify::kNow, &plan);
+  if (!bad.bad()) bad = agent::make_restore_plan(*image, o.session.dir, {}, &plan);
   if (!bad.bad()) return 0;
   fprintf(stderr, "%s: %s\n", kTool, bad.text.c_str());
   return bad.error.code == Errc::kNotWhole ? kExitNoWholeImage : tools::kExitOwnFailure;
@@ -120,6 +129,7 @@ int main(int argc, char** argv) {
   if (o.check_only) return check_only(o);
   s.tool = kTool;
   s.ids = o.ids;
+  s.lazy = o.lazy;
   s.start.preload = tools::find_preload(kTool);
   s.start.session_dir = o.session.dir;
   std::string notice;
@@ -140,6 +150,9 @@ int main(int argc, char** argv) {
     fprintf(stderr, "%s: restoring checkpoint %llu as process %d\n", kTool,
             static_cast<unsigned long long>((*session)->sequence()),
             static_cast<int>(launched.pid));
+    fprintf(stderr, "%s: %llu KiB of memory before it runs, %llu KiB while it does\n", kTool,
+            static_cast<unsigned long long>(supervisor.plan()->eager_bytes >> 10),
+            static_cast<unsigned long long>(supervisor.plan()->lazy_bytes >> 10));
   }
   return agent::exit_status_of(supervisor.run(std::move(launched)));
 }

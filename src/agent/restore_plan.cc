@@ -4,11 +4,14 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/userfaultfd.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -29,6 +32,19 @@ bool huge_pages_always() {
   return text && text->find("[always]") != std::string::npos;
 }
 
+// Threads that are inside the kernel when they miss a page must be able to wait for it as well, and
+// forks must be noticed: both are privileged.
+std::string why_not_lazy() {
+  const os::Fd fd(static_cast<int>(syscall(__NR_userfaultfd, O_CLOEXEC)));
+  uffdio_api api{};
+  api.api = UFFD_API;
+  api.features = UFFD_FEATURE_EVENT_FORK | UFFD_FEATURE_EVENT_REMAP | UFFD_FEATURE_EVENT_REMOVE |
+                 UFFD_FEATURE_EVENT_UNMAP;
+  if (fd && ioctl(fd.get(), UFFDIO_API, &api) == 0) return "";
+  return std::string("userfaultfd: ") + strerror(errno) +
+         (errno == EPERM ? " (it takes root or CAP_SYS_PTRACE)" : "");
+}
+
 // One for each processor that we may use, as far as there is work for them.
 uint32_t fill_workers(uint64_t pages) {
   constexpr uint64_t kPagesEach = 4096;
@@ -40,16 +56,30 @@ uint32_t fill_workers(uint64_t pages) {
   return static_cast<uint32_t>(std::clamp<uint64_t>(pages / kPagesEach, 1, most));
 }
 
+class Bytes {
+ public:
+  explicit Bytes(std::vector<uint8_t>& v) : v_(v) {}
+  uint64_t reserve(uint64_t bytes, uint64_t alignment) {
+    const uint64_t at = (v_.size() + alignment - 1) / alignment * alignment;
+    v_.resize(at + bytes);
+    return at;
+  }
+  template <typename T>
+  format::PlanArray add(const T* data, uint64_t count) {
+    const uint64_t at = reserve(count * sizeof(T), 16);
+    if (count > 0) memcpy(v_.data() + at, data, count * sizeof(T));
+    return {at, count};
+  }
+
+ private:
+  std::vector<uint8_t>& v_;
+};
+
 class Planner {
  public:
-  Planner(const store::LoadedImage& loaded, const std::string& dir, int live_pidfd, Verify verify,
+  Planner(const store::LoadedImage& loaded, const std::string& dir, const PlanOptions& options,
           RestorePlan& plan)
-      : loaded_(loaded),
-        image_(loaded.view),
-        dir_(dir),
-        live_pidfd_(live_pidfd),
-        verify_(verify),
-        plan_(plan) {}
+      : loaded_(loaded), image_(loaded.view), dir_(dir), options_(options), plan_(plan) {}
   Trouble run();
 
  private:
@@ -64,6 +94,7 @@ class Planner {
   void add_fill(uint64_t addr, uint64_t pages, uint64_t slot);
   void add_zeros(uint64_t addr, uint64_t pages);
   void choose_how(format::PlanMap& m, size_t first_fill);
+  void add_fills_to(Bytes& out);
   int send_file(const std::string& path, int fd);
   void write_out();
   uint64_t find_parking(uint64_t bytes) const;
@@ -71,8 +102,7 @@ class Planner {
   const store::LoadedImage& loaded_;
   const format::ImageView& image_;
   const std::string& dir_;
-  int live_pidfd_;
-  Verify verify_;
+  PlanOptions options_;
   RestorePlan& plan_;
   const bool huge_always_ = huge_pages_always();
   format::PlanHeader header_{};
@@ -108,7 +138,7 @@ Trouble Planner::check_machine() {
 // Those that the restorer will not read, or all.
 Trouble Planner::check_pages() {
   std::vector<store::SlotRun> read, rest;
-  if (verify_ == Verify::kWithFill) {
+  if (options_.verify == Verify::kWithFill) {
     for (const format::PlanFill& f : fills_) {
       read.push_back({(f.image_off - image_.super.payload_off) / kPageSize, f.bytes / kPageSize});
     }
@@ -171,15 +201,30 @@ void Planner::add_zeros(uint64_t addr, uint64_t pages) {
   }
 }
 
-// Memory that may have huge pages is read into, for then there are fewer pages to make.
+// Memory that may have huge pages is read into, for then there are fewer pages to make. Lazily come
+// large runs; memory that the kernel would touch at once (mlock) or not give to a fork does not.
 void Planner::choose_how(format::PlanMap& m, size_t first_fill) {
-  constexpr uint64_t kWorthRegistering = 256 << 10;
+  constexpr uint64_t kWorthRegistering = 256 << 10, kWorthBeingLate = 256 << 10;
+  constexpr uint32_t kNotLate = format::kSegmentLocked | format::kSegmentWipeOnFork;
+  if (options_.lazy && (m.segment_flags & kNotLate) == 0) {
+    for (size_t i = first_fill; i < fills_.size(); i++) {
+      if (fills_[i].bytes < kWorthBeingLate) continue;
+      fills_[i].how = format::kFillLazy;
+      m.userfault = format::kUserfaultLazy;
+    }
+    if (m.userfault != 0) {
+      for (size_t i = first_fill; i < fills_.size(); i++) {
+        if (fills_[i].how != format::kFillLazy) fills_[i].how = format::kFillCopy;
+      }
+      return;
+    }
+  }
   const bool huge = (m.segment_flags & format::kSegmentHuge) != 0 ||
                     (huge_always_ && (m.segment_flags & format::kSegmentNoHuge) == 0);
   uint64_t bytes = 0;
   for (size_t i = first_fill; i < fills_.size(); i++) bytes += fills_[i].bytes;
   if (huge || bytes < kWorthRegistering) return;
-  m.userfault = 1;
+  m.userfault = format::kUserfaultFill;
   for (size_t i = first_fill; i < fills_.size(); i++) fills_[i].how = format::kFillCopy;
 }
 
@@ -375,24 +420,28 @@ Trouble Planner::plan_program() {
   return {};
 }
 
-class Bytes {
- public:
-  explicit Bytes(std::vector<uint8_t>& v) : v_(v) {}
-  uint64_t reserve(uint64_t bytes, uint64_t alignment) {
-    const uint64_t at = (v_.size() + alignment - 1) / alignment * alignment;
-    v_.resize(at + bytes);
-    return at;
+// The lazy fills in a list of their own; the checksums in the order of both.
+void Planner::add_fills_to(Bytes& out) {
+  format::PlanHeader& h = header_;
+  std::vector<uint64_t> sums;
+  sums.reserve(sums_.size());
+  std::vector<format::PlanFill> now, later;
+  for (const bool lazy : {false, true}) {
+    for (format::PlanFill f : fills_) {
+      if ((f.how == format::kFillLazy) != lazy) continue;
+      const auto from = sums_.begin() + static_cast<ptrdiff_t>(f.first_sum);
+      f.first_sum = sums.size();
+      sums.insert(sums.end(), from, from + static_cast<ptrdiff_t>(f.bytes / kPageSize));
+      (lazy ? later : now).push_back(f);
+    }
+    if (!lazy) h.fill_pages = sums.size();
   }
-  template <typename T>
-  format::PlanArray add(const T* data, uint64_t count) {
-    const uint64_t at = reserve(count * sizeof(T), 16);
-    if (count > 0) memcpy(v_.data() + at, data, count * sizeof(T));
-    return {at, count};
-  }
-
- private:
-  std::vector<uint8_t>& v_;
-};
+  h.fills = out.add(now.data(), now.size());
+  h.lazy_fills = out.add(later.data(), later.size());
+  h.sums = out.add(sums.data(), sums.size());
+  plan_.eager_bytes = h.fill_pages * kPageSize;
+  plan_.lazy_bytes = (sums.size() - h.fill_pages) * kPageSize;
+}
 
 void Planner::write_out() {
   Bytes out(plan_.bytes);
@@ -404,8 +453,7 @@ void Planner::write_out() {
   std::sort(maps_.begin(), maps_.end(),
             [](const format::PlanMap& a, const format::PlanMap& b) { return a.addr < b.addr; });
   h.maps = out.add(maps_.data(), maps_.size());
-  h.fills = out.add(fills_.data(), fills_.size());
-  h.sums = out.add(sums_.data(), sums_.size());
+  add_fills_to(out);
   h.zeros = out.add(zeros_.data(), zeros_.size());
   std::vector<format::PlanFileChange> changes;
   for (const PendingFile& p : plan_.pending) {
@@ -465,15 +513,29 @@ void Planner::write_out() {
     placed[i].stack_top_off = end;
   }
   h.payload_off = image_.super.payload_off;
-  h.fill_workers = fill_workers(sums_.size());
+  h.fill_workers = fill_workers(h.fill_pages);
   h.fill_area_off = end;
   end += h.fill_workers * format::kFillAreaBytes;
+  if (h.lazy_fills.count > 0) {
+    h.lazy_area_off = end;
+    h.lazy_room = h.lazy_fills.count + format::kSpareLazyRuns;
+    end += format::kLazyAreaBytes +
+           h.lazy_room * format::kMostLazyContexts * sizeof(format::PlanFill);
+  }
   h.region_bytes = end;
   h.received_fds = static_cast<uint32_t>(plan_.fds.size());
   memcpy(plan_.bytes.data(), &h, sizeof(h));
 }
 
 Trouble Planner::run() {
+  if (options_.lazy) {
+    const std::string why = why_not_lazy();
+    options_.lazy = why.empty();
+    if (!why.empty()) {
+      plan_.warnings.push_back("--lazy is not possible here: " + why +
+                               "; all memory is filled before the program runs");
+    }
+  }
   for (auto step : {&Planner::check_machine, &Planner::plan_program, &Planner::plan_segments,
                     &Planner::check_pages, &Planner::plan_vdso}) {
     Trouble bad = (this->*step)();
@@ -481,7 +543,7 @@ Trouble Planner::run() {
   }
   Trouble bad = check_memory();
   if (bad.bad()) return bad;
-  bad = open_files(image_, dir_, live_pidfd_, plan_, &fds_);
+  bad = open_files(image_, dir_, options_.live_pidfd, plan_, &fds_);
   if (bad.bad()) return bad;
   write_out();
   return {};
@@ -498,14 +560,14 @@ Trouble damaged_page(const store::LoadedImage& image, uint64_t addr, uint64_t sl
 }
 
 Trouble make_restore_plan(const store::LoadedImage& image, const std::string& image_dir,
-                          int live_pidfd, Verify verify, RestorePlan* ret_plan) {
+                          const PlanOptions& options, RestorePlan* ret_plan) {
   if ((image.view.process->flags & format::kProcessHeapOnly) != 0) {
     return trouble(Errc::kUnsupported, 0,
                    image_dir +
                        ": this image holds a heap without a process: a program opens it "
                        "with crheap_open()");
   }
-  return Planner(image, image_dir, live_pidfd, verify, *ret_plan).run();
+  return Planner(image, image_dir, options, *ret_plan).run();
 }
 
 }  // namespace cr::agent

@@ -34,6 +34,7 @@ struct RestorePlan {
   std::string program;  // executable
   std::vector<std::string> argv, environment;
   std::vector<std::string> warnings;
+  uint64_t eager_bytes = 0, lazy_bytes = 0;  // filled before the program starts, and afterwards
   format::PlanHeader* header() { return reinterpret_cast<format::PlanHeader*>(bytes.data()); }
 };
 
@@ -43,9 +44,15 @@ enum class Verify {
   kWithFill,  // the restorer, as it reads them
 };
 
-// image_dir: for unnamed files that need a place. live_pidfd: see open_files().
+struct PlanOptions {
+  int live_pidfd = -1;  // see open_files()
+  Verify verify = Verify::kNow;
+  bool lazy = false;  // fill large memory while the program runs, where that is possible
+};
+
+// image_dir: for unnamed files that need a place.
 Trouble make_restore_plan(const store::LoadedImage& image, const std::string& image_dir,
-                          int live_pidfd, Verify verify, RestorePlan* ret_plan);
+                          const PlanOptions& options, RestorePlan* ret_plan);
 
 Trouble damaged_page(const store::LoadedImage& image, uint64_t addr, uint64_t slot);
 

@@ -138,7 +138,7 @@ void Supervisor::on_hello(size_t i, const format::Hello& hello) {
       fault_point(FaultPoint::kRestoreAttached);
       (void)store::remove_file(session_.options().dir + "/finished");  // it lives again
       plan_.reset();
-      plan_image_.reset();
+      if (!filling_) plan_image_.reset();
     }
     next_ns_ = now_ns() + static_cast<uint64_t>(session_.options().interval_seconds * 1e9);
     return;
@@ -182,7 +182,32 @@ void Supervisor::on_take(size_t i) {
                        std::min<size_t>(format::kFdsPerMessage, fds.size() - at));
   }
   fault_point(FaultPoint::kRestoreTaken);
+  filling_ = clients_[i].fills = plan_->lazy_bytes > 0;
   plan_->fds.clear();  // the program's pipes must not be held open here
+}
+
+// The process that fills a lazily restored one is gone; its socket was its alone since the program
+// runs.
+void Supervisor::on_filler_end() {
+  filling_ = false;
+  plan_image_.reset();
+  if (filled_ || fill_failed_ || session_.pidfd() < 0) return;
+  pollfd p{session_.pidfd(), POLLIN, 0};
+  if (poll(&p, 1, 0) != 0) return;  // it ended because the program has
+  fill_failed_ = true;
+  syscall(__NR_pidfd_send_signal, session_.pidfd(), SIGKILL, nullptr, 0);
+  say("the process that brought the program's memory (cr-fill) was ended; so is the program");
+}
+
+// A checkpoint is of all memory, and the image may be written to only when nothing is missing.
+void Supervisor::wait_until_filled() {
+  while (filling_) {
+    for (size_t i = 0; i < clients_.size(); i++) {
+      if (!clients_[i].fills || !clients_[i].fd) continue;
+      pollfd p{clients_[i].fd.get(), POLLIN, 0};
+      if (poll(&p, 1, -1) > 0) serve_client(i);
+    }
+  }
 }
 
 void Supervisor::on_ask(int fd, const format::Request& q) {
@@ -205,6 +230,7 @@ void Supervisor::on_ask(int fd, const format::Request& q) {
 
 Trouble Supervisor::take(uint32_t then, bool asked_by_program, format::Report* ret) {
   constexpr uint32_t kBefore = 0, kAfter = 1;  // enum crhook_when; checkpoint() runs them itself
+  wait_until_filled();
   if (!asked_by_program) session_.run_hooks(kBefore);
   Trouble bad = session_.checkpoint(then, ret);
   if (!asked_by_program && then == 0) session_.run_hooks(kAfter);
@@ -229,8 +255,10 @@ Trouble Supervisor::prepare(uint64_t sequence, int live_pidfd) {
   if (bad.bad()) return bad;
   auto plan = std::make_unique<RestorePlan>();
   // In place, the process is lost once it has begun: then nothing may be found to be damaged.
-  const Verify verify = live_pidfd >= 0 ? Verify::kNow : Verify::kWithFill;
-  bad = make_restore_plan(*image, session_.options().dir, live_pidfd, verify, plan.get());
+  const bool in_place = live_pidfd >= 0;
+  const PlanOptions how{live_pidfd, in_place ? Verify::kNow : Verify::kWithFill,
+                        options_.lazy && !in_place};
+  bad = make_restore_plan(*image, session_.options().dir, how, plan.get());
   if (bad.error.code == Errc::kDamaged && sequence == 0) {
     bad.text += name_other_buffer(session_.options().dir, image->index);
   }
@@ -261,6 +289,7 @@ void Supervisor::on_rollback(uint64_t id) {
     session_.answer(id, true, session_.load_heap());
     return;
   }
+  wait_until_filled();
   Trouble bad = prepare(0, session_.pidfd());
   if (!bad.bad()) {
     format::PlanHeader& h = *plan_->header();
@@ -360,6 +389,7 @@ void Supervisor::serve_client(size_t i) {
   if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
   if (n <= 0) {
     clients_[i].fd.reset();
+    if (clients_[i].fills) on_filler_end();
     return;
   }
   if (m.kind == format::kMessageHello && n == sizeof(m.hello)) {
@@ -369,7 +399,11 @@ void Supervisor::serve_client(size_t i) {
   } else if (m.kind == format::kMessageReport && n == sizeof(m.report)) {
     if (m.report.code == 0) {
       session_.set_leftover({m.report.epoch, m.report.sequence});
+    } else if (m.report.code == format::kStepFilled) {
+      filled_ = true;
+      if (launched_.waiter == launched_.pid) filler_pid_ = static_cast<pid_t>(m.report.epoch);
     } else {
+      fill_failed_ = filling_;
       say(describe_failure(m.report));
     }
   } else if ((m.kind == format::kMessageAskCheckpoint || m.kind == format::kMessageAskStatus) &&
@@ -391,6 +425,7 @@ void Supervisor::stop_like_program() {
 // true when the program is gone.
 bool Supervisor::reap() {
   if (ended_) return true;
+  if (filler_pid_ > 0 && waitpid(filler_pid_, nullptr, WNOHANG) != 0) filler_pid_ = 0;
   session_.finish_stop();
   note_death();
   if (ended_ || !options_.own_child || session_.holds_leader()) return ended_;
@@ -470,7 +505,7 @@ void Supervisor::on_timer() {
 
 int Supervisor::run(Launched launched) {
   launched_ = std::move(launched);
-  ended_ = killed_by_us_ = program_gone_ = false;
+  ended_ = killed_by_us_ = program_gone_ = filled_ = fill_failed_ = false;
   status_ = 0;
   started_ns_ = now_ns();
   session_.set_program(launched_.pid);
@@ -524,6 +559,7 @@ int Supervisor::run(Launched launched) {
     say("the restored program ended before it was complete");
   }
   session_.program_ended();
+  if (fill_failed_) status_ = 125 << 8;
   after_end(status_);
   return status_;
 }
@@ -533,7 +569,7 @@ bool Supervisor::wants_restart() const { return ended_ && !killed_by_us_ && WIFS
 // A program that came to its end needs its images no more; a new run may overwrite them.
 void Supervisor::after_end(int status) {
   const bool finished = options_.own_child ? WIFEXITED(status) : session_.said_goodbye();
-  if (killed_by_us_ || !finished || plan_ != nullptr) return;
+  if (killed_by_us_ || !finished || plan_ != nullptr || fill_failed_) return;
   if (session_.options().heap != HeapMode::kNone) return;  // a heap is made to be kept
   (void)store::make_empty_file(session_.options().dir + "/finished");
 }

@@ -18,6 +18,7 @@ struct SupervisorOptions {
   StartOptions start;
   Ids ids = Ids::kAuto;
   bool restart_on_failure = false;
+  bool lazy = false;  // restores fill large memory while the program runs
   bool own_child = true;  // false: the program is somebody else's child (cragent)
   bool forward_signals = true;
 };
@@ -37,6 +38,9 @@ class Supervisor {
   // Did a signal end the program that was not asked for through us?
   bool wants_restart() const;
 
+  // What restore() has begun.
+  const RestorePlan* plan() const { return plan_.get(); }
+
   // Says something once.
   void say(const std::string& text);
 
@@ -44,6 +48,7 @@ class Supervisor {
   struct Client {
     os::Fd fd;
     bool is_control = false;
+    bool fills = false;  // the process that is restored, then the one that fills it lazily
   };
   struct Waiting {  // crckpt that asked
     int fd;
@@ -65,6 +70,8 @@ class Supervisor {
   Trouble prepare(uint64_t sequence, int live_pidfd);
   bool peer_is_program(int fd) const;
   void after_end(int status);
+  void on_filler_end();
+  void wait_until_filled();
   std::string describe_failure(const format::Report& report) const;
 
   Session& session_;
@@ -74,6 +81,9 @@ class Supervisor {
   std::vector<Client> clients_;
   std::unique_ptr<RestorePlan> plan_;               // waiting to be taken
   std::unique_ptr<store::LoadedImage> plan_image_;  // what it is made from
+  // Lazily: pages are still to come; all have come; they won't, and the program was killed.
+  pid_t filler_pid_ = 0;  // our child, to be waited for
+  bool filling_ = false, filled_ = false, fill_failed_ = false;
   bool newest_wanted_ = true;                       // and not one by its number
   int taking_ = -1;                                 // index of the client that restores
   bool ended_ = false, killed_by_us_ = false, warned_unattached_ = false;

@@ -23,7 +23,7 @@ struct PlanMap {
   uint32_t fill;   // 1: something will be written, map writable first
   uint64_t file_off;
   uint32_t segment_flags;  // kSegment... advice
-  uint32_t userfault;      // 1: has fills of kFillCopy, to be registered meanwhile
+  uint32_t userfault;      // PlanUserfault
 };
 CR_ON_DISK(PlanMap, 48);
 
@@ -31,6 +31,14 @@ CR_ON_DISK(PlanMap, 48);
 enum PlanFillHow : uint32_t {
   kFillRead = 0,  // pread into the memory, which the kernel fills with zeros first
   kFillCopy = 1,  // by way of a buffer and UFFDIO_COPY, which takes fresh pages; else as kFillRead
+  kFillLazy = 2,  // while the program runs, or when it comes to need them
+};
+
+// Which mappings are registered with userfaultfd.
+enum PlanUserfault : uint32_t {
+  kUserfaultNone = 0,
+  kUserfaultFill = 1,  // while they are filled
+  kUserfaultLazy = 2,  // until the last page of all has come
 };
 
 // Pages that come from the image, each of which must have its checksum.
@@ -100,7 +108,7 @@ struct PlanHeader {
   uint64_t magic;
   uint64_t bytes;  // of the whole plan
   ProcessRecord process;
-  PlanArray maps, fills, sums, zeros, overlays, threads, fds, file_changes, patches;
+  PlanArray maps, fills, lazy_fills, sums, zeros, overlays, threads, fds, file_changes, patches;
   PlanArray sigactions, siginfos;
   uint64_t auxv_off, auxv_bytes;
   uint64_t cwd_off;       // a string
@@ -110,14 +118,18 @@ struct PlanHeader {
   uint32_t fill_workers;  // threads that fill, the calling one included
   uint64_t fill_area_off;  // kFillAreaBytes for each of them, behind the plan
   uint64_t payload_off;    // of the image
+  uint64_t fill_pages;     // of `fills`; the checksums of `lazy_fills` follow theirs
+  uint64_t lazy_area_off;  // kLazyAreaBytes and the tables (lazy_room for each context)
+  uint64_t lazy_room;
   uint64_t vdso_patch;    // 1: image's vDSO is mapped as data and patched
   uint64_t vdso_parking;  // patch: address for this kernel's vvar and vDSO
   uint64_t region_bytes;  // plan + stacks
   // written by the restorer
   uint32_t barrier;  // futex: 0 wait, 1 go
   uint32_t threads_ready;
-  uint32_t failed;  // 1: somebody has told the agent already
-  uint32_t reserved;
+  uint32_t failed;        // 1: somebody has told the agent already
+  uint32_t filler_ready;  // futex
+  uint64_t filler_forks;  // forks of the program that it fills now
   uint64_t next_page;  // of all fills: the first that nobody has taken yet
   char program[256];
 };
@@ -138,11 +150,17 @@ enum RestoreStep : int32_t {
   kStepTimers,
   kStepDone,
   kStepFiles,
+  kStepFilled,  // no failure: a lazy restore has all its pages
 };
 
 inline constexpr uint64_t kRestorerStackBytes = 16384;  // per thread
 inline constexpr uint64_t kFillBufferBytes = 256 << 10;
 inline constexpr uint64_t kFillAreaBytes = kRestorerStackBytes + kFillBufferBytes;
+// Of the process that fills lazily: what it knows, its stack, its buffer.
+inline constexpr uint64_t kLazyStateBytes = 64 << 10, kLazyStackBytes = 64 << 10;
+inline constexpr uint64_t kLazyAreaBytes = kLazyStateBytes + kLazyStackBytes + kFillBufferBytes;
+inline constexpr uint64_t kMostLazyContexts = 128;  // the program, and forks of it meanwhile
+inline constexpr uint64_t kSpareLazyRuns = 4096;    // a run is cut in two where the program unmaps
 inline constexpr uint32_t kMostFillWorkers = 16;  // they share one memory bus
 
 // Passed to the blob's entry.

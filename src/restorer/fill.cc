@@ -27,30 +27,49 @@ struct Worker {
   int32_t tid;      // futex: 0 when the kernel is done with it
 };
 
-bool register_segments(const Restore& rs, int fd) {
+long register_segments(const Restore& rs, int fd) {
   const auto* m = rs.array<format::PlanMap>(rs.plan->maps);
   for (uint64_t i = 0; i < rs.plan->maps.count; i++) {
     if (m[i].userfault == 0) continue;
     uffdio_register r{};
     r.range = {m[i].addr, m[i].bytes};
     r.mode = UFFDIO_REGISTER_MODE_MISSING;
-    if (sys(__NR_ioctl, fd, UFFDIO_REGISTER, &r) < 0) return false;
+    const long e = sys(__NR_ioctl, fd, UFFDIO_REGISTER, &r);
+    if (e < 0) return e;
   }
-  return true;
+  return 0;
+}
+
+void unregister_filled(const Restore& rs, int fd) {
+  const auto* m = rs.array<format::PlanMap>(rs.plan->maps);
+  for (uint64_t i = 0; i < rs.plan->maps.count; i++) {
+    if (m[i].userfault != format::kUserfaultFill) continue;
+    const uffdio_range r = {m[i].addr, m[i].bytes};
+    const long e = sys(__NR_ioctl, fd, UFFDIO_UNREGISTER, &r);
+    if (e < 0) fail(rs, format::kStepFill, e, m[i].addr);
+  }
 }
 
 // Fresh pages that are copied to at once need not be filled with zeros before: half the time.
-// -1 where that is not allowed; pages are then read into the memory.
+// -1 where that is not allowed; pages are then read into the memory. A lazy restore cannot do
+// without, and must hear of faults inside the kernel and of what the program does to its mappings.
 int open_userfault(const Restore& rs) {
   const auto* m = rs.array<format::PlanMap>(rs.plan->maps);
+  const bool lazy = rs.plan->lazy_fills.count > 0;
   bool wanted = false;
   for (uint64_t i = 0; i < rs.plan->maps.count; i++) wanted = wanted || m[i].userfault != 0;
   if (!wanted) return -1;
-  const int fd = static_cast<int>(sys(__NR_userfaultfd, O_CLOEXEC | UFFD_USER_MODE_ONLY));
+  const int flags = O_CLOEXEC | (lazy ? O_NONBLOCK : UFFD_USER_MODE_ONLY);
+  const int fd = static_cast<int>(sys(__NR_userfaultfd, flags));
+  if (fd < 0 && lazy) fail(rs, format::kStepFill, fd, 0);
   if (fd < 0) return -1;
   uffdio_api api{};
   api.api = UFFD_API;
-  if (sys(__NR_ioctl, fd, UFFDIO_API, &api) == 0 && register_segments(rs, fd)) return fd;
+  api.features = lazy ? kLazyEvents : 0;
+  long r = sys(__NR_ioctl, fd, UFFDIO_API, &api);
+  if (r == 0) r = register_segments(rs, fd);
+  if (r == 0) return fd;
+  if (lazy) fail(rs, format::kStepFill, r, 0);
   rawsys::sys_close(fd);  // gives up what is registered
   return -1;
 }
@@ -90,14 +109,7 @@ void fill_piece(const Worker& w, const PlanFill& f, uint64_t off, uint64_t bytes
     const long r = sys(__NR_madvise, addr, bytes, kPopulateWrite);
     if (r == -ENOMEM) fail(w.rs, format::kStepFill, r, addr);
   }
-  const long r = rawsys::read_all_at(w.rs.args->image_fd, to, bytes, f.image_off + off);
-  if (r != 0) fail(w.rs, format::kStepFill, r, addr);
-  const uint64_t* sum = w.rs.array<uint64_t>(w.rs.plan->sums) + f.first_sum + off / kPageSize;
-  for (uint64_t p = 0; p < bytes; p += kPageSize) {
-    if (format::checksum(to + p, kPageSize) == *sum++) continue;
-    fail(w.rs, format::kStepFill, -EBADMSG, addr + p,
-         (f.image_off + off + p - w.rs.plan->payload_off) / kPageSize);
-  }
+  fetch_pages(w.rs, f, off, bytes, to);
   if (copy) copy_to_fresh_pages(w, addr, bytes);
 }
 
@@ -113,7 +125,7 @@ const PlanFill* fill_of(const Restore& rs, uint64_t page) {
 }
 
 void work(const Worker& w) {
-  const uint64_t all = w.rs.plan->sums.count;
+  const uint64_t all = w.rs.plan->fill_pages;
   for (;;) {
     uint64_t page = __atomic_fetch_add(&w.rs.plan->next_page, kClaimPages, __ATOMIC_RELAXED);
     if (page >= all) return;
@@ -153,6 +165,18 @@ bool start_worker(Worker* w, uint8_t* stack) {
 
 }  // namespace
 
+void fetch_pages(const Restore& rs, const PlanFill& f, uint64_t off, uint64_t bytes, uint8_t* to) {
+  const uint64_t from = f.image_off + off;
+  const long r = rawsys::read_all_at(rs.args->image_fd, to, bytes, from);
+  if (r != 0) fail(rs, format::kStepFill, r, f.addr + off);
+  const uint64_t* sum = rs.array<uint64_t>(rs.plan->sums) + f.first_sum + off / kPageSize;
+  for (uint64_t p = 0; p < bytes; p += kPageSize) {
+    if (format::checksum(to + p, kPageSize) == *sum++) continue;
+    fail(rs, format::kStepFill, -EBADMSG, f.addr + off + p,
+         (from + p - rs.plan->payload_off) / kPageSize);
+  }
+}
+
 void fill_memory(const Restore& rs) {
   const int userfault = open_userfault(rs);
   Worker workers[format::kMostFillWorkers] = {};
@@ -169,9 +193,15 @@ void fill_memory(const Restore& rs) {
       rawsys::sys_futex(&workers[i].tid, FUTEX_WAIT, static_cast<uint32_t>(tid));
     }
   }
-  if (userfault >= 0) rawsys::sys_close(userfault);
+  const bool lazy = rs.plan->lazy_fills.count > 0;
+  if (lazy) {
+    unregister_filled(rs, userfault);
+    begin_lazy(rs, userfault);
+  } else if (userfault >= 0) {
+    rawsys::sys_close(userfault);
+  }
   sys(__NR_madvise, area_of(rs, 0), rs.plan->fill_workers * format::kFillAreaBytes, MADV_DONTNEED);
-  if (rs.plan->sums.count > 0) {  // may be large, and the region stays for a while
+  if (rs.plan->sums.count > 0 && !lazy) {  // may be large, and the region stays for a while
     const uint64_t from = page_ceil(reinterpret_cast<uint64_t>(rs.array<uint64_t>(rs.plan->sums)));
     const uint64_t to = reinterpret_cast<uint64_t>(rs.array<uint64_t>(rs.plan->sums)) +
                         rs.plan->sums.count * sizeof(uint64_t);

@@ -21,7 +21,8 @@ extern "C" {
 
 namespace cr::restorer {
 
-// Half a process must not run.
+// Half a process must not run. One that is filled lazily does run: it is killed, and its pages stay
+// away until it is dead.
 void fail(const Restore& rs, format::RestoreStep step, long error, uint64_t addr, uint64_t slot) {
   while (__atomic_exchange_n(&rs.plan->failed, 1u, __ATOMIC_ACQ_REL) != 0) {
     rawsys::sys_futex(&rs.plan->failed, FUTEX_WAIT_PRIVATE, 1);  // another thread ends us
@@ -33,6 +34,16 @@ void fail(const Restore& rs, format::RestoreStep step, long error, uint64_t addr
   report.sequence = addr;
   report.epoch = slot;
   sys(__NR_sendto, rs.args->report_fd, &report, sizeof(report), MSG_NOSIGNAL, nullptr, 0);
+  if (rs.program >= 0) {
+    sys(__NR_pidfd_send_signal, rs.program, SIGKILL, nullptr, 0);
+    struct {
+      int fd;
+      short events, revents;
+    } dead = {rs.program, 1 /* POLLIN */, 0};
+    sys(__NR_poll, &dead, 1, -1);
+    // Nobody knows who the forks are. They wait for ever for a page rather than see zeros.
+    while (rs.plan->filler_forks != 0) sys(__NR_pause);
+  }
   rawsys::sys_exit_group(125);
 }
 
@@ -100,7 +111,18 @@ void finish_memory(const Restore& rs) {
   }
   const auto* o = rs.array<format::PlanOverlay>(rs.plan->overlays);
   for (uint64_t i = 0; i < rs.plan->overlays.count; i++) {
+    bring(rs, o[i].addr, o[i].bytes);
     __builtin_memcpy(reinterpret_cast<void*>(o[i].addr), rs.at<uint8_t>(o[i].off), o[i].bytes);
+  }
+}
+
+// What the kernel writes when threads are made.
+void bring_thread_words(const Restore& rs) {
+  const auto* t = rs.array<format::PlanThread>(rs.plan->threads);
+  for (uint64_t i = 0; i < rs.plan->threads.count; i++) {
+    const format::ThreadRecord& r = t[i].record;
+    if (r.clear_child_tid != 0) bring(rs, r.clear_child_tid, sizeof(int32_t));
+    if (r.rseq_addr != 0) bring(rs, r.rseq_addr, r.rseq_bytes);
   }
 }
 
@@ -431,6 +453,7 @@ const format::PlanThread* leader(const Restore& rs) {
   map_segments(rs);
   fill_memory(rs);
   finish_memory(rs);
+  bring_thread_words(rs);
   protect_segments(rs);
   place_vdso(rs);
   describe_memory_to_kernel(rs);
@@ -450,6 +473,7 @@ const format::PlanThread* leader(const Restore& rs) {
   make_threads(rs);
   queue_process_signals(rs);
   drop_capabilities(rs);
+  start_filler(rs);
   change_files(rs);
   make_control_thread(rs);
   // All received descriptors, the image and the socket to the agent are above everything else.

@@ -20,6 +20,7 @@ constexpr uint64_t kThreadFlags =
 struct Restore {
   const format::RestorerArgs* args;
   format::PlanHeader* plan;
+  int program = -1;  // in the process that fills lazily: a pidfd of the one it fills
 
   template <typename T>
   T* at(uint64_t off) const {
@@ -35,7 +36,21 @@ struct Restore {
 [[noreturn]] void fail(const Restore& rs, format::RestoreStep step, long error, uint64_t addr,
                        uint64_t slot = 0);
 
-// Fills the mapped segments from the image with all cores, and checks each page as it comes.
+// Fills the mapped segments from the image with all cores, and checks each page as it comes. Leaves
+// the lazy ones to what follows.
 void fill_memory(const Restore& rs);
+
+// Reads bytes [off, off + bytes) of the fill to `to` and checks them.
+void fetch_pages(const Restore& rs, const format::PlanFill& f, uint64_t off, uint64_t bytes,
+                 uint8_t* to);
+
+// Lazy restores (lazy.cc); without lazy fills these do nothing.
+// userfault: with all lazy segments registered. The descriptor is taken over.
+void begin_lazy(const Restore& rs, int userfault);
+// Before start_filler(): pages that are touched while nobody could bring them.
+void bring(const Restore& rs, uint64_t addr, uint64_t bytes);
+// Makes the process that brings all others.
+void start_filler(const Restore& rs);
+inline constexpr uint64_t kLazyEvents = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 6;  // FORK REMAP REMOVE UNMAP
 
 }  // namespace cr::restorer
