@@ -236,6 +236,7 @@ class Session {
   /* checkpoint() returns twice: once in this process, and again in each one restored from it. */
   [[gnu::noinline]] void take_checkpoint(uint64_t iteration) {
     int result = checkpoint();
+    if (result == 0 && checkpoint_wait(CR_LEVEL_MEMORY) != 0) result = -1;
     if (result == 0) {
       report_taken(iteration);
     } else if (result == CR_RESTORED) {

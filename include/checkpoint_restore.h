@@ -86,15 +86,34 @@ CR_API int crinit(struct crattr *attr);
 #define CR_RESTORED 1
 
 /* Take a checkpoint of the whole process. RETURNS TWICE, as fork(2) does:
- *   0 in the running process once the checkpoint is whole in the image directory,
+ *   0 in the running process once the checkpoint is captured: its pages and everything else of it
+ *     are with the agent, which writes it while the program goes on, also if the program dies;
+ *     checkpoint_wait() tells whether it became whole,
  *   CR_RESTORED (1) in the process brought back from it (crrestore, restore(), CR_RESUME),
  *   -1 with errno if it could not be taken; the program and older checkpoints are untouched.
+ * A checkpoint that is asked for while the last one is being written begins when that is whole.
  * Errors: EPERM not initialised or stopping threads is not allowed; ENOTSUP something that cannot
- *   be saved is open (crerror() names it); ENOSPC/EFBIG/EIO writing failed; ETIMEDOUT a thread
- *   could not be stopped; EPIPE the agent is gone; ENOMEM staging memory.
- * Durability: see crattr.durable. Context: thread-safe: yes (concurrent calls share one
- * checkpoint); async-signal-safe: no; may block: yes; hook: no (EDEADLK). */
+ *   be saved is open (crerror() names it); ENOSPC/EFBIG/EIO writing failed, if it had to be written
+ *   before the program could go on; ETIMEDOUT a thread could not be stopped; EPIPE the agent is
+ *   gone; ENOMEM staging memory.
+ * Durability: none yet, see checkpoint_wait(). Context: thread-safe: yes (concurrent calls share
+ * one checkpoint); async-signal-safe: no; may block: yes; hook: no (EDEADLK). */
 CR_API int checkpoint(void) __asm__("crcheckpoint") CR_RETURNS_TWICE;
+
+#define CR_LEVEL_MEMORY 0 /* written and committed: survives the death of program and agent */
+#define CR_LEVEL_DISK 1   /* on stable storage: survives the machine's (CR_DURABLE_POWER) */
+
+/* Wait until the newest checkpoint that was captured, by whomever it was asked for, is whole in the
+ * image directory.
+ * level: CR_LEVEL_MEMORY; CR_LEVEL_DISK, which needs CR_DURABLE_POWER (default) and means what the
+ *   file system of the image directory makes of fdatasync: on tmpfs nothing.
+ * Returns 0; -1 with errno, and then the newest whole checkpoint is an older one.
+ * Errors: what writing it failed with (ENOSPC, EFBIG, EIO ...; crerror() has the words); ENOENT no
+ *   checkpoint was captured in this process; EINVAL; ENOTSUP this session does not take checkpoints
+ *   to that level; EPERM not initialised; EPIPE the agent is gone.
+ * Durability: as `level` says. Context: thread-safe: yes; async-signal-safe: no; may block: yes;
+ * hook: no (EDEADLK). */
+CR_API int checkpoint_wait(int level) __asm__("crcheckpoint_wait");
 
 /* Roll the running process back to its newest whole checkpoint. On success it does not return
  * here: the thread that called checkpoint() sees CR_RESTORED; all other threads are where they
@@ -108,11 +127,13 @@ CR_API int restore(void) __asm__("crrestore_self");
 
 /* A program that cannot use the short names may use these. */
 CR_API int crcheckpoint(void) CR_RETURNS_TWICE;
+CR_API int crcheckpoint_wait(int level);
 CR_API int crrestore_self(void);
 
 enum crhook_when {
   CR_HOOK_BEFORE_CHECKPOINT = 0, /* before the program is stopped */
-  CR_HOOK_AFTER_CHECKPOINT = 1,  /* when the checkpoint is whole or has failed */
+  CR_HOOK_AFTER_CHECKPOINT = 1,  /* when the checkpoint is whole or has failed; checkpoint() waits
+                                  * for that if there is such a hook */
   CR_HOOK_AFTER_RESTORE = 2      /* in the restored process */
 };
 typedef void (*crhook_fn)(void *arg);

@@ -31,6 +31,7 @@ constexpr uint64_t kLeastForStopBytes = 16ull << 20;
 // Copying while the program runs.
 constexpr int kMostEarlyPasses = 6;
 constexpr uint64_t kFewPages = 64;                 // are copied in the stop as well
+constexpr uint64_t kFewInStopPages = 256;          // of a whole checkpoint: nothing is copied early
 constexpr uint64_t kWorthAStopBytes = 4ull << 20;  // of memory that is not tracked yet
 
 uint64_t now_ns() { return rawsys::clock_ns(CLOCK_MONOTONIC); }
@@ -57,31 +58,27 @@ uint64_t available_memory() { return kilobytes(read_or_empty("/proc/meminfo"), "
 // the memory file, which fails where memory is short.
 Trouble Session::prepare_staging() {
   const std::string status = read_or_empty(task_path(pid_, control_tid_, "status"));
-  uint64_t need =
-      kilobytes(status, "RssAnon") + kilobytes(status, "RssShmem") + kilobytes(status, "VmSwap");
-  // Program text and small files are captured whole.
-  auto maps = os::parse_maps(read_or_empty(task_path(pid_, control_tid_, "maps")));
-  if (maps) {
-    for (const os::MapEntry& m : *maps) {
+  uint64_t need = kilobytes(status, "VmRSS") + kilobytes(status, "VmSwap") + embedded_bytes_;
+  if (embedded_bytes_ == 0) {  // nothing is known of the map yet
+    auto maps = os::parse_maps(read_or_empty(task_path(pid_, control_tid_, "maps")));
+    for (const os::MapEntry& m : maps ? *maps : std::vector<os::MapEntry>()) {
       if (m.ino != 0 && !m.shared) need += std::min(m.end - m.start, 4 * kEmbedFileBytes);
     }
   }
   // Everything may be copied early, early again, and once more in the stop.
   if (tracks()) need *= 3;
   need += need / 16 + kLeastForStopBytes;
-  uint64_t bound = options_.staging_bytes != 0 ? options_.staging_bytes : available_memory() / 2;
+  constexpr uint64_t kSmallBytes = 256ull << 20;
+  uint64_t bound = options_.staging_bytes;
+  if (bound == 0) bound = need <= kSmallBytes ? need : available_memory() / 2;
   bound = std::max<uint64_t>(bound, 4ull << 20);
   need = page_ceil(std::min(need, bound));
-  struct stat st;
-  if (fstat(staging_fd_.get(), &st) != 0) return trouble(Errc::kSystem, errno, "staging memory");
-  if (static_cast<uint64_t>(st.st_size) < need) {
+  if (staging_map_.size() < need) {
     staging_map_.reset();
     if (ftruncate(staging_fd_.get(), static_cast<off_t>(need)) != 0) {
       return trouble(Errc::kNoMemory, errno,
                      std::string("staging memory cannot grow: ") + strerror(errno));
     }
-  }
-  if (!staging_map_ || staging_map_.size() < need) {
     auto m = os::Mapping::map(staging_fd_.get(), need, PROT_READ, MAP_SHARED);
     if (!m) return trouble(Errc::kNoMemory, m.error().sys_errno, "mapping staging memory");
     staging_map_ = std::move(*m);
@@ -97,10 +94,12 @@ Trouble Session::reserve_staging() {
   const uint64_t left = staging_pages_ - early_pages_;
   const uint64_t likely = std::max(kLeastForStopBytes / kPageSize, 2 * last_found_pages_);
   const uint64_t pages = tracker_.knows_most() ? std::min(left, likely) : left;
+  channel()->staging_first = early_pages_;
+  channel()->staging_pages = early_pages_ + pages;
+  if (early_pages_ + pages <= staging_kept_pages_) return {};
   if (fallocate(staging_fd_.get(), 0, static_cast<off_t>(early_pages_ * kPageSize),
                 static_cast<off_t>(pages * kPageSize)) == 0) {
-    channel()->staging_first = early_pages_;
-    channel()->staging_pages = early_pages_ + pages;
+    staging_kept_pages_ = early_pages_ + pages;
     return {};
   }
   return trouble(Errc::kNoMemory, errno,
@@ -204,8 +203,13 @@ Trouble Session::describe_map(pid_t tid, bool stopped, MapDescription& map) {
     }
   }
   Trouble bad = describe_memory(live_reader(), *maps, without, leftover_, map.model, &map.plan);
-  if (!bad.bad()) map.text = std::move(text);
-  return bad;
+  if (bad.bad()) return bad;
+  map.text = std::move(text);
+  embedded_bytes_ = 0;
+  for (const format::Range& r : map.plan.ranges) {
+    if (r.mode == format::kRangeEmbed) embedded_bytes_ += r.limit - r.start;
+  }
+  return {};
 }
 
 // Hands the ranges to the control thread.
@@ -266,7 +270,8 @@ Trouble Session::track_mappings(MapDescription& map) {
     const pid_t tid = world.threads()[0].tid;
     // What would refuse the checkpoint anyway shall do it before everything is copied.
     store::Model scratch;
-    if (failed_before_) bad = check_process(world);
+    std::string status;
+    if (failed_before_) bad = check_process(&status);
     if (!bad.bad() && failed_before_) bad = describe_files(pid_, tid, pidfd_.get(), scratch);
     if (!bad.bad()) bad = describe_map(tid, /*stopped=*/true, map);
     if (!bad.bad()) bad = write_ranges(map.plan.ranges);
@@ -332,6 +337,11 @@ Trouble Session::copy_early(Attempt& a) {
   return {};
 }
 
+// So few that copying them early would not pay.
+bool Session::few_are_expected() const {
+  return tracker_.has_basis() && !failed_before_ && last_copied_pages_ <= kFewInStopPages;
+}
+
 // Everything between stop and go.
 Trouble Session::capture(World& world, Attempt& a) {
   if (options_.heap != HeapMode::kNone) return capture_heap(world, a);
@@ -345,11 +355,12 @@ Trouble Session::capture(World& world, Attempt& a) {
   if (bad.bad()) return bad;
   // Meanwhile, on another processor:
   Trouble worse = await_command(/*described_is_enough=*/true, kCommandTimeoutNs, &world);
-  if (!worse.bad()) worse = check_process(world);
+  std::string status;
+  if (!worse.bad()) worse = check_process(&status);
   if (!worse.bad()) worse = world.describe(channel()->process.sigactions);
   if (!worse.bad()) fault_point(FaultPoint::kThreadsDescribed);
   if (!worse.bad()) worse = describe_files(pid_, tid, pidfd_.get(), a.model);
-  if (!worse.bad()) worse = describe_process(world, a.lasting, a.map.plan, a.model);
+  if (!worse.bad()) worse = describe_process(world, status, a.map.plan, a.model);
   bad = end_copy(world, a, worse);
   return worse.bad() ? worse : bad;
 }
@@ -365,7 +376,8 @@ Trouble Session::capture_heap(World& world, Attempt& a) {
   if (!bad.bad()) bad = begin_copy(world, a, plan);
   if (bad.bad()) return bad;
   Trouble worse = await_command(/*described_is_enough=*/true, kCommandTimeoutNs, &world);
-  if (!worse.bad()) worse = describe_process(world, a.lasting, plan, a.model);
+  const std::string status = read_or_empty(task_path(pid_, control_tid_, "status"));
+  if (!worse.bad()) worse = describe_process(world, status, plan, a.model);
   bad = end_copy(world, a, worse);
   return worse.bad() ? worse : bad;
 }
@@ -422,10 +434,22 @@ void Session::find_free_ranges(const MemoryReader& read, Attempt& a) const {
   a.free_known = true;
 }
 
+// The kernel counts every page for it, so it is not asked more than once in a second unless the map
+// has changed.
+void Session::read_vm_flags(const std::string& map_text) {
+  constexpr uint64_t kFreshNs = 1000000000;
+  if (map_text == smaps_of_ && now_ns() - smaps_ns_ < kFreshNs) return;
+  auto smaps = os::parse_maps(read_or_empty(task_path(pid_, control_tid_, "smaps")));
+  if (!smaps) return;
+  smaps_ = std::move(*smaps);
+  smaps_of_ = map_text;
+  smaps_ns_ = now_ns();
+}
+
 // The program runs again.
 Trouble Session::write_image(Attempt& a) {
-  auto smaps = os::parse_maps(read_or_empty(task_path(pid_, control_tid_, "smaps")));
-  if (smaps) add_vm_flags(*smaps, a.model);
+  read_vm_flags(a.map.text);
+  add_vm_flags(smaps_, a.model);
   Trouble bad = open_writer(a.super);
   if (bad.bad()) return bad;
   a.runs = tracker_.resolve(a.runs);
@@ -444,12 +468,13 @@ Trouble Session::write_image(Attempt& a) {
     return trouble(r.error().code, r.error().sys_errno,
                    store::describe_error(options_.dir, r.error()));
   }
+  last_copied_pages_ = early_pages_ + a.copied_pages;
   a.without.add(a.free_ranges);
   tracker_.commit(std::move(a.without), static_cast<int64_t>(a.super.realtime_ns));
   return {};
 }
 
-Trouble Session::take(uint32_t then) {
+Trouble Session::take(uint32_t then, const std::function<void()>& captured) {
   if (!attached()) {
     return trouble(
         Errc::kNotInitialised, 0,
@@ -460,9 +485,9 @@ Trouble Session::take(uint32_t then) {
   finish_stop();
   Attempt a;
   a.begin_ns = now_ns();
-  a.lasting = read_lasting();
+  read_lasting();
   tracker_.begin(tracks());
-  if (tracks() && options_.heap == HeapMode::kNone) bad = copy_early(a);
+  if (tracks() && options_.heap == HeapMode::kNone && !few_are_expected()) bad = copy_early(a);
   fault_point(FaultPoint::kCopiedEarly);
   if (!bad.bad()) bad = reserve_staging();
   if (bad.bad()) return bad;
@@ -494,12 +519,14 @@ Trouble Session::take(uint32_t then) {
   a.super.pause_ns = now_ns() - stop_begin;
   if (bad.bad()) return bad;
   fault_point(FaultPoint::kResumed);
+  if (captured) captured();
   if (leftover_.bytes != 0 && then != 2) {  // every thread was met outside of it
     channel()->arg0 = leftover_.start;
     channel()->arg1 = leftover_.bytes;
     if (!command(format::kCommandUnmap, 1000000000, nullptr).bad()) leftover_ = {};
   }
   bad = write_image(a);
+  last_captured_ = bad;
   if (bad.bad()) return bad;
   newest_ = newest_ == 0 ? 1 : 0;
   sequence_++;
@@ -516,16 +543,18 @@ Trouble Session::take(uint32_t then) {
   return {};
 }
 
-Trouble Session::checkpoint(uint32_t then, format::Report* ret_report) {
+Trouble Session::checkpoint(uint32_t then, const std::function<void()>& captured,
+                            format::Report* ret_report) {
   *ret_report = {};
   ret_report->kind = format::kMessageReport;
   attempts_++;
-  Trouble bad = take(then);
+  Trouble bad = take(then, captured);
   writer_.reset();
-  if (staging_map_ && staging_map_.size() > kKeepStagingBytes) {
+  if (staging_kept_pages_ * kPageSize > kKeepStagingBytes || bad.bad()) {
     fallocate(staging_fd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
               static_cast<off_t>(kKeepStagingBytes),
               static_cast<off_t>(staging_map_.size() - kKeepStagingBytes));
+    staging_kept_pages_ = std::min(staging_kept_pages_, kKeepStagingBytes / kPageSize);
   }
   failed_before_ = bad.bad();
   if (bad.bad()) failures_++;

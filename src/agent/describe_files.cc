@@ -45,7 +45,7 @@ class FileDescriber {
   Trouble read_deleted(const Descriptor& d, format::FileRecord& f);
   Trouble read_pipe(const Descriptor& d, format::FileRecord& f);
   int same_as_standard(const Descriptor& d) const;
-  bool came_from_outside(const Descriptor& d) const;
+  bool came_from_outside(const Descriptor& d, int copy) const;
   bool same_description(const Descriptor& a, const Descriptor& b) const;
   std::string fd_path(int fd) const {
     return "/proc/" + std::to_string(pid_) + "/task/" + std::to_string(tid_) + "/fd/" +
@@ -112,11 +112,14 @@ int FileDescriber::same_as_standard(const Descriptor& d) const {
   return -1;
 }
 
-bool holds(const std::string& fd_dir, const struct stat& st) {
-  for (int fd = 0; fd < 1024; fd++) {
+// Is this object open in that process, under another number than `except`?
+bool holds(pid_t pid, const struct stat& st, int except) {
+  auto fds = os::list_fds(pid, pid);
+  const std::string dir = "/proc/" + std::to_string(pid) + "/fd/";
+  for (const int fd : fds ? *fds : std::vector<int>()) {
     struct stat other;
-    if (stat((fd_dir + std::to_string(fd)).c_str(), &other) == 0 && other.st_dev == st.st_dev &&
-        other.st_ino == st.st_ino) {
+    if (fd != except && stat((dir + std::to_string(fd)).c_str(), &other) == 0 &&
+        other.st_dev == st.st_dev && other.st_ino == st.st_ino) {
       return true;
     }
   }
@@ -124,11 +127,11 @@ bool holds(const std::string& fd_dir, const struct stat& st) {
 }
 
 // A pipe or socket that the program was started with: its agent or its parent has it too (a shell's
-// process substitution, make's job server, a launcher's log pipe).
-bool FileDescriber::came_from_outside(const Descriptor& d) const {
-  if (holds("/proc/self/fd/", d.st)) return true;
+// process substitution, make's job server, a launcher's log pipe). copy: our own descriptor of it.
+bool FileDescriber::came_from_outside(const Descriptor& d, int copy) const {
+  if (holds(getpid(), d.st, copy)) return true;
   auto stat = os::read_stat(pid_, tid_);
-  return stat && stat->ppid > 1 && holds("/proc/" + std::to_string(stat->ppid) + "/fd/", d.st);
+  return stat && stat->ppid > 1 && holds(stat->ppid, d.st, -1);
 }
 
 Trouble FileDescriber::read_deleted(const Descriptor& d, format::FileRecord& f) {
@@ -238,7 +241,7 @@ Trouble FileDescriber::describe_pipe(const Descriptor& d, format::FileRecord& f)
     pollfd p{copy.get(), static_cast<short>(accmode == O_RDONLY ? POLLIN : POLLOUT), 0};
     const bool alone =
         copy && poll(&p, 1, 0) > 0 && (p.revents & (accmode == O_RDONLY ? POLLHUP : POLLERR)) != 0;
-    if (!alone && came_from_outside(d)) {
+    if (!alone && came_from_outside(d, copy.get())) {
       f.kind = format::kFileStdPipe;
       f.std_fd = d.fd;
       return {};
@@ -306,7 +309,7 @@ Trouble FileDescriber::describe(const Descriptor& d, format::FileRecord* ret) {
     bad = describe_device(d, f);
   } else if (S_ISFIFO(d.st.st_mode)) {
     bad = describe_pipe(d, f);
-  } else if (S_ISSOCK(d.st.st_mode) && (same_as_standard(d) >= 0 || came_from_outside(d))) {
+  } else if (S_ISSOCK(d.st.st_mode) && (same_as_standard(d) >= 0 || came_from_outside(d, -1))) {
     f.kind = format::kFileStdPipe;
     f.std_fd = same_as_standard(d) >= 0 ? same_as_standard(d) : d.fd;
   } else if (S_ISBLK(d.st.st_mode)) {

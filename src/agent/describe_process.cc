@@ -58,7 +58,7 @@ Trouble check_children(pid_t pid) {
 
 }  // namespace
 
-Trouble Session::check_process(const World&) const {
+Trouble Session::check_process(std::string* ret_status) {
   Trouble bad = check_children(pid_);
   if (bad.bad()) return bad;
   if (!read_or_empty("/proc/" + std::to_string(pid_) + "/timers").empty()) {
@@ -66,8 +66,9 @@ Trouble Session::check_process(const World&) const {
                    "POSIX timer (timer_create): cannot be saved yet; delete it before the "
                    "checkpoint, or use setitimer");
   }
-  const std::string theirs = read_or_empty(task_path(pid_, control_tid_, "status"));
-  const std::string ours = read_or_empty("/proc/self/status");
+  if (own_status_.empty()) own_status_ = read_or_empty("/proc/self/status");
+  *ret_status = read_or_empty(task_path(pid_, control_tid_, "status"));
+  const std::string &theirs = *ret_status, &ours = own_status_;
   for (const char* f : {"Uid", "Gid", "CapEff"}) {
     // In a namespace of its own, or under a crrestore with a file capability, these differ anyway.
     if (strcmp(f, "CapEff") == 0 &&
@@ -86,8 +87,11 @@ Trouble Session::check_process(const World&) const {
                    "the program installed a seccomp filter: that cannot be saved yet");
   }
   auto root = os::read_link(task_path(pid_, control_tid_, "root"));
-  auto our_root = os::read_link("/proc/self/root");
-  if (root && our_root && *root != *our_root) {
+  if (own_root_.empty()) {
+    auto ours_now = os::read_link("/proc/self/root");
+    if (ours_now) own_root_ = *ours_now;
+  }
+  if (root && !own_root_.empty() && *root != own_root_) {
     return trouble(Errc::kUnsupported, 0, "the program called chroot: that cannot be saved");
   }
   return {};
@@ -179,8 +183,10 @@ void describe_mm(const os::Stat& stat, uint64_t brk, format::MmRecord& mm) {
 
 }  // namespace
 
-Session::LastingFacts Session::read_lasting() const {
-  LastingFacts f;
+void Session::read_lasting() {
+  if (lasting_known_) return;
+  lasting_known_ = true;
+  LastingFacts& f = lasting_;
   f.cmdline = read_or_empty(task_path(pid_, control_tid_, "cmdline"));
   f.environ = read_or_empty(task_path(pid_, control_tid_, "environ"));
   f.auxv = read_or_empty(task_path(pid_, control_tid_, "auxv"));
@@ -190,14 +196,12 @@ Session::LastingFacts Session::read_lasting() const {
   utsname u{};
   uname(&u);
   f.kernel_release = u.release;
-  return f;
 }
 
-Trouble Session::describe_process(World& world, const LastingFacts& lasting, const MemoryPlan& plan,
+Trouble Session::describe_process(World& world, const std::string& status, const MemoryPlan& plan,
                                   store::Model& model) {
   const format::Process& asked = channel()->process;
   format::ProcessRecord& p = model.process;
-  const std::string status = read_or_empty(task_path(pid_, control_tid_, "status"));
   auto stat = os::read_stat(pid_, control_tid_);
   auto exe = os::read_link(task_path(pid_, control_tid_, "exe"));
   auto cwd = os::read_link(task_path(pid_, control_tid_, "cwd"));
@@ -225,11 +229,11 @@ Trouble Session::describe_process(World& world, const LastingFacts& lasting, con
   p.program = model.add_string(*exe);
   p.exe_name = model.add_string(exe->substr(exe->find_last_of('/') + 1));
   p.cwd = model.add_string(*cwd);
-  p.hostname = model.add_string(lasting.hostname);
-  p.kernel_release = model.add_string(lasting.kernel_release);
-  p.cmdline = model.add_blob(lasting.cmdline.data(), lasting.cmdline.size());
-  p.environ = model.add_blob(lasting.environ.data(), lasting.environ.size());
-  p.auxv = model.add_blob(lasting.auxv.data(), lasting.auxv.size());
+  p.hostname = model.add_string(lasting_.hostname);
+  p.kernel_release = model.add_string(lasting_.kernel_release);
+  p.cmdline = model.add_blob(lasting_.cmdline.data(), lasting_.cmdline.size());
+  p.environ = model.add_blob(lasting_.environ.data(), lasting_.environ.size());
+  p.auxv = model.add_blob(lasting_.auxv.data(), lasting_.auxv.size());
   describe_mm(*stat, asked.brk, p.mm);
   p.cpu = this_cpu();
   memcpy(p.itimers, asked.itimers, sizeof(p.itimers));

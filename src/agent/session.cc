@@ -216,6 +216,7 @@ Result<void> Session::make_channel() {
   const uint64_t tables = bytes - format::kChannelRangesOff;
   runs_off_ = format::kChannelRangesOff + (tables / format::kChannelRangesShare & ~(kPageSize - 1));
   channel()->version = format::kChannelVersion;
+  channel()->durable = options_.durable ? 1 : 0;
   channel()->bytes = bytes;
   channel()->ranges_off = format::kChannelRangesOff;
   channel()->runs_off = runs_off_;
@@ -251,6 +252,7 @@ void Session::detach() {
 
 bool Session::attach(os::Fd connection, const format::Hello& hello, std::string* ret_text) {
   tracker_.forget();
+  lasting_known_ = false;
   untrackable_bytes_ = 0;
   if (hello.version != format::kChannelVersion) {
     *ret_text = "the program's library is of another version than the agent";
@@ -333,6 +335,7 @@ void Session::adopt(const store::LoadedImage& image) {
   memcpy(session_id_, super.session_id, sizeof(session_id_));
   realtime_ns_ = super.realtime_ns;
   pause_ns_ = super.pause_ns;
+  last_captured_ = {};
   publish("");
 }
 
@@ -401,11 +404,11 @@ void Session::run_hooks(uint32_t when) {
   (void)command(format::kCommandHooks, kHookTimeoutNs, nullptr);
 }
 
-void Session::answer(uint64_t id, bool rollback, const Trouble& result) {
+void Session::answer(uint64_t id, Answer kind, const Trouble& result) {
   if (!attached()) return;
   format::ChannelHeader* c = channel();
   c->answered_id = id;
-  c->answer_kind = rollback ? 1 : 0;
+  c->answer_kind = static_cast<uint32_t>(kind);
   c->answer_code = static_cast<int32_t>(result.error.code);
   c->answer_errno = result.error.sys_errno;
   rawsys::str_copy(c->answer_text, result.text.c_str(), sizeof(c->answer_text));

@@ -6,9 +6,11 @@
 // Context: N (agent).
 #pragma once
 
+#include <errno.h>
 #include <sys/types.h>
 
 #include <algorithm>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -72,11 +74,16 @@ class Session {
   void close_heap();
 
   // Take a checkpoint. ret_report is filled in any case. then: 0 continue, 1 stop, 2 kill.
-  Trouble checkpoint(uint32_t then, format::Report* ret_report);
+  // captured: called when the program runs again and all that is left is writing.
+  Trouble checkpoint(uint32_t then, const std::function<void()>& captured,
+                     format::Report* ret_report);
+  // What became of the newest checkpoint that was captured; kNotFound: there was none.
+  const Trouble& last_captured() const { return last_captured_; }
   // Run the program's hooks (enum crhook_when) before or after a checkpoint it did not ask for.
   void run_hooks(uint32_t when);
   // Answer API request `id`.
-  void answer(uint64_t id, bool rollback, const Trouble& result);
+  enum class Answer { kCheckpoint = 0, kRollback = 1, kWait = 2 };  // as control::Ask
+  void answer(uint64_t id, Answer kind, const Trouble& result);
   // What restore() has to exec.
   bool offer_exec(const std::string& path, const std::string& argv, const std::string& env);
 
@@ -123,7 +130,6 @@ class Session {
   // One checkpoint under way.
   struct Attempt {
     uint64_t begin_ns = 0;
-    LastingFacts lasting;
     MapDescription map;
     store::Model model;
     format::SuperBlock super{};
@@ -133,9 +139,10 @@ class Session {
     AddressSet free_ranges;         // without a block, left out
     bool free_known = false;
   };
-  Trouble take(uint32_t then);
+  Trouble take(uint32_t then, const std::function<void()>& captured);
   Trouble prepare_staging();
   Trouble reserve_staging();
+  bool few_are_expected() const;
   Trouble copy_early(Attempt& a);
   Trouble track_mappings(MapDescription& map);
   Trouble describe_map(pid_t tid, bool stopped, MapDescription& map);
@@ -146,6 +153,7 @@ class Session {
   Trouble capture_heap(World& world, Attempt& a);
   Trouble begin_copy(World& world, Attempt& a, const MemoryPlan& plan);
   Trouble end_copy(World& world, Attempt& a, const Trouble& worse);
+  void read_vm_flags(const std::string& map_text);
   void find_free_ranges(const MemoryReader& read, Attempt& a) const;
   Trouble write_image(Attempt& a);
   Trouble write_ranges(const std::vector<format::Range>& ranges);
@@ -165,9 +173,10 @@ class Session {
   void begin_command(format::CommandKind kind);
   Trouble end_command(uint64_t timeout_ns, World* world);
   Trouble await_command(bool described_is_enough, uint64_t timeout_ns, World* world);
-  Trouble check_process(const World& world) const;
-  LastingFacts read_lasting() const;
-  Trouble describe_process(World& world, const LastingFacts& lasting, const MemoryPlan& plan,
+  // ret_status: /proc/PID/status.
+  Trouble check_process(std::string* ret_status);
+  void read_lasting();
+  Trouble describe_process(World& world, const std::string& status, const MemoryPlan& plan,
                            store::Model& model);
   void publish(const std::string& error);
   format::ChannelHeader* channel() const {
@@ -190,10 +199,20 @@ class Session {
   uint8_t session_id_[16] = {};
   store::BufferIndex buffers_[2];
   PageTracker tracker_;
-  uint64_t untrackable_bytes_ = 0;  // of mappings that cannot be tracked
-  uint64_t staging_pages_ = 0;      // bound of this checkpoint
-  uint64_t early_pages_ = 0;        // of them, used before the stop
-  uint64_t last_found_pages_ = 0;   // by the last early pass
+  Trouble last_captured_ = trouble(Errc::kNotFound, ENOENT, "no checkpoint was taken yet");
+  uint64_t untrackable_bytes_ = 0;   // of mappings that cannot be tracked
+  std::vector<os::MapEntry> smaps_;  // as it was when the map had the text smaps_of_
+  std::string smaps_of_;
+  uint64_t smaps_ns_ = 0;
+  bool lasting_known_ = false;
+  LastingFacts lasting_;
+  std::string own_status_, own_root_;   // of this process: they do not change
+  uint64_t embedded_bytes_ = 0;         // of mapped files, to be captured whole
+  uint64_t staging_kept_pages_ = 0;     // from its beginning, in memory
+  uint64_t staging_pages_ = 0;          // bound of this checkpoint
+  uint64_t early_pages_ = 0;            // of them, used before the stop
+  uint64_t last_copied_pages_ = ~0ull;  // for the last checkpoint that is whole
+  uint64_t last_found_pages_ = 0;       // by the last early pass
   std::unique_ptr<store::BufferWriter> writer_;
   uint64_t runs_off_ = 0;  // in the channel
   uint64_t vdso_start_ = 0, vdso_end_ = 0;

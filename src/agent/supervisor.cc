@@ -213,7 +213,7 @@ void Supervisor::wait_until_filled() {
 void Supervisor::on_ask(int fd, const format::Request& q) {
   format::Report r{};
   if (q.kind == format::kMessageAskCheckpoint) {
-    (void)take(q.then, false, &r);
+    (void)take(q.then, false, {}, &r);
     if (q.then == 0 && r.code == 0 && session_.frozen()) {
       session_.set_frozen(false);
       kill(session_.pid(), SIGCONT);
@@ -228,11 +228,12 @@ void Supervisor::on_ask(int fd, const format::Request& q) {
   (void)send_with_fds(fd, r, nullptr, 0);
 }
 
-Trouble Supervisor::take(uint32_t then, bool asked_by_program, format::Report* ret) {
+Trouble Supervisor::take(uint32_t then, bool asked_by_program,
+                         const std::function<void()>& captured, format::Report* ret) {
   constexpr uint32_t kBefore = 0, kAfter = 1;  // enum crhook_when; checkpoint() runs them itself
   wait_until_filled();
   if (!asked_by_program) session_.run_hooks(kBefore);
-  Trouble bad = session_.checkpoint(then, ret);
+  Trouble bad = session_.checkpoint(then, captured, ret);
   if (!asked_by_program && then == 0) session_.run_hooks(kAfter);
   if (!bad.bad() && then == 2) killed_by_us_ = true;
   next_ns_ = now_ns() + static_cast<uint64_t>(session_.options().interval_seconds * 1e9);
@@ -286,7 +287,7 @@ Trouble Supervisor::restore(uint64_t sequence, Launched* ret) {
 // restore(): the running process execs itself and takes over as a restored one would.
 void Supervisor::on_rollback(uint64_t id) {
   if (session_.options().heap != HeapMode::kNone) {
-    session_.answer(id, true, session_.load_heap());
+    session_.answer(id, Session::Answer::kRollback, session_.load_heap());
     return;
   }
   wait_until_filled();
@@ -310,7 +311,30 @@ void Supervisor::on_rollback(uint64_t id) {
     }
   }
   if (bad.bad()) plan_.reset();
-  session_.answer(id, true, bad);
+  session_.answer(id, Session::Answer::kRollback, bad);
+}
+
+// checkpoint() returns when everything is captured; crheap_commit() when it is whole.
+void Supervisor::on_checkpoint(uint64_t id) {
+  constexpr auto kKind = Session::Answer::kCheckpoint;
+  const HeapMode heap = session_.options().heap;
+  if (heap == HeapMode::kRead) {
+    session_.answer(id, kKind, trouble(Errc::kPermission, EROFS, "the heap was opened read-only"));
+    return;
+  }
+  bool answered = false;
+  const auto captured = [&] {
+    answered = true;
+    session_.answer(id, kKind, {});
+  };
+  format::Report r{};
+  const Trouble bad =
+      take(0, true, heap == HeapMode::kNone ? std::function<void()>(captured) : nullptr, &r);
+  if (!answered) {
+    session_.answer(id, kKind, bad);
+  } else if (bad.bad()) {
+    say("checkpoint failed: " + bad.text + "; the program runs on");
+  }
 }
 
 void Supervisor::serve_control() {
@@ -323,22 +347,17 @@ void Supervisor::serve_control() {
       return;
     }
     if (n != sizeof(q)) continue;
-    format::Report r{};
     switch (q.kind) {
       case format::kMessageClose:
         session_.close_heap();
         ended_ = true;
         return;
-      case format::kMessageCheckpoint: {
-        if (session_.options().heap == HeapMode::kRead) {
-          session_.answer(q.id, false,
-                          trouble(Errc::kPermission, EROFS, "the heap was opened read-only"));
-          break;
-        }
-        const Trouble t = take(0, true, &r);
-        session_.answer(q.id, false, t);
+      case format::kMessageCheckpoint:
+        on_checkpoint(q.id);
         break;
-      }
+      case format::kMessageWait:
+        session_.answer(q.id, Session::Answer::kWait, session_.last_captured());
+        break;
       case format::kMessageRollback:
         on_rollback(q.id);
         break;
@@ -493,7 +512,7 @@ void Supervisor::on_timer() {
     return;
   }
   format::Report r{};
-  const Trouble bad = take(0, false, &r);
+  const Trouble bad = take(0, false, {}, &r);
   if (bad.bad() && bad.error.sys_errno == ESRCH) {
     // it ended just now
   } else if (bad.bad()) {

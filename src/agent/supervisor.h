@@ -18,7 +18,7 @@ struct SupervisorOptions {
   StartOptions start;
   Ids ids = Ids::kAuto;
   bool restart_on_failure = false;
-  bool lazy = false;  // restores fill large memory while the program runs
+  bool lazy = false;      // restores fill large memory while the program runs
   bool own_child = true;  // false: the program is somebody else's child (cragent)
   bool forward_signals = true;
 };
@@ -60,7 +60,9 @@ class Supervisor {
   void on_take(size_t i);
   void on_ask(int fd, const format::Request& q);
   void on_rollback(uint64_t id);
-  Trouble take(uint32_t then, bool asked_by_program, format::Report* ret);
+  Trouble take(uint32_t then, bool asked_by_program, const std::function<void()>& captured,
+               format::Report* ret);
+  void on_checkpoint(uint64_t id);
   void on_signals();
   void on_timer();
   bool reap();
@@ -84,8 +86,8 @@ class Supervisor {
   // Lazily: pages are still to come; all have come; they won't, and the program was killed.
   pid_t filler_pid_ = 0;  // our child, to be waited for
   bool filling_ = false, filled_ = false, fill_failed_ = false;
-  bool newest_wanted_ = true;                       // and not one by its number
-  int taking_ = -1;                                 // index of the client that restores
+  bool newest_wanted_ = true;  // and not one by its number
+  int taking_ = -1;            // index of the client that restores
   bool ended_ = false, killed_by_us_ = false, warned_unattached_ = false;
   bool program_gone_ = false;
   int status_ = 0;

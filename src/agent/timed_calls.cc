@@ -12,6 +12,7 @@
 #include <poll.h>
 #include <sched.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -202,9 +203,9 @@ Plan again(const user_regs_struct& r, const TimedCall* c, const CallContext& x) 
   return p;
 }
 
-// A thread that was stopped in a sleep, goes on and is stopped again in the same sleep, is by then in
-// restart_syscall: the kernel knows the call and its end, and does not tell. So what it was is noted
-// at the first stop, by thread.
+// A thread that was stopped in a sleep, goes on and is stopped again in the same sleep, is by then
+// in restart_syscall: the kernel knows the call and its end, and does not tell. So what it was is
+// noted at the first stop, by thread.
 struct Begun {
   long nr;
   uint64_t rip, rsp;  // the same call, as long as they are the same
@@ -212,8 +213,8 @@ struct Begun {
 };
 std::unordered_map<pid_t, Begun> g_begun;
 
-// Stopped before by somebody else (SIGSTOP): the number is in the instruction before, if it is there
-// as in the C library's code. -1: it is not.
+// Stopped before by somebody else (SIGSTOP): the number is in the instruction before, if it is
+// there as in the C library's code. -1: it is not.
 long number_in_code(const user_regs_struct& r, const CallContext& x) {
   uint8_t code[7];  // mov $nr,%eax; syscall
   if (x.read == nullptr || !x.read(x.read_context, r.rip - sizeof(code), code, sizeof(code))) {
@@ -262,15 +263,25 @@ Continuation continue_restartable(const user_regs_struct& regs, CallContext x) {
   return c;
 }
 
-// "se.exec_start : 12345.678901" in milliseconds: when the thread last ran, by the scheduler.
-bool exec_start_ns(const std::string& path, uint64_t* ret) {
-  auto text = os::read_file(path);
-  if (!text) return false;
-  const size_t at = text->find("se.exec_start");
-  if (at == std::string::npos) return false;
-  const size_t colon = text->find(':', at);
+// "name   :   value" of /proc/PID/task/TID/sched.
+bool sched_value(const std::string& text, const char* name, double* ret) {
+  const size_t at = text.find(name);
+  const size_t colon = at == std::string::npos ? at : text.find(':', at);
   if (colon == std::string::npos) return false;
-  *ret = static_cast<uint64_t>(strtod(text->c_str() + colon + 1, nullptr) * 1e6);
+  *ret = strtod(text.c_str() + colon + 1, nullptr);
+  return true;
+}
+
+// When the thread last ran, by the scheduler's clock, and how often it has gone to sleep.
+bool last_ran(const std::string& path, uint64_t* ret_ns, uint64_t* ret_switches) {
+  auto text = os::read_file(path);
+  double milliseconds, switches;
+  if (!text || !sched_value(*text, "se.exec_start", &milliseconds) ||
+      !sched_value(*text, "nr_voluntary_switches", &switches)) {
+    return false;
+  }
+  *ret_ns = static_cast<uint64_t>(milliseconds * 1e6);
+  *ret_switches = static_cast<uint64_t>(switches);
   return true;
 }
 
@@ -295,8 +306,8 @@ bool scheduler_now_ns(int cpu, uint64_t* ret) {
       return false;
     }
     sched_yield();  // brings the figure up to date
-    uint64_t ns = 0;
-    const bool ok = exec_start_ns("/proc/thread-self/sched", &ns);
+    uint64_t ns = 0, switches;
+    const bool ok = last_ran("/proc/thread-self/sched", &ns, &switches);
     sched_setaffinity(0, sizeof(all), &all);
     if (!ok) return false;
     k = {cpu, ns, rawsys::clock_ns(CLOCK_MONOTONIC)};
@@ -314,6 +325,24 @@ int processor_of(const std::string& dir) {
   return at == std::string::npos ? -1 : static_cast<int>(strtol(text->c_str() + at, nullptr, 10));
 }
 
+// text: /proc/PID/syscall, the number and six arguments. False: the call has no timeout, or none
+// that making it again would not know.
+bool may_run_out(const std::string& text, long nr) {
+  const TimedCall* c = find(nr);
+  if (c == nullptr || c->kind == Timeout::kNone) return false;
+  user_regs_struct r{};
+  unsigned long long a[6] = {};
+  if (sscanf(text.c_str(), "%*d %llx %llx %llx %llx %llx %llx", &a[0], &a[1], &a[2], &a[3], &a[4],
+             &a[5]) != 6) {
+    return true;
+  }
+  r.rsi = a[1];
+  if (is_absolute(r, nr)) return false;
+  if (c->kind == Timeout::kTimespec) return a[c->argument] != 0;
+  if (c->kind == Timeout::kMilliseconds) return static_cast<int32_t>(a[c->argument]) > 0;
+  return true;
+}
+
 }  // namespace
 
 BeforeStop look_before_stop(pid_t pid, pid_t tid) {
@@ -323,14 +352,25 @@ BeforeStop look_before_stop(pid_t pid, pid_t tid) {
   auto text = os::read_file(dir + "syscall");
   if (!text || text->starts_with("running") || text->starts_with("-1")) return b;
   b.syscall_nr = strtol(text->c_str(), nullptr, 10);
-  if (find(b.syscall_nr) == nullptr && b.syscall_nr != __NR_restart_syscall) return b;
+  if (b.syscall_nr != __NR_restart_syscall && !may_run_out(*text, b.syscall_nr)) return b;
   uint64_t slept_since, now;
   const int cpu = processor_of(dir);
-  if (cpu >= 0 && exec_start_ns(dir + "sched", &slept_since) && scheduler_now_ns(cpu, &now)) {
+  if (cpu >= 0 && last_ran(dir + "sched", &slept_since, &b.switches) &&
+      scheduler_now_ns(cpu, &now)) {
     b.asleep_known = true;
     b.asleep_ns = now > slept_since ? now - slept_since : 0;
   }
   return b;
+}
+
+void look_again(pid_t pid, BeforeStop& before) {
+  if (!before.asleep_known) return;
+  uint64_t ns, switches;
+  const std::string path =
+      "/proc/" + std::to_string(pid) + "/task/" + std::to_string(before.tid) + "/sched";
+  // The stop itself is one.
+  if (last_ran(path, &ns, &switches) && switches == before.switches + 1) return;
+  before.asleep_ns = 0;
 }
 
 Continuation continue_call(const user_regs_struct& regs, const CallContext& x) {

@@ -20,9 +20,12 @@ struct BeforeStop {
   long syscall_nr = -1;    // -1: it was running
   uint64_t asleep_ns = 0;  // how long it had been in that call
   bool asleep_known = false;
+  uint64_t switches = 0;  // how often the thread had given up its processor by itself
   pid_t tid = 0;
 };
 BeforeStop look_before_stop(pid_t pid, pid_t tid);
+// In the stop: if the thread left that call meanwhile, the one that it is in now has just begun.
+void look_again(pid_t pid, BeforeStop& before);
 
 // Bytes to be put into the program's memory.
 struct Poke {

@@ -414,6 +414,7 @@ Trouble World::describe_thread(Thread& t, const format::SigactionRecord* actions
 Trouble World::settle_call(Thread& t, const format::SigactionRecord* actions) {
   t.settled = true;
   t.pending = peek_signals(t.tid, false);
+  look_again(pid_, t.before);
   CallContext x;
   x.before = t.before;
   x.signal = deliverable(t, actions);

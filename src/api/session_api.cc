@@ -41,6 +41,14 @@ constinit pthread_mutex_t g_init_lock = PTHREAD_MUTEX_INITIALIZER;
 constinit pthread_mutex_t g_exclude_lock = PTHREAD_MUTEX_INITIALIZER;
 __thread bool t_in_hook;
 
+bool has_hook(crhook_when when) {
+  pthread_mutex_lock(&g_hooks.lock);
+  bool any = false;
+  for (int i = 0; i < g_hooks.count; i++) any = any || g_hooks.table[i].when == when;
+  pthread_mutex_unlock(&g_hooks.lock);
+  return any;
+}
+
 void run_hooks(crhook_when when) {
   Hook copy[kMaxHooks];
   pthread_mutex_lock(&g_hooks.lock);
@@ -337,11 +345,29 @@ int crinit(struct crattr* attr) {
 int crcheckpoint(void) {
   if (t_in_hook) return fail(Error{Errc::kDeadlock, 0, "checkpoint() called from a hook"});
   run_hooks(CR_HOOK_BEFORE_CHECKPOINT);
-  const int r = ask(control::Ask::kCheckpoint);
+  int r = ask(control::Ask::kCheckpoint);
+  // If the process comes back in this wait, from a checkpoint of somebody else's, ours is whole.
+  if (r == 0 && has_hook(CR_HOOK_AFTER_CHECKPOINT)) r = ask(control::Ask::kWait) < 0 ? -1 : 0;
   const int saved = errno;
   run_hooks(r == CR_RESTORED ? CR_HOOK_AFTER_RESTORE : CR_HOOK_AFTER_CHECKPOINT);
   errno = saved;
   return r;
+}
+
+int crcheckpoint_wait(int level) {
+  if (level < 0 || level > 3) return fail(Error{Errc::kInvalid, EINVAL, "checkpoint_wait: level"});
+  if (level > CR_LEVEL_DISK) {
+    return fail(
+        Error{Errc::kUnsupported, ENOTSUP,
+              "checkpoint_wait: this session keeps checkpoints in its image directory only"});
+  }
+  const bool attached = control::attached();
+  if (attached && level == CR_LEVEL_DISK && control::state().channel->durable == 0) {
+    return fail(Error{Errc::kUnsupported, ENOTSUP,
+                      "checkpoint_wait: the session does not make checkpoints durable "
+                      "(CR_DURABLE_CRASH, --durable=crash)"});
+  }
+  return ask(control::Ask::kWait) < 0 ? -1 : 0;
 }
 
 int crrestore_self(void) {

@@ -78,7 +78,7 @@ class Copier {
   // Pages that pagemap reports, from the cursor to `end`.
   long take_found(const format::Range& r, uint64_t end) {
     bool tracked = tracking_ && is_trackable(r);
-    if (tracked && ch_.protect == 0 && r.fresh == 0 && r.mode == format::kRangeAnon) {
+    if (tracked && r.fresh == 0 && r.mode == format::kRangeAnon) {
       const long e = take_differing(r, end);
       if (e != -EPERM) return e;
       tracked = track(r);
@@ -133,13 +133,34 @@ class Copier {
         if (full_) return 0;
         ch_.cursor_addr = f.end;
         if (f.state != PageState::kWritten) continue;
-        const long e = copy_run(f.start, f.end, r.readable != 0);
+        const long e = ch_.protect != 0 ? protect_and_copy(r, f.start, f.end)
+                                        : copy_run(f.start, f.end, r.readable != 0);
         if (e != 0 || full_) return e;
       }
       if (next <= from && n == 0) return -EIO;
       say_same(ch_.cursor_addr, next);
       if (full_) return 0;
     }
+    return 0;
+  }
+
+  // What does not fit into staging must not count as not written.
+  long protect_and_copy(const format::Range& r, uint64_t from, uint64_t to) {
+    uint64_t room = 0, next = 0;
+    (void)room_for(&room);
+    const uint64_t end = (to - from) / kPageSize > room ? from + room * kPageSize : to;
+    ch_.cursor_addr = from;
+    while (!full_ && ch_.cursor_addr < end) {
+      PageRange one;
+      const long n =
+          take_written(files_.pagemap, kind_of(r), ch_.cursor_addr, end, room, &one, 1, &next);
+      if (n < 0) return n;
+      const uint64_t at = ch_.cursor_addr;
+      const long e = copy_run(at, next, r.readable != 0);
+      if (e != 0) return e;
+      if (next <= at) return -EIO;
+    }
+    full_ = full_ || end < to;
     return 0;
   }
 

@@ -199,8 +199,7 @@ void ControlThread::give_up() {
                    sizeof(g_state.answer_text));
   g_state.answer_code = static_cast<int32_t>(Errc::kAgentGone);
   g_state.answer_errno = 0;
-  __atomic_store_n(&g_state.answered[0], ~0ull, __ATOMIC_RELEASE);
-  __atomic_store_n(&g_state.answered[1], ~0ull, __ATOMIC_RELEASE);
+  for (uint64_t& id : g_state.answered) __atomic_store_n(&id, ~0ull, __ATOMIC_RELEASE);
   __atomic_add_fetch(&g_state.answer_word, 1, __ATOMIC_ACQ_REL);
   sys_futex(&g_state.answer_word, FUTEX_WAKE_PRIVATE, 0x7fffffff);
   const uint32_t never = 0;  // stays, for the sake of its lock on program.lock
@@ -211,7 +210,7 @@ void ControlThread::take_answer() {
   rawsys::str_copy(g_state.answer_text, ch_->answer_text, sizeof(g_state.answer_text));
   g_state.answer_code = ch_->answer_code;
   g_state.answer_errno = ch_->answer_errno;
-  __atomic_store_n(&g_state.answered[ch_->answer_kind & 1], ch_->answered_id, __ATOMIC_RELEASE);
+  __atomic_store_n(&g_state.answered[ch_->answer_kind % 3], ch_->answered_id, __ATOMIC_RELEASE);
   __atomic_add_fetch(&g_state.answer_word, 1, __ATOMIC_ACQ_REL);
   sys_futex(&g_state.answer_word, FUTEX_WAKE_PRIVATE, 0x7fffffff);
 }
@@ -283,23 +282,19 @@ void ControlThread::run_command() {
 
 void ControlThread::forward_requests() {
   format::Request q{};
-  const uint64_t want = load(g_state.wanted_checkpoint);
-  if (want > g_state.sent_checkpoint) {
-    g_state.sent_checkpoint = want;
-    q.kind = format::kMessageCheckpoint;
+  static constexpr format::MessageKind kKinds[] = {format::kMessageCheckpoint,
+                                                   format::kMessageRollback, format::kMessageWait};
+  for (int i = 0; i < 3; i++) {
+    const uint64_t want = load(g_state.wanted[i]);
+    if (want <= g_state.sent[i]) continue;
+    g_state.sent[i] = want;
+    q.kind = kKinds[i];
     q.id = want;
     sys(__NR_sendto, sock_, &q, sizeof(q), MSG_NOSIGNAL, nullptr, 0);
   }
   if (load(g_state.wanted_close) != 0) {
     g_state.wanted_close = 0;
     q.kind = format::kMessageClose;
-    sys(__NR_sendto, sock_, &q, sizeof(q), MSG_NOSIGNAL, nullptr, 0);
-  }
-  const uint64_t back = load(g_state.wanted_rollback);
-  if (back > g_state.sent_rollback) {
-    g_state.sent_rollback = back;
-    q.kind = format::kMessageRollback;
-    q.id = back;
     sys(__NR_sendto, sock_, &q, sizeof(q), MSG_NOSIGNAL, nullptr, 0);
   }
   if (g_state.wanted_interval >= 0) {
@@ -316,8 +311,10 @@ void ControlThread::serve() {
     run_command();
     forward_requests();
     // While somebody waits for an answer, look every so often whether the agent still lives.
-    const bool waited_for = load(g_state.answered[0]) < g_state.sent_checkpoint ||
-                            load(g_state.answered[1]) < g_state.sent_rollback;
+    bool waited_for = false;
+    for (int i = 0; i < 3; i++) {
+      waited_for = waited_for || load(g_state.answered[i]) < g_state.sent[i];
+    }
     timespec slice{0, 100 * 1000 * 1000};
     const long r = sys_futex(&ch_->doorbell, FUTEX_WAIT, seen, waited_for ? &slice : nullptr);
     if (r == -ETIMEDOUT && agent_is_gone()) give_up();
@@ -372,8 +369,7 @@ Result<void> start(const char* session_dir) {
 
 Answer ask(Ask what, char* ret_text, size_t text_cap) {
   const uint64_t id = __atomic_add_fetch(&g_state.next_id, 1, __ATOMIC_ACQ_REL);
-  uint64_t* wanted =
-      what == Ask::kCheckpoint ? &g_state.wanted_checkpoint : &g_state.wanted_rollback;
+  uint64_t* wanted = &g_state.wanted[static_cast<int>(what)];
   uint64_t seen = load(*wanted);
   while (seen < id && !__atomic_compare_exchange_n(wanted, &seen, id, false, __ATOMIC_ACQ_REL,
                                                    __ATOMIC_ACQUIRE)) {
@@ -422,10 +418,10 @@ void cr_control_main(uint64_t restored) {
     // agent then have come true: their callers are in a restored process.
     new (&g_thread) ControlThread();
     st.owner_pid = static_cast<int32_t>(rawsys::sys_getpid());
-    const uint64_t sent =
-        st.sent_checkpoint > st.sent_rollback ? st.sent_checkpoint : st.sent_rollback;
-    st.caller_waiting = st.sent_checkpoint > st.answered[0];
-    st.answered[0] = st.answered[1] = sent;
+    uint64_t sent = 0;
+    for (const uint64_t id : st.sent) sent = id > sent ? id : sent;
+    st.caller_waiting = st.sent[0] > st.answered[0];
+    for (uint64_t& id : st.answered) id = sent;
     st.restored_up_to = sent;
     st.status = kStarting;
   }

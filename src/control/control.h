@@ -24,10 +24,10 @@ inline constexpr uint32_t kAgentGone = 4;
 struct State : format::ControlHead {
   int32_t owner_pid;  // the process it belongs to; a fork child has none
   Errc start_code;
-  uint64_t next_id;                             // ids given to API requests
-  uint64_t wanted_checkpoint, wanted_rollback;  // newest id asked for
-  uint64_t sent_checkpoint, sent_rollback;      // newest id the agent was told
-  uint64_t answered[2];                         // newest id answered, by Ask
+  uint64_t next_id;         // ids given to API requests
+  uint64_t wanted[3];       // newest id asked for, by Ask
+  uint64_t sent[3];         // newest id the agent was told
+  uint64_t answered[3];     // newest id answered
   uint64_t restored_up_to;  // requests up to here were in flight at the checkpoint that came back
   int32_t answer_code, answer_errno;
   char answer_text[512];
@@ -54,7 +54,7 @@ Result<void> start(const char* session_dir);
 // Is there a session in *this* process (false in fork children)?
 bool attached();
 
-enum class Ask { kCheckpoint = 0, kRollback = 1 };
+enum class Ask { kCheckpoint = 0, kRollback = 1, kWait = 2 };
 struct Answer {
   bool restored;  // the calling thread is in a restored process
   Errc code;

@@ -28,6 +28,7 @@ enum MessageKind : uint32_t {
   kMessageCaptured = 5,    // answer to kCommandCapture (also in the header)
   kMessageSetInterval = 6,
   kMessageClose = 9,  // crheap_close()
+  kMessageWait = 10,  // checkpoint_wait() was called
   // crckpt -> agent
   kMessageAskCheckpoint = 7,
   kMessageAskStatus = 8,
@@ -213,8 +214,8 @@ struct ChannelHeader {
   uint64_t reports_addr;  // of `reports` in the program
   // answers to API requests
   uint64_t answered_id;
-  uint32_t answer_kind;  // 0: checkpoint(), 1: restore()
-  uint32_t reserved2;
+  uint32_t answer_kind;  // control::Ask
+  uint32_t durable;      // 1: whole means on stable storage (SessionOptions)
   int32_t answer_code;  // Errc
   int32_t answer_errno;
   char answer_text[512];

@@ -10,12 +10,13 @@
 namespace cr::os {
 namespace {
 
-constexpr const char* kNames[] = {
-    "copied_early", "before_stop",      "stopped",          "threads_described",
-    "captured",     "resumed",          "lock_cleared",     "lock_cleared_synced",
-    "pages_half",   "pages_written",    "metadata_written", "payload_synced",
-    "committed",    "committed_synced", "answered",         "restore_planned",
-    "restore_exec", "restore_taken",    "restore_attached"};
+constexpr const char* kNames[] = {"copied_early",      "before_stop",   "stopped",
+                                  "threads_described", "captured",      "resumed",
+                                  "answered",          "lock_cleared",  "lock_cleared_synced",
+                                  "pages_half",        "pages_written", "metadata_written",
+                                  "payload_synced",    "committed",     "committed_synced",
+                                  "restore_planned",   "restore_exec",  "restore_taken",
+                                  "restore_attached"};
 static_assert(sizeof(kNames) / sizeof(kNames[0]) == static_cast<size_t>(FaultPoint::kCount));
 
 struct Armed {

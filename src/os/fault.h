@@ -16,6 +16,7 @@ enum class FaultPoint {
   kThreadsDescribed,   // registers are with the agent
   kCaptured,           // pages are in staging, still stopped
   kResumed,            // the program runs again, nothing written
+  kAnswered,           // a call of checkpoint(), if that is what it was, has been answered
   kLockCleared,        // WRITE_LOCK=0 issued, no barrier yet
   kLockClearedSynced,  // ... and durable
   kPagesHalf,          // half of the pages issued
@@ -24,7 +25,6 @@ enum class FaultPoint {
   kPayloadSynced,      // pages and METADATA durable
   kCommitted,          // WRITE_LOCK=1 issued, no barrier yet
   kCommittedSynced,    // ... and durable
-  kAnswered,           // checkpoint() has been answered
   kRestorePlanned,     // crrestore: plan made, nothing started
   kRestoreExec,        // crrestore: process made
   kRestoreTaken,       // crrestore: plan and descriptors handed over

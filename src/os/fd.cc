@@ -43,17 +43,14 @@ Result<Fd> open_file(const std::string& path, int flags, unsigned mode) {
 Result<std::string> read_file(const std::string& path) {
   CR_TRY(Fd fd, open_file(path, O_RDONLY));
   std::string all;
-  size_t used = 0;
+  char chunk[16384];
   for (;;) {
-    all.resize(used + 65536);
-    const ssize_t r = read(fd.get(), all.data() + used, all.size() - used);
+    const ssize_t r = read(fd.get(), chunk, sizeof(chunk));
     if (r < 0 && errno == EINTR) continue;
     if (r < 0) return Error{Errc::kSystem, errno, "reading"};
-    used += static_cast<size_t>(r);
-    if (r == 0) break;
+    if (r == 0) return all;
+    all.append(chunk, static_cast<size_t>(r));
   }
-  all.resize(used);
-  return all;
 }
 
 Result<std::string> read_link(const std::string& path) {

@@ -7,9 +7,12 @@
 
 namespace cr::store {
 
-AsyncWriter::AsyncWriter(int fd, unsigned depth) : fd_(fd), slots_(depth) {
-  ring_ok_ = io_uring_queue_init(depth, &ring_, 0) == 0;
-}
+namespace {
+// Of a shorter write the kernel's share is done before another thread of it has begun.
+constexpr uint64_t kLeastForRing = 64 * 1024;
+}  // namespace
+
+AsyncWriter::AsyncWriter(int fd, unsigned depth) : fd_(fd), slots_(depth) {}
 
 AsyncWriter::~AsyncWriter() {
   if (!ring_ok_) return;
@@ -51,7 +54,13 @@ Result<void> AsyncWriter::reap(bool wait) {
 }
 
 Result<void> AsyncWriter::write(const void* data, uint64_t bytes, uint64_t off) {
-  if (!ring_ok_) return write_now(static_cast<const uint8_t*>(data), bytes, off);
+  if (!ring_tried_ && bytes >= kLeastForRing) {
+    ring_tried_ = true;
+    ring_ok_ = io_uring_queue_init(static_cast<unsigned>(slots_.size()), &ring_, 0) == 0;
+  }
+  if (!ring_ok_ || bytes < kLeastForRing) {
+    return write_now(static_cast<const uint8_t*>(data), bytes, off);
+  }
   while (in_flight_ == slots_.size()) CR_TRYV(reap(true));
   size_t i = 0;
   while (slots_[i].used) i++;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// async_writer.h - many writes in flight to one file through io_uring, pwrite where it is
-// forbidden.
+// async_writer.h - large writes to one file, many in flight, through io_uring; small ones, and all
+// where it is forbidden, by pwrite.
 // Invariant: after drain() returned without error every byte was accepted by the kernel.
 // Context: N. Used by store::File alone (file.h).
 #pragma once
@@ -36,7 +36,7 @@ class AsyncWriter {
   Result<void> write_now(const uint8_t* data, uint64_t bytes, uint64_t off);
 
   int fd_;
-  bool ring_ok_ = false;
+  bool ring_tried_ = false, ring_ok_ = false;
   io_uring ring_{};
   std::vector<Slot> slots_;
   unsigned in_flight_ = 0;

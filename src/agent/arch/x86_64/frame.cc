@@ -7,8 +7,11 @@
 #include "agent/frame.h"
 
 #include <cpuid.h>
+
 #include <stddef.h>
 #include <string.h>
+
+#include <algorithm>
 
 #include "format/plan.h"
 
@@ -52,16 +55,49 @@ uint64_t read_xcr0() {
   return static_cast<uint64_t>(hi) << 32 | lo;
 }
 
+// Where each feature ends in a standard-format XSAVE area. Asked once: in a virtual machine each
+// CPUID is an exit.
+struct XstateEnds {
+  uint64_t end[63] = {};
+  XstateEnds() {
+    for (unsigned i = 2; i < 63; i++) {
+      uint32_t size, off, c, d;
+      __cpuid_count(0xd, i, size, off, c, d);
+      end[i] = off + static_cast<uint64_t>(size);
+    }
+  }
+};
+
 // Size of a standard-format XSAVE area for these features.
 uint64_t xstate_bytes(uint64_t features) {
+  static const XstateEnds ends;
   uint64_t end = 576;
   for (unsigned i = 2; i < 63; i++) {
-    if ((features >> i & 1) == 0) continue;
-    uint32_t size, off, c, d;
-    __cpuid_count(0xd, i, size, off, c, d);
-    if (off + static_cast<uint64_t>(size) > end) end = off + static_cast<uint64_t>(size);
+    if ((features >> i & 1) != 0) end = std::max(end, ends.end[i]);
   }
   return end;
+}
+
+format::CpuRecord ask_cpu() {
+  format::CpuRecord c{};
+  uint32_t a, b, x, d;
+  if (__get_cpuid(1, &a, &b, &x, &d) != 0) {
+    c.leaf1_ecx = x;
+    c.leaf1_edx = d;
+  }
+  if (__get_cpuid_count(7, 0, &a, &b, &x, &d) != 0) {
+    c.leaf7_ebx = b;
+    c.leaf7_ecx = x;
+    c.leaf7_edx = d;
+    if (a >= 1 && __get_cpuid_count(7, 1, &a, &b, &x, &d) != 0) c.leaf7_1_eax = a;
+  }
+  if (__get_cpuid(0x80000001, &a, &b, &x, &d) != 0) {
+    c.ext1_ecx = x;
+    c.ext1_edx = d;
+  }
+  c.xcr0 = read_xcr0();
+  c.xstate_bytes = xstate_bytes(c.xcr0 & ~kAmx);
+  return c;
 }
 
 }  // namespace
@@ -135,25 +171,8 @@ FrameRest frame_rest(std::span<const uint8_t> frame) {
 }
 
 format::CpuRecord this_cpu() {
-  format::CpuRecord c{};
-  uint32_t a, b, x, d;
-  if (__get_cpuid(1, &a, &b, &x, &d) != 0) {
-    c.leaf1_ecx = x;
-    c.leaf1_edx = d;
-  }
-  if (__get_cpuid_count(7, 0, &a, &b, &x, &d) != 0) {
-    c.leaf7_ebx = b;
-    c.leaf7_ecx = x;
-    c.leaf7_edx = d;
-    if (a >= 1 && __get_cpuid_count(7, 1, &a, &b, &x, &d) != 0) c.leaf7_1_eax = a;
-  }
-  if (__get_cpuid(0x80000001, &a, &b, &x, &d) != 0) {
-    c.ext1_ecx = x;
-    c.ext1_edx = d;
-  }
-  c.xcr0 = read_xcr0();
-  c.xstate_bytes = xstate_bytes(c.xcr0 & ~kAmx);
-  return c;
+  static const format::CpuRecord cpu = ask_cpu();
+  return cpu;
 }
 
 std::string missing_cpu_features(const format::CpuRecord& image, const format::CpuRecord& here) {
