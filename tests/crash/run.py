@@ -12,6 +12,7 @@ alone/     only the program or only its agent is killed             (alone.py)
 random/    SIGKILL at random instants, restored and killed again    (random_kills.py)
 bad/       images that are damaged, foreign, too new, ...           (bad_images.py)
 limits/    no room, no permission                                   (limits.py)
+soak/      programs that know nothing of it, a checkpoint every 10 ms (soak.py; longer: make soak)
 The same names behind no_pagemap_scan/ and vdso_patch/ take the portable paths of the engine.
 """
 
@@ -31,6 +32,8 @@ import faults  # noqa: E402
 import harness  # noqa: E402
 import limits  # noqa: E402
 import random_kills  # noqa: E402
+import real_programs  # noqa: E402
+import soak  # noqa: E402
 from harness import Failure, Test  # noqa: E402
 from subject import LARGE, SMALL  # noqa: E402
 
@@ -71,6 +74,10 @@ class Plan:
         for user in self.users:
             self.add_random("", user, None, self.arguments.kills / len(self.users))
             self.add_checkpoint_tests("", user, None)
+        for number, name in enumerate(soak.QUICK):
+            user = self.users[number % len(self.users)]
+            test = soak.make_test(name, user, self.seed, "", soak.QUICK_DEATHS)
+            self.add(test.name, user, test.function)
         # The portable paths are tried once: the one as root, the other as nobody.
         for number, (label, environment) in enumerate(PORTABLE):
             user = self.users[number % len(self.users)]
@@ -175,6 +182,7 @@ def main():
         print("interrupted", file=sys.stderr)
         return 130
     finally:
+        real_programs.INPUTS.remove()
         harness.BUILD.remove_copy()
     if plan.kills_done:
         print(f"{plan.kills_done} random kills")

@@ -64,6 +64,8 @@ PROGRAMS = (  # some seconds of work each
 # Three-phase programs that go on changing their state while they are waited for.
 THREE_PHASE = ("memory_model", "malloc_model", "lib_heap_model", "spinning_threads", "threads",
                "mutex_cond", "big_threads")
+# For crash/run.py: a few seconds each.
+QUICK_DEATHS = 6
 QUICK = ("cxx_workload", "log_appender", "kmeans_4_crrun", "memory_model")
 
 
