@@ -557,6 +557,29 @@ def test_interval_checkpoint_is_restored(workspace):
     session.wait_end(42)
 
 
+def test_run_after_a_finished_one(workspace):
+    """A new run in the directory of one that came to its end: its own first checkpoint counts, though
+    the old ones had higher sequences. One in the directory of an unfinished run moves that aside."""
+    harness.require_restore(workspace.user)
+    session = started_counter(workspace, last=400)
+    for _ in range(3):
+        session.checkpoint()
+    session.wait_end(42)
+    session = started_counter(workspace, last=3000)
+    expect(sequence_of(session.checkpoint()) == 1, "the new run should count from 1")
+    session.kill()
+    session.restore(("-v",))
+    session.wait_progress()
+    said = harness.read_file(workspace.path / f"restore-{session.restores}.err")
+    expect_match("restoring checkpoint 1", said, "what crrestore -v says")
+    session.kill()
+    session = started_counter(workspace, last=3000)
+    session.kill()
+    aside = pathlib.Path(session.image) / "interrupted.1"
+    expect((aside / "image.0").exists(), "the images of the unfinished run should be kept")
+    workspace.run([workspace.tool("crinspect"), "verify", str(aside)], check=0)
+
+
 def test_then_kill(workspace):
     """--then=kill ends the program (137) once the checkpoint is whole; it can be restored."""
     harness.require_restore(workspace.user)
