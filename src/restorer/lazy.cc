@@ -202,7 +202,7 @@ Copied on_fault(const Restore& rs, Context& c, uint64_t addr) {
   if (first < run->addr) first = run->addr;
   if (last > end_of(*run)) last = end_of(*run);
   const Copied r = bring_part(rs, c, *run, first, last - first);
-  if (r != Copied::kAll) wake(c, addr, kPageSize);
+  wake(c, addr, kPageSize);  // also when it could not be brought: then it asks again
   return r;
 }
 
@@ -293,6 +293,7 @@ void bring_all(Lazy& l) {
 void take_descriptors(Lazy& l, const format::RestorerArgs& args, int pid) {
   const auto dup = [](int from, int to) { sys(__NR_dup3, from, to, O_CLOEXEC); };
   const long pidfd = sys(__NR_pidfd_open, pid, 0);
+  if (pidfd < 0) fail(l.rs, format::kStepFill, pidfd, 0);
   dup(args.image_fd, kImage);
   dup(args.report_fd, kReport);
   dup(static_cast<int>(pidfd), kProgram);
@@ -310,6 +311,9 @@ struct FillerStart {
 void filler_main(void* arg) {
   const FillerStart start = *static_cast<FillerStart*>(arg);
   Lazy& l = lazy_of(start.rs);
+  l.rs = start.rs;
+  constexpr int kFirstOfAll = -20;
+  sys(__NR_setpriority, 0, 0, kFirstOfAll);  // threads wait for it; where it is not allowed, as they
   sys(__NR_prctl, PR_SET_NAME, "cr-fill");
   take_descriptors(l, *start.rs.args, start.pid);
   format::RestorerArgs args = *start.rs.args;

@@ -116,13 +116,35 @@ void finish_memory(const Restore& rs) {
   }
 }
 
-// What the kernel writes when threads are made.
+// Of memory that may not be there: the program's lists may be broken.
+bool read_own(uint64_t addr, void* to, uint64_t bytes) {
+  const uint64_t from[2] = {addr, bytes}, into[2] = {reinterpret_cast<uint64_t>(to), bytes};
+  return sys(__NR_process_vm_readv, rawsys::sys_getpid(), into, 1, from, 1, 0) ==
+         static_cast<long>(bytes);
+}
+
+// Where the kernel can not wait for a page: what it writes when threads are made, and reads and
+// writes when they end.
 void bring_thread_words(const Restore& rs) {
+  if (rs.plan->lazy_fills.count == 0) return;
+  constexpr int kMostLocks = 2048;  // as the kernel
   const auto* t = rs.array<format::PlanThread>(rs.plan->threads);
   for (uint64_t i = 0; i < rs.plan->threads.count; i++) {
     const format::ThreadRecord& r = t[i].record;
     if (r.clear_child_tid != 0) bring(rs, r.clear_child_tid, sizeof(int32_t));
     if (r.rseq_addr != 0) bring(rs, r.rseq_addr, r.rseq_bytes);
+    if (r.robust_list == 0) continue;
+    bring(rs, r.robust_list, sizeof(robust_list_head));
+    robust_list_head head;
+    if (!read_own(r.robust_list, &head, sizeof(head))) continue;
+    auto at = reinterpret_cast<uint64_t>(head.list.next) & ~1ull;
+    for (int n = 0; n < kMostLocks && at != r.robust_list; n++) {
+      bring(rs, at, sizeof(robust_list));
+      bring(rs, at + static_cast<uint64_t>(head.futex_offset), sizeof(int32_t));
+      robust_list lock;
+      if (!read_own(at, &lock, sizeof(lock))) break;
+      at = reinterpret_cast<uint64_t>(lock.next) & ~1ull;
+    }
   }
 }
 

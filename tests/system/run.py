@@ -134,6 +134,49 @@ def run_often(workspace, program):
     session.verify_image()
 
 
+LAZILY = r"crrestore: \d+ KiB of memory before it runs, [1-9]\d* KiB while it does"
+NOT_LAZILY = r"crrestore: --lazy is not possible here: userfaultfd: .*CAP_SYS_PTRACE"
+
+
+def checkpoint_between_forks(session):
+    """A program that has a child just now is refused."""
+    for _ in range(200):
+        done = session.checkpoint(check=None)
+        if done.returncode == 0:
+            return
+        if "child" not in done.stderr:
+            break
+    raise Failure(f"crckpt: {done.stderr}")
+
+
+def run_lazy(workspace, program):
+    """Restores during which the program runs already; kills and checkpoints come while it is not
+    complete, too. Who may not have that is told, and restored eagerly."""
+    harness.require_restore(workspace.user)
+    session = Session(workspace, [workspace.program(program.name)])
+    session.start()
+    session.wait_ready()
+    for number in range(CYCLES):
+        checkpoint_between_forks(session)
+        session.ping()
+        session.kill()
+        for _ in range(number):  # killed again while pages are coming
+            session.restore(("-i", "off", "--lazy"))
+            session.ping()
+            session.kill()
+        session.restore(("-i", "off", "--lazy", "-v"))
+        session.ping()
+        privileged = workspace.user.uid is None and os.geteuid() == 0
+        expected = LAZILY if privileged else NOT_LAZILY
+        said = harness.read_file(workspace.path / f"restore-{session.restores}.err")
+        if not re.search(expected, said):
+            raise Failure(f"crrestore --lazy should say /{expected}/, got:\n{said}")
+    checkpoint_between_forks(session)
+    session.go()
+    session.expect_pass()
+    session.verify_image()
+
+
 def run_refuse(workspace, program, expression):
     """Each checkpoint is refused with a message that names the cause, and the program lives."""
     session = Session(workspace, [workspace.program(program.name)])
@@ -172,6 +215,8 @@ def run_program(workspace, program, mode, plain):
         run_cycles(workspace, program)
     elif mode == "often":
         run_often(workspace, program)
+    elif mode == "lazy":
+        run_lazy(workspace, program)
     elif mode in ("live", "live-any"):
         run_live(workspace, program, must_succeed=mode == "live")
     else:
@@ -185,7 +230,7 @@ def modes_of(program):
         return {program.name: program.mode}
     modes = program.mode.split(",")
     for mode in modes:
-        if mode not in ("cycles", "often", "live", "live-any"):
+        if mode not in ("cycles", "often", "lazy", "live", "live-any"):
             raise SystemExit(f"{program.name}: unknown mode {mode}")
     return {program.name if mode == modes[0] else f"{program.name}/{mode}": mode for mode in modes}
 
