@@ -518,6 +518,8 @@ void Planner::write_out() {
   end += h.fill_workers * format::kFillAreaBytes;
   if (h.lazy_fills.count > 0) {
     h.lazy_area_off = end;
+    const char* pause = getenv("CR_LAZY_PAUSE_US");  // tests: that much happens before all is there
+    h.lazy_pause_ns = pause == nullptr ? 0 : std::min(strtoull(pause, nullptr, 10), 999999ull) * 1000;
     h.lazy_room = h.lazy_fills.count + format::kSpareLazyRuns;
     end += format::kLazyAreaBytes +
            h.lazy_room * format::kMostLazyContexts * sizeof(format::PlanFill);

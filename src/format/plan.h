@@ -121,6 +121,7 @@ struct PlanHeader {
   uint64_t fill_pages;     // of `fills`; the checksums of `lazy_fills` follow theirs
   uint64_t lazy_area_off;  // kLazyAreaBytes and the tables (lazy_room for each context)
   uint64_t lazy_room;
+  uint64_t lazy_pause_ns;  // before each piece that nobody has asked for: for tests, else 0
   uint64_t vdso_patch;    // 1: image's vDSO is mapped as data and patched
   uint64_t vdso_parking;  // patch: address for this kernel's vvar and vDSO
   uint64_t region_bytes;  // plan + stacks

@@ -259,6 +259,10 @@ void bring_next(const Restore& rs, Context& c) {
     return;
   }
   const PlanFill run = c.runs[c.next];
+  if (rs.plan->lazy_pause_ns != 0) {
+    const timespec pause{0, static_cast<long>(rs.plan->lazy_pause_ns)};
+    sys(__NR_nanosleep, &pause, nullptr);
+  }
   const uint64_t bytes =
       run.bytes < format::kFillBufferBytes ? run.bytes : format::kFillBufferBytes;
   const Copied r = bring_part(rs, c, run, run.addr, bytes);

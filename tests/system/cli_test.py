@@ -885,6 +885,116 @@ def test_damage_is_found(workspace):
     expect(number_in(file) == killed_at, "the damaged image was started")
 
 
+LARGE_MEMORY = """
+import os, time
+memory = bytearray(b"Q" * (48 << 20))
+log = open("log.txt", "ab", buffering=0)
+while not os.path.exists("go"):
+    log.write(b"a line\\n")
+    time.sleep(0.002)
+assert memory == b"Q" * (48 << 20)
+"""
+
+
+def large_memory(workspace):
+    """A program with 48 MiB of the letter Q and a growing log; two checkpoints and its death."""
+    harness.require_restore(workspace.user)
+    session = Session(workspace, ["/usr/bin/python3", "-c", LARGE_MEMORY])
+    session.start()
+    log = workspace.path / "log.txt"
+    session.wait_until(lambda: log.exists() and log.stat().st_size > 100, "lines in the log")
+    session.checkpoint()
+    session.checkpoint()
+    size = log.stat().st_size
+    session.wait_until(lambda: log.stat().st_size > size + 100, "more lines in the log")
+    session.kill()
+    return session, log
+
+
+def damage_memory(session):
+    """One bit of the middle of its large memory, in the newest buffer."""
+    sequences = {}
+    for number in (0, 1):
+        path = pathlib.Path(session.image) / f"image.{number}"
+        sequences[int.from_bytes(path.read_bytes()[64:72], "little")] = path
+    path = sequences[max(sequences)]
+    at = path.read_bytes().index(b"Q" * (1 << 20)) + (20 << 20)
+    with open(path, "r+b") as file:
+        file.seek(at)
+        expect(file.read(1) == b"Q", "the large memory is not in one piece in the image")
+        file.seek(at)
+        file.write(b"R")
+    return path.read_bytes()
+
+
+DAMAGED_PAGE = r"image\.[01]: damaged: the checksum of the page for address 0x[0-9a-f]+ \(slot \d+\) is wrong"
+
+
+def test_damage_found_while_filling(workspace):
+    """A damaged page is found by whoever fills the memory: nothing runs, no file is cut back, the
+    other checkpoint is named and can be had."""
+    session, log = large_memory(workspace)
+    damage_memory(session)
+    before = log.read_bytes()
+    done = workspace.run([workspace.tool("crrestore"), "-i", "off", session.image], check=125)
+    expect_match(DAMAGED_PAGE + r".*--sequence 1 ", done.stderr, "crrestore's message")
+    expect(log.read_bytes() == before, "the log was changed, or the program ran")
+    done = workspace.run([workspace.tool("crrestore"), "--check-only", session.image], check=125)
+    expect_match(DAMAGED_PAGE, done.stderr, "crrestore --check-only")
+    (workspace.path / "go").touch()
+    session.restore(("-i", "off", "--sequence", "1"))
+    session.wait_end(0)
+    expect(len(log.read_bytes()) < len(before), "the log was not cut back")
+
+
+def test_damage_found_lazily(workspace):
+    """--lazy: the program runs until the damaged page would come; then it is ended with the same
+    message, and the image can still be looked at."""
+    session, _ = large_memory(workspace)
+    image = damage_memory(session)
+    done = workspace.run([workspace.tool("crrestore"), "-i", "off", "--lazy", session.image],
+                         check=125, environment={"CR_LAZY_PAUSE_US": "5000"})
+    expect_match(DAMAGED_PAGE + r".*--sequence 1 ", done.stderr, "crrestore's message")
+    expect(not (pathlib.Path(session.image) / "finished").exists(), "it counts as finished")
+    expect(any(path.read_bytes() == image for path in pathlib.Path(session.image).glob("image.*")),
+           "the image was changed")
+    (workspace.path / "go").touch()
+    session.restore(("-i", "off", "--lazy", "--sequence", "1"))
+    session.wait_end(0)
+
+
+def test_filler_killed(workspace):
+    """--lazy: without the process that brings its memory the program does not go on with zeros."""
+    if workspace.user.uid is not None or os.geteuid() != 0:
+        raise harness.Skip("--lazy takes root")
+    session, _ = large_memory(workspace)
+    session.restore(("-i", "off", "--lazy"), {"CR_LAZY_PAUSE_US": "100000"})
+
+    def filler():
+        return [pid for pid in harness.descendants(session.foreground.pid)
+                if harness.read_file(f"/proc/{pid}/comm").strip() == "cr-fill"]
+    session.wait_until(filler, "the process cr-fill")
+    time.sleep(0.1)
+    harness.signal_pid(filler()[0], signal.SIGKILL)
+    session.wait_end(125)
+    expect_match("cr-fill.*was ended; so is the program",
+                 harness.read_file(workspace.path / "restore-1.err"), "crrestore's message")
+
+
+def test_checkpoint_of_a_lazy_restore(workspace):
+    """A checkpoint that comes while memory is being brought waits for all of it."""
+    session, log = large_memory(workspace)
+    session.restore(("-i", "off", "--lazy"), {"CR_LAZY_PAUSE_US": "3000"})
+    size = log.stat().st_size
+    session.wait_until(lambda: log.stat().st_size != size, "progress")
+    session.checkpoint(then="kill")
+    session.wait_end(137)
+    session.verify_image()
+    session.restore(("-i", "off", "--lazy"))
+    (workspace.path / "go").touch()
+    session.wait_end(0)
+
+
 # ------------------------------------------------------------------------------------ malloc -----
 
 

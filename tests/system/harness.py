@@ -396,12 +396,13 @@ class Session:
         self.foreground = self.workspace.start(command, stdin=self.stdin, stdout=self.stdout)
         self.name = "crrun"
 
-    def restore(self, options=()):
+    def restore(self, options=(), environment=None):
         """Starts crrestore. Its own streams go elsewhere: the program's come back as they were."""
         self.restores += 1
         command = [self.workspace.tool("crrestore"), *options, self.image]
         self.foreground = self.workspace.start(
-            command, stdout=f"restore-{self.restores}.out", stderr=f"restore-{self.restores}.err")
+            command, stdout=f"restore-{self.restores}.out", stderr=f"restore-{self.restores}.err",
+            environment=environment)
         self.name = f"crrestore (restore {self.restores})"
 
     def checkpoint(self, then="continue", check=0):

@@ -134,6 +134,7 @@ def run_often(workspace, program):
     session.verify_image()
 
 
+LAZY_ENVIRONMENT = {"CR_LAZY_PAUSE_US": "2000"}  # time for much to happen before all is there
 LAZILY = r"crrestore: \d+ KiB of memory before it runs, [1-9]\d* KiB while it does"
 NOT_LAZILY = r"crrestore: --lazy is not possible here: userfaultfd: .*CAP_SYS_PTRACE"
 
@@ -161,10 +162,10 @@ def run_lazy(workspace, program):
         session.ping()
         session.kill()
         for _ in range(number):  # killed again while pages are coming
-            session.restore(("-i", "off", "--lazy"))
+            session.restore(("-i", "off", "--lazy"), LAZY_ENVIRONMENT)
             session.ping()
             session.kill()
-        session.restore(("-i", "off", "--lazy", "-v"))
+        session.restore(("-i", "off", "--lazy", "-v"), LAZY_ENVIRONMENT)
         session.ping()
         privileged = workspace.user.uid is None and os.geteuid() == 0
         expected = LAZILY if privileged else NOT_LAZILY
