@@ -147,10 +147,13 @@ class Ours:
         self.foreground.wait()
         wait_for(lambda: not any(map(alive, pids)), "death of the program")
 
-    def restore(self):
+    def restore(self, *options):
         self.foreground = subprocess.Popen(
-            [common.tool("crrestore"), "-i", "off", *self.durable, str(self.image)],
+            [common.tool("crrestore"), "-i", "off", *self.durable, *options, str(self.image)],
             stdout=self.log, stderr=self.log, stdin=subprocess.DEVNULL)
+
+    def restore_lazily(self):
+        self.restore("--lazy")
 
 
 class Criu:
@@ -281,7 +284,7 @@ class Figures:
     """Of one checkpointer with one size and number of threads; lists of seconds."""
 
     def __init__(self):
-        self.pause, self.whole, self.restore, self.quiet = [], [], [], []
+        self.pause, self.whole, self.restore, self.lazy, self.quiet = [], [], [], [], []
         self.image = 0
 
 
@@ -313,14 +316,17 @@ def measure(checkpointer, directory, mib, threads, dirty, runs):
             wait_for(lambda after=now_ns(): status.all_stamped_after(after), "progress")
             figures.pause.append(status.longest_gap(begin, end))
         figures.image = checkpointer.image_bytes()
-        for _ in range(runs):
+        ways = [(checkpointer.restore, figures.restore)]
+        if os.geteuid() == 0 and hasattr(checkpointer, "restore_lazily"):
+            ways.append((checkpointer.restore_lazily, figures.lazy))
+        for restore, seconds in ways * runs:
             checkpointer.stop()
             time.sleep(0.2)
             begin = now_ns()
-            checkpointer.restore()
+            restore()
             wait_for(lambda after=begin: status.all_stamped_after(after),
                      "progress after the restore")
-            figures.restore.append(status.first_progress(begin))
+            seconds.append(status.first_progress(begin))
             time.sleep(0.1)
     finally:
         checkpointer.stop()
@@ -333,6 +339,7 @@ def rows_of(results):
     for name, figures in results.items():
         row = [name, common.milliseconds(figures.pause), common.milliseconds(figures.whole),
                f"{figures.image / (1 << 20):.0f}", common.milliseconds(figures.restore),
+               common.milliseconds(figures.lazy) if figures.lazy else "",
                common.milliseconds(figures.quiet)]
         place = name.rsplit(", ", 1)[1]
         base = next((peer for peer in results
@@ -342,6 +349,8 @@ def rows_of(results):
             row[1] += f", {common.ratio(figures.pause, b.pause)} of {base.split(',')[0]}'s"
             row[2] += f", {common.ratio(figures.whole, b.whole)}"
             row[4] += f", {common.ratio(figures.restore, b.restore)}"
+            if figures.lazy:
+                row[5] += f", {common.ratio(figures.lazy, b.restore)}"
         rows.append(row)
     return rows
 
@@ -393,7 +402,7 @@ def usable_peers(names):
 
 
 HEADER = ("checkpointer, images on", "pause seen by the program", "until the image is whole",
-          "image, MiB", "restore to first progress", "longest gap without a checkpoint")
+          "image, MiB", "restore to first progress", "--lazy", "longest gap without a checkpoint")
 
 
 def main():

@@ -51,8 +51,8 @@ uint32_t fill_workers(uint64_t pages) {
   cpu_set_t set;
   CPU_ZERO(&set);
   const int cores = sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
-  const uint64_t most = std::min<uint64_t>(static_cast<uint64_t>(std::max(cores, 1)),
-                                           format::kMostFillWorkers);
+  const uint64_t most =
+      std::min<uint64_t>(static_cast<uint64_t>(std::max(cores, 1)), format::kMostFillWorkers);
   return static_cast<uint32_t>(std::clamp<uint64_t>(pages / kPagesEach, 1, most));
 }
 
@@ -519,10 +519,11 @@ void Planner::write_out() {
   if (h.lazy_fills.count > 0) {
     h.lazy_area_off = end;
     const char* pause = getenv("CR_LAZY_PAUSE_US");  // tests: that much happens before all is there
-    h.lazy_pause_ns = pause == nullptr ? 0 : std::min(strtoull(pause, nullptr, 10), 999999ull) * 1000;
+    h.lazy_pause_ns =
+        pause == nullptr ? 0 : std::min(strtoull(pause, nullptr, 10), 999999ull) * 1000;
     h.lazy_room = h.lazy_fills.count + format::kSpareLazyRuns;
-    end += format::kLazyAreaBytes +
-           h.lazy_room * format::kMostLazyContexts * sizeof(format::PlanFill);
+    end +=
+        format::kLazyAreaBytes + h.lazy_room * format::kMostLazyContexts * sizeof(format::PlanFill);
   }
   h.region_bytes = end;
   h.received_fds = static_cast<uint32_t>(plan_.fds.size());

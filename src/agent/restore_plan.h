@@ -17,8 +17,8 @@
 
 namespace cr::agent {
 
-struct PendingFile {  // changes to be made when the process exists
-  int fd = -1;        // index into RestorePlan::fds
+struct PendingFile {                    // changes to be made when the process exists
+  int fd = -1;                          // index into RestorePlan::fds
   bool truncate = false, seek = false;  // by the restorer, when all else is done
   uint64_t bytes = 0;
   std::string path;       // for messages
@@ -38,7 +38,7 @@ struct RestorePlan {
   format::PlanHeader* header() { return reinterpret_cast<format::PlanHeader*>(bytes.data()); }
 };
 
-// Who checks the pages that the plan brings into memory; all other pages are checked while planning.
+// Who checks the pages that the plan brings into memory; all others are checked while planning.
 enum class Verify {
   kNow,       // the planner, so that a damaged page is found before anything is started
   kWithFill,  // the restorer, as it reads them

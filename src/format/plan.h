@@ -111,27 +111,27 @@ struct PlanHeader {
   PlanArray maps, fills, lazy_fills, sums, zeros, overlays, threads, fds, file_changes, patches;
   PlanArray sigactions, siginfos;
   uint64_t auxv_off, auxv_bytes;
-  uint64_t cwd_off;       // a string
-  uint32_t received_fds;  // descriptors that follow (after image)
-  uint32_t ids;           // PlanIds
-  uint32_t drop_caps;     // 1: the process was given a capability for the restore only
-  uint32_t fill_workers;  // threads that fill, the calling one included
+  uint64_t cwd_off;        // a string
+  uint32_t received_fds;   // descriptors that follow (after image)
+  uint32_t ids;            // PlanIds
+  uint32_t drop_caps;      // 1: the process was given a capability for the restore only
+  uint32_t fill_workers;   // threads that fill, the calling one included
   uint64_t fill_area_off;  // kFillAreaBytes for each of them, behind the plan
   uint64_t payload_off;    // of the image
   uint64_t fill_pages;     // of `fills`; the checksums of `lazy_fills` follow theirs
   uint64_t lazy_area_off;  // kLazyAreaBytes and the tables (lazy_room for each context)
   uint64_t lazy_room;
   uint64_t lazy_pause_ns;  // before each piece that nobody has asked for: for tests, else 0
-  uint64_t vdso_patch;    // 1: image's vDSO is mapped as data and patched
-  uint64_t vdso_parking;  // patch: address for this kernel's vvar and vDSO
-  uint64_t region_bytes;  // plan + stacks
+  uint64_t vdso_patch;     // 1: image's vDSO is mapped as data and patched
+  uint64_t vdso_parking;   // patch: address for this kernel's vvar and vDSO
+  uint64_t region_bytes;   // plan + stacks
   // written by the restorer
   uint32_t barrier;  // futex: 0 wait, 1 go
   uint32_t threads_ready;
   uint32_t failed;        // 1: somebody has told the agent already
   uint32_t filler_ready;  // futex
   uint64_t filler_forks;  // forks of the program that it fills now
-  uint64_t next_page;  // of all fills: the first that nobody has taken yet
+  uint64_t next_page;     // of all fills: the first that nobody has taken yet
   char program[256];
 };
 inline constexpr uint64_t kPlanMagic = 0x314e414c50524331ull;
@@ -162,7 +162,7 @@ inline constexpr uint64_t kLazyStateBytes = 64 << 10, kLazyStackBytes = 64 << 10
 inline constexpr uint64_t kLazyAreaBytes = kLazyStateBytes + kLazyStackBytes + kFillBufferBytes;
 inline constexpr uint64_t kMostLazyContexts = 128;  // the program, and forks of it meanwhile
 inline constexpr uint64_t kSpareLazyRuns = 4096;    // a run is cut in two where the program unmaps
-inline constexpr uint32_t kMostFillWorkers = 16;  // they share one memory bus
+inline constexpr uint32_t kMostFillWorkers = 16;    // they share one memory bus
 
 // Passed to the blob's entry.
 struct RestorerArgs {

@@ -176,8 +176,7 @@ uint64_t memory_limit(const std::string& text, const std::string& root, std::str
     const std::string mount = root + (unified ? "" : "/memory");
     std::string group = line.substr(second + 1);
     for (;;) {
-      auto limit =
-          read_file(mount + group + (unified ? "/memory.max" : "/memory.limit_in_bytes"));
+      auto limit = read_file(mount + group + (unified ? "/memory.max" : "/memory.limit_in_bytes"));
       if (limit && !limit->empty() && isdigit(static_cast<unsigned char>((*limit)[0])) != 0) {
         const uint64_t bytes = strtoull(limit->c_str(), nullptr, 10);
         if (bytes < least) {

@@ -82,7 +82,8 @@ void read_ahead(const Worker& w, const PlanFill& f, uint64_t off) {
   if (sys(__NR_preadv2, fd, &v, 1, f.image_off + off, 0, kNoWait) != -EAGAIN) return;
   constexpr int kWillNeed = 3;
   const uint64_t claim = kClaimPages * kPageSize;
-  const uint64_t bytes = f.bytes - off < claim * kClaimsAhead ? f.bytes - off : claim * kClaimsAhead;
+  const uint64_t bytes =
+      f.bytes - off < claim * kClaimsAhead ? f.bytes - off : claim * kClaimsAhead;
   sys(__NR_fadvise64, fd, f.image_off + off, bytes, kWillNeed);
 }
 
@@ -105,7 +106,8 @@ void fill_piece(const Worker& w, const PlanFill& f, uint64_t off, uint64_t bytes
   const uint64_t addr = f.addr + off;
   uint8_t* const to = copy ? w.buffer : reinterpret_cast<uint8_t*>(addr);
   if (!copy && bytes >= kWorthPopulating) {
-    constexpr int kPopulateWrite = 23;  // MADV_POPULATE_WRITE, Linux 5.14: one call, not a fault each
+    constexpr int kPopulateWrite =
+        23;  // MADV_POPULATE_WRITE, Linux 5.14: one call, not a fault each
     const long r = sys(__NR_madvise, addr, bytes, kPopulateWrite);
     if (r == -ENOMEM) fail(w.rs, format::kStepFill, r, addr);
   }

@@ -2,10 +2,11 @@
 // lazy.cc - brings pages of an image into a process that runs already: those it touches first, all
 // others meanwhile.
 // Invariant: no byte of a page is seen before it has had its checksum; a page is brought once, and
-// never again after the program gave it up (MADV_DONTNEED, munmap), whatever the image says. Without
-// the page a thread waits, also one that is in the kernel.
-// Context: R (docs/contexts.md); filler_main is a process of its own that shares the memory, so that
-// it outlives the program while forks of it are not complete. Doc: docs/ARCHITECTURE.md, "Lazy".
+// never again after the program gave it up (MADV_DONTNEED, munmap), whatever the image says.
+// Whoever needs a page that is not there waits, also inside the kernel.
+// Context: R (docs/contexts.md); filler_main is a process of its own that shares the memory, so
+// that it outlives the program while forks of it are not complete.
+// Doc: docs/ARCHITECTURE.md, "Lazy restore".
 #include <errno.h>
 #include <linux/prctl.h>
 #include <linux/userfaultfd.h>
@@ -317,7 +318,8 @@ void filler_main(void* arg) {
   Lazy& l = lazy_of(start.rs);
   l.rs = start.rs;
   constexpr int kFirstOfAll = -20;
-  sys(__NR_setpriority, 0, 0, kFirstOfAll);  // threads wait for it; where it is not allowed, as they
+  sys(__NR_setpriority, 0, 0,
+      kFirstOfAll);  // threads wait for it; where it is not allowed, as they
   sys(__NR_prctl, PR_SET_NAME, "cr-fill");
   take_descriptors(l, *start.rs.args, start.pid);
   format::RestorerArgs args = *start.rs.args;

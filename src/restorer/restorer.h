@@ -51,6 +51,7 @@ void begin_lazy(const Restore& rs, int userfault);
 void bring(const Restore& rs, uint64_t addr, uint64_t bytes);
 // Makes the process that brings all others.
 void start_filler(const Restore& rs);
-inline constexpr uint64_t kLazyEvents = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 6;  // FORK REMAP REMOVE UNMAP
+inline constexpr uint64_t kLazyEvents =
+    1 << 1 | 1 << 2 | 1 << 3 | 1 << 6;  // FORK REMAP REMOVE UNMAP
 
 }  // namespace cr::restorer

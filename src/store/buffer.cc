@@ -459,7 +459,8 @@ uint64_t verify_pages(const format::ImageView& view, const std::vector<SlotRun>&
   constexpr uint64_t kWorthThreads = 4096, kNone = ~uint64_t{0};
   uint64_t slots = 0;
   for (const SlotRun& r : runs) slots += r.count;
-  const unsigned cores = slots < kWorthThreads ? 1 : std::max(1u, std::thread::hardware_concurrency());
+  const unsigned cores =
+      slots < kWorthThreads ? 1 : std::max(1u, std::thread::hardware_concurrency());
   const uint64_t share = (slots + cores - 1) / cores;
   std::vector<uint64_t> bad(cores, kNone);
   // Number i of the threads: slots [i * share, (i + 1) * share) of all of them in a row.

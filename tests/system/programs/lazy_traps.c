@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* crtest: mode=lazy timeout=240
  *
- * 192 MiB in blocks of known content, and at every moment one of the things for which memory that is
- * still to come (crrestore --lazy) differs from memory that is there: MADV_DONTNEED and MADV_FREE,
- * a fork's view, mremap and growth, munmap and a new mapping, protection, system calls that read and
- * write it. Each step leaves all blocks with their content.
+ * 192 MiB in blocks of known content, and at every moment one of the things for which memory that
+ * is still to come (crrestore --lazy) differs from memory that is there: MADV_DONTNEED and
+ * MADV_FREE, a fork's view, mremap and growth, munmap and a new mapping, protection, system calls
+ * that read and write it. Each step leaves all blocks with their content.
  */
 #define _GNU_SOURCE
 #include <sys/mman.h>
@@ -151,16 +151,36 @@ static void ask_the_kernel(char *b) {
 static void act(void) {
   char *b = block(choose());
   switch (choose() % 10) {
-    case 0: give_up_a_part(b, MADV_DONTNEED); break;
-    case 1: give_up_a_part(b, MADV_FREE); break;
-    case 2: fork_and_look(b, 0); break;
-    case 3: fork_and_look(b, 1); break;
-    case 4: move_and_grow(b); break;
-    case 5: move_a_part(b); break;
-    case 6: map_anew(b); break;
-    case 7: protect(b); break;
-    case 8: ask_the_kernel(b); break;
-    default: leave_an_orphan(b); break;
+    case 0:
+      give_up_a_part(b, MADV_DONTNEED);
+      break;
+    case 1:
+      give_up_a_part(b, MADV_FREE);
+      break;
+    case 2:
+      fork_and_look(b, 0);
+      break;
+    case 3:
+      fork_and_look(b, 1);
+      break;
+    case 4:
+      move_and_grow(b);
+      break;
+    case 5:
+      move_a_part(b);
+      break;
+    case 6:
+      map_anew(b);
+      break;
+    case 7:
+      protect(b);
+      break;
+    case 8:
+      ask_the_kernel(b);
+      break;
+    default:
+      leave_an_orphan(b);
+      break;
   }
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/* crtest: mode=cycles,live kill=later users=root,nobody
+/* crtest: mode=cycles,live,lazy kill=later users=root,nobody
  *
  * The model test of crmalloc and its family, see heap_model.h. At the end the heap's own records
  * agree with each other, and its live blocks are exactly those of the model.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/* crtest: mode=cycles,live kill=later users=root,nobody
+/* crtest: mode=cycles,live,lazy kill=later users=root,nobody
  *
  * The model test of malloc and its family, see heap_model.h.
  */

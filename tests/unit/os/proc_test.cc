@@ -7,6 +7,10 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
+#include <filesystem>
+#include <fstream>
+#include <string>
+
 Test(proc, parses_map_lines) {
   auto maps = cr::os::parse_maps(
       "00400000-00401000 r-xp 00002000 08:01 1234 /usr/bin/a name (deleted)\n"
@@ -57,4 +61,29 @@ Test(proc, reads_the_stat_of_this_process) {
   cr_assert_eq(stat->ppid, getppid());
   cr_assert_eq(stat->pgid, getpgrp());
   cr_assert(stat->start_stack != 0 && stat->env_end >= stat->env_start);
+}
+
+Test(proc, finds_the_least_memory_limit) {
+  char name[] = "/tmp/crtest-cgroup-XXXXXX";
+  const std::string root = mkdtemp(name);
+  auto put = [&](const std::string& path, const char* text) {
+    std::filesystem::create_directories(root + path);
+    return std::ofstream(root + path +
+                         (path.starts_with("/memory") ? "/memory.limit_in_bytes" : "/memory.max"))
+           << text;
+  };
+  put("/a", "3000\n");
+  put("/a/b", "max\n");
+  put("/memory/job", "9223372036854771712\n");
+  put("/memory/job/step", "2000\n");
+  std::string group = "?";
+  cr_expect_eq(cr::os::memory_limit("0::/a/b\n", root, &group), 3000u);
+  cr_expect_eq(group, "/a");
+  cr_expect_eq(cr::os::memory_limit("5:cpu,memory:/job/step\n0::/a/b\n", root, &group), 2000u);
+  cr_expect_eq(group, "/job/step");
+  group = "?";
+  cr_expect_eq(cr::os::memory_limit("5:memoryless:/job/step\n0::/none\n", root, &group), ~0ull);
+  cr_expect_eq(cr::os::memory_limit("nonsense", root, &group), ~0ull);
+  cr_expect_eq(group, "?");
+  std::filesystem::remove_all(root);
 }
