@@ -81,7 +81,11 @@ class Copier {
     if (tracked && r.fresh == 0 && r.mode == format::kRangeAnon) {
       const long e = take_differing(r, end);
       if (e != -EPERM) return e;
-      tracked = track(r);
+      tracked = track(r) && count_as_written(files_.tracker, ch_.cursor_addr, end) == 0;
+    }
+    if (tracked && r.fresh != 0 && ch_.cursor_addr < end &&
+        count_as_written(files_.tracker, ch_.cursor_addr, end) != 0) {
+      tracked = track(r) && count_as_written(files_.tracker, ch_.cursor_addr, end) == 0;
     }
     PageRange found[kBatch];
     while (ch_.cursor_addr < end) {
@@ -95,7 +99,7 @@ class Copier {
         n = take_changes(files_.pagemap, kind_of(r), ch_.cursor_addr, end, room, found,
                          runs < kBatch ? runs : kBatch, &next);
         if (n == -EPERM) {
-          tracked = track(r);
+          tracked = track(r) && count_as_written(files_.tracker, ch_.cursor_addr, end) == 0;
           continue;
         }
       } else {
@@ -187,6 +191,8 @@ class Copier {
       return 0;
     }
     if (!is_trackable(r)) return 0;
+    // Fails where a mapping is not tracked, as the scan below will.
+    if (r.fresh != 0) (void)count_as_written(files_.tracker, ch_.cursor_addr, r.end);
     PageRange found[kBatch];
     while (ch_.cursor_addr < r.end) {
       uint64_t room = 0, next = 0;

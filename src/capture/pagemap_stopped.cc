@@ -31,6 +31,10 @@ PageState state_of(const PmScanArg& arg, uint64_t categories) {
   if ((arg.return_mask & kIsWritten) == 0) return PageState::kWritten;
   const bool data = (categories & (kIsPresent | kIsSwapped)) != 0 && (categories & kIsPfnZero) == 0;
   if (!data) return PageState::kNothing;
+  // In a mapping of a file a page that was dropped (MADV_DONTNEED) leaves a mark behind that looks
+  // like a swapped page that was not written.
+  const bool file = (arg.category_mask & kIsFile) != 0;
+  if (file && (categories & kIsPresent) == 0) return PageState::kWritten;
   return (categories & kIsWritten) != 0 ? PageState::kWritten : PageState::kSame;
 }
 
@@ -151,6 +155,11 @@ long open_tracker() {
 long track_writes(int tracker, uint64_t map_start, uint64_t map_end) {
   UffdioRegister arg{map_start, map_end - map_start, kUffdRegisterWp, 0};
   return rawsys::sys(__NR_ioctl, tracker, kUffdioRegister, &arg);
+}
+
+long count_as_written(int tracker, uint64_t start, uint64_t end) {
+  UffdioWriteprotect none{start, end - start, 0};
+  return rawsys::sys(__NR_ioctl, tracker, kUffdioWriteprotect, &none);
 }
 
 long find_pages(int pagemap, bool use_scan, Pages which, uint64_t start, uint64_t end,
