@@ -430,6 +430,7 @@ void Session::plan_tracking(MemoryPlan& plan, const store::Model& model) {
   c->tracking = off              ? format::kTrackNothing
                 : last_is_basis_ ? format::kTrackChanges
                                  : format::kTrackAnew;
+  tracker_ = off ? format::kTrackerEverything : format::kTrackerUserfaultfd;
   taken_ = {};
   taken_.without = plan.without;
   if (c->tracking != format::kTrackChanges) {
@@ -546,7 +547,7 @@ Trouble Session::copy_pages(World& world, MemoryPlan& plan, store::Model& model,
 Trouble Session::checkpoint(uint32_t then, format::Report* ret_report) {
   *ret_report = {};
   ret_report->kind = format::kMessageReport;
-  attempts_++;
+  begin_attempt();
   const uint64_t begin = now_ns();
   auto take = [&]() -> Trouble {
     if (!attached()) {
@@ -572,7 +573,7 @@ Trouble Session::checkpoint(uint32_t then, format::Report* ret_report) {
     world.set_last_resume(last_resume_ns_);
     world.set_vdso(vdso_start_, vdso_end_);
     world.set_restorer(leftover_.start, leftover_.start + leftover_.bytes);
-    const uint64_t stop_begin = now_ns();
+    const uint64_t stop_begin = now_ns(), cpu_at_stop = agent_cpu_ns();
     super.monotonic_ns = stop_begin;
     super.realtime_ns = rawsys::clock_ns(CLOCK_REALTIME);
     bad = world.stop();
@@ -589,7 +590,8 @@ Trouble Session::checkpoint(uint32_t then, format::Report* ret_report) {
       last_resume_ns_ = now_ns();
       died_ = died_ || world.died(&died_status_);
     }
-    super.pause_ns = now_ns() - stop_begin;
+    super.pause_ns = attempt_.pause_ns = now_ns() - stop_begin;
+    cpu_in_stop_ns_ = agent_cpu_ns() - cpu_at_stop;
     if (bad.bad()) return bad;
     fault_point(FaultPoint::kResumed);
     const uint64_t last_runs = channel()->run_count;
@@ -615,7 +617,8 @@ Trouble Session::checkpoint(uint32_t then, format::Report* ret_report) {
     last_ = std::move(taken_);
     last_.realtime_ns = super.realtime_ns;
     last_is_basis_ = channel()->tracking != format::kTrackNothing;
-    image_bytes_ = writer_->bytes_written();
+    image_bytes_ = attempt_.written_bytes = writer_->bytes_written();
+    attempt_.memory_bytes = super.memory_bytes;
     pause_ns_ = super.pause_ns;
     commit_ns_ = now_ns() - begin;
     realtime_ns_ = super.realtime_ns;
@@ -635,6 +638,7 @@ Trouble Session::checkpoint(uint32_t then, format::Report* ret_report) {
               static_cast<off_t>(staging_map_.size() - kKeepStagingBytes));
   }
   if (bad.bad()) failures_++;
+  end_attempt(bad);
   publish(bad.text);
   ret_report->code = static_cast<int32_t>(bad.error.code);
   ret_report->sys_errno = bad.error.sys_errno;

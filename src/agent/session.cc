@@ -165,7 +165,11 @@ Result<void> Session::move_aside(std::string* ret_text) {
     any_whole = any_whole || (b.exists && b.error.code != Errc::kNotWhole);
   }
   unlink((options_.dir + "/finished").c_str());
-  if (!any_whole || finished) return {};
+  const std::string history = options_.dir + "/" + format::kHistoryFileName;
+  if (!any_whole || finished) {
+    unlink(history.c_str());
+    return {};
+  }
   std::string aside;
   for (int n = 1; n < 10000; n++) {
     aside = options_.dir + "/interrupted." + std::to_string(n);
@@ -178,6 +182,7 @@ Result<void> Session::move_aside(std::string* ret_text) {
       return Error{Errc::kSystem, errno, "keeping the earlier images"};
     }
   }
+  (void)rename(history.c_str(), (aside + "/" + format::kHistoryFileName).c_str());
   *ret_text = "kept the images of an earlier run that did not finish: crrestore " + aside;
   return {};
 }
@@ -304,6 +309,8 @@ bool Session::attach(os::Fd connection, const format::Hello& hello, std::string*
     return false;
   }
   control_ = std::move(connection);
+  meter_.reset();
+  last_end_ns_ = rawsys::clock_ns(CLOCK_MONOTONIC);
   return true;
 }
 

@@ -11,9 +11,12 @@
 #include <algorithm>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "agent/describe_memory.h"
+#include "agent/history.h"
+#include "agent/overhead.h"
 #include "agent/world.h"
 #include "format/channel.h"
 #include "os/fd.h"
@@ -99,11 +102,13 @@ class Session {
     return died_;
   }
   bool said_goodbye() const { return channel()->exited != 0; }
+  // What is to be said once about the last checkpoint's surroundings, else "".
+  std::string take_notice() { return std::exchange(notice_, ""); }
   bool frozen() const { return frozen_; }
   void set_frozen(bool f) { frozen_ = f; }
 
  private:
-  explicit Session(SessionOptions o) : options_(std::move(o)) {}
+  explicit Session(SessionOptions o) : options_(std::move(o)), history_(options_.dir) {}
   bool lock_directory();
   bool program_is_alive();
   Result<void> lock_and_listen(std::string* ret_text);
@@ -121,6 +126,9 @@ class Session {
   Trouble check_process(const World& world) const;
   Trouble describe_process(World& world, const MemoryPlan& plan, store::Model& model);
   void publish(const std::string& error);
+  static uint64_t agent_cpu_ns();
+  void begin_attempt();
+  void end_attempt(const Trouble& result);
   format::ChannelHeader* channel() const {
     return reinterpret_cast<format::ChannelHeader*>(channel_map_.data());
   }
@@ -158,6 +166,15 @@ class Session {
   uint64_t vdso_start_ = 0, vdso_end_ = 0;
   uint64_t last_resume_ns_ = 0;    // when the threads were last let go, 0: never
   std::vector<pid_t> unfinished_;  // threads that are still traced by us
+  // The attempt under way or the last one (attempt.cc).
+  format::HistoryRecord attempt_{};
+  Effort effort_;
+  uint64_t attempt_begin_ns_ = 0, cpu_begin_ns_ = 0, cpu_in_stop_ns_ = 0;
+  uint64_t last_end_ns_ = 0;  // when one had ended, or the program had attached
+  uint32_t tracker_ = format::kTrackerUnknown;
+  OverheadMeter meter_;
+  History history_;
+  std::string notice_;
   bool died_ = false, frozen_ = false;
   int died_status_ = 0;
 };

@@ -208,6 +208,8 @@ Trouble Supervisor::take(uint32_t then, bool asked_by_program, format::Report* r
   Trouble bad = session_.checkpoint(then, ret);
   if (!asked_by_program && then == 0) session_.run_hooks(kAfter);
   if (!bad.bad() && then == 2) killed_by_us_ = true;
+  const std::string notice = session_.take_notice();
+  if (!notice.empty()) say(notice);
   next_ns_ = now_ns() + static_cast<uint64_t>(session_.options().interval_seconds * 1e9);
   note_death();
   return bad;

@@ -27,6 +27,15 @@ inline constexpr uint64_t kRoCompatKnown = 0;
   static_assert(std::is_trivially_copyable_v<type> && \
                 std::has_unique_object_representations_v<type>)
 
+// How a session knows which pages were written since the last checkpoint.
+enum Tracker : uint32_t {
+  kTrackerUnknown = 0,
+  kTrackerEverything = 1,   // it does not: all pages are copied
+  kTrackerUserfaultfd = 2,  // asynchronous write protection and PAGEMAP_SCAN
+  kTrackerSoftDirty = 3,    // the soft-dirty bits of pagemap
+  kTrackerHash = 4,         // checksums of all pages are compared
+};
+
 // Offset 0 of the file, inside one 512-byte sector so that it is written atomically.
 struct SuperBlock {
   char magic[8];
