@@ -14,6 +14,8 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <iterator>
+
 namespace cr::tools {
 
 void misuse(const char* tool, const std::string& text) {
@@ -135,6 +137,17 @@ std::string describe(const Error& e) {
   std::string s = e.what;
   if (e.sys_errno != 0) s += std::string(": ") + strerror(e.sys_errno);
   return s;
+}
+
+std::string tracker_word(uint32_t tracker) {
+  static constexpr const char* kWords[] = {"unknown", "everything", "userfaultfd", "soft-dirty",
+                                           "hash"};
+  return tracker < std::size(kWords) ? kWords[tracker] : std::to_string(tracker);
+}
+
+std::string level_word(uint32_t level) {
+  static constexpr const char* kWords[] = {"none", "crash", "power"};
+  return level < std::size(kWords) ? kWords[level] : std::to_string(level);
 }
 
 int connect_to_agent(const std::string& dir) {

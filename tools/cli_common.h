@@ -37,6 +37,9 @@ std::string find_preload(const char* tool);
 // "12.3 MiB"
 std::string human_bytes(uint64_t bytes);
 std::string describe(const Error& e);
+// enum Tracker and enum HistoryLevel as words.
+std::string tracker_word(uint32_t tracker);
+std::string level_word(uint32_t level);
 
 // Connects to the agent of the session in dir, "" and -1 if nobody listens.
 int connect_to_agent(const std::string& dir);

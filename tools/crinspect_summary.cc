@@ -172,17 +172,17 @@ Output print_verdicts(const Settings& settings) {
 }
 
 Output write_core_file(const Settings& settings, Checkpoint& c) {
-  const agent::Trouble bad = agent::write_core(c.memory, settings.core_path);
+  const agent::Trouble bad = agent::write_core(c.memory, settings.out_path);
   if (bad.error.code == Errc::kDamaged) {
     return {kExitBad, "", c.image.path + ": damaged: " + bad.text};
   }
   if (bad.bad()) return {kExitOwnFailure, "", bad.text};
   const format::ImageView& v = c.image.view;
   return {0,
-          "wrote " + printable(settings.core_path) +
+          "wrote " + printable(settings.out_path) +
               text_of(": sequence %lu, %zu threads; look at it with: gdb %s %s\n", v.super.sequence,
                       v.threads.size(), printable(v.string(v.process->program)).c_str(),
-                      printable(settings.core_path).c_str()),
+                      printable(settings.out_path).c_str()),
           ""};
 }
 

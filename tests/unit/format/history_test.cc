@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// history_test.cc - the history file: docs/format/history.md says what src/format/history.h has, and
-// the reader takes what is right and nothing else.
+// history_test.cc - the history file: docs/format/history.md says what the code has, and the reader
+// takes what is right and nothing else.
 #include <criterion/criterion.h>
 #include <string.h>
 
