@@ -20,7 +20,11 @@ constexpr char kHelp[] =
     "usage: crrestore [options] IMAGE.dir\n"
     "Bring back the program whose checkpoints are in IMAGE.dir, in the foreground.\n"
     "      --sequence N           that checkpoint instead of the newest whole one\n"
-    "  -i, --interval SECONDS|off seconds between further checkpoints (default: as before)\n"
+    "  -i, --interval SECONDS|auto|off\n"
+    "                             seconds between further checkpoints; auto: by what they cost\n"
+    "                             (default: as before)\n"
+    "      --overhead, --mtbf, --min-interval, --max-interval\n"
+    "                             as crrun's, with -i auto\n"
     "      --ids=auto|same|namespace|new\n"
     "                             how to get the process ids back: the same ones (root, or the "
     "file\n"
@@ -49,6 +53,7 @@ Options parse(int argc, char** argv) {
   enum { kSequence = 256, kDurable, kStaging, kTrack, kIds, kCheck };
   static const option kLong[] = {{"sequence", required_argument, nullptr, kSequence},
                                  {"interval", required_argument, nullptr, 'i'},
+                                 CR_INTERVAL_OPTIONS,
                                  {"ids", required_argument, nullptr, kIds},
                                  {"durable", required_argument, nullptr, kDurable},
                                  {"staging", required_argument, nullptr, kStaging},
@@ -59,7 +64,7 @@ Options parse(int argc, char** argv) {
                                  {"version", no_argument, nullptr, 'V'},
                                  {nullptr, 0, nullptr, 0}};
   Options o;
-  o.session.interval_seconds = -1;  // as the image says
+  o.session.interval_of_image = true;
   opterr = 0;
   for (int c; (c = getopt_long(argc, argv, ":i:vhV", kLong, nullptr)) != -1;) {
     switch (c) {
@@ -68,7 +73,7 @@ Options parse(int argc, char** argv) {
         if (o.sequence == 0) tools::misuse(kTool, "--sequence 0: sequences begin at 1");
         break;
       case 'i':
-        o.session.interval_seconds = tools::parse_interval(kTool, optarg);
+        tools::parse_interval(kTool, optarg, &o.session);
         break;
       case kIds:
         o.ids = tools::parse_ids(kTool, optarg);
@@ -89,9 +94,11 @@ Options parse(int argc, char** argv) {
         o.verbose = true;
         break;
       default:
+        if (tools::parse_interval_option(kTool, c, optarg, &o.session)) break;
         tools::common_option(kTool, kHelp, c, argv[optind - 1]);
     }
   }
+  tools::finish_interval(kTool, &o.session);
   if (optind + 1 != argc) tools::misuse(kTool, "give one image directory");
   o.session.dir = tools::absolute_path(kTool, argv[optind]);
   return o;

@@ -5,6 +5,8 @@
 #include <sched.h>
 #include <time.h>
 
+#include <algorithm>
+
 #include "agent/session.h"
 #include "rawsys/rawsys.h"
 
@@ -47,7 +49,6 @@ void Session::end_attempt(const Trouble& result) {
   a.whole_ns = now - attempt_begin_ns_;
   a.cost_ns = cost_of(effort_);
   a.staged_bytes = staged_bytes_;
-  a.interval_ns = static_cast<uint64_t>(options_.interval_seconds * 1e9);
   a.error_code = static_cast<int32_t>(result.error.code);
   a.sys_errno = result.error.sys_errno;
   a.tracker = tracker_;
@@ -58,8 +59,57 @@ void Session::end_attempt(const Trouble& result) {
   if (last_end_ns_ != 0) meter_.add(a.cost_ns, now - last_end_ns_);
   last_end_ns_ = now;
   a.overhead_ppm = meter_.ppm();
+  adapt_interval(!result.bad());
+  a.interval_ns = static_cast<uint64_t>(options_.interval_seconds * 1e9);
+  a.flags = options_.policy.automatic ? format::kHistoryAutomatic : 0;
   const std::string text = history_.append(a);
   if (!text.empty()) notice_ = text;
+}
+
+void Session::adapt_interval(bool whole) {
+  const IntervalPolicy& policy = options_.policy;
+  if (!policy.automatic) return;
+  whole_in_row_ = whole ? whole_in_row_ + 1 : 0;
+  if (whole) {
+    const bool first = whole_in_row_ <= 2;  // each buffer is written as a whole once
+    chooser_.add({static_cast<double>(attempt_.cost_ns) / 1e9,
+                  static_cast<double>(attempt_.whole_ns) / 1e9, first});
+  }
+  options_.interval_seconds = chooser_.next(policy, options_.interval_seconds);
+}
+
+namespace {
+
+uint32_t milliseconds(double seconds) {
+  return static_cast<uint32_t>(std::min(4e9, seconds * 1000 + 0.5));
+}
+
+}  // namespace
+
+// What a session restored from this checkpoint shall know; the interval itself is with the process.
+void Session::describe_interval(format::SuperBlock* super) const {
+  const IntervalPolicy& p = options_.policy;
+  super->tracker = tracker_;
+  super->interval_mode = p.automatic ? format::kIntervalAutomatic : format::kIntervalFixed;
+  if (!p.automatic) return;
+  super->overhead_ppm = static_cast<uint32_t>(p.overhead * 1e6 + 0.5);
+  super->min_interval_ms = milliseconds(p.least);
+  super->max_interval_ms = milliseconds(p.most);
+  super->mtbf_ms = static_cast<uint64_t>(p.mtbf * 1000 + 0.5);
+}
+
+void Session::adopt_interval(const format::ImageView& image) {
+  const format::SuperBlock& super = image.super;
+  options_.interval_seconds = image.process->interval_ms / 1000.0;
+  IntervalPolicy& p = options_.policy;
+  options_.interval_of_image = false;  // from here on it is the session's
+  p = {};
+  p.automatic = super.interval_mode == format::kIntervalAutomatic;
+  if (!p.automatic) return;
+  p.overhead = std::min(super.overhead_ppm / 1e6, 1.0);
+  p.mtbf = static_cast<double>(super.mtbf_ms) / 1000;
+  p.least = super.min_interval_ms / 1000.0;
+  p.most = super.max_interval_ms / 1000.0;
 }
 
 }  // namespace cr::agent

@@ -608,6 +608,7 @@ Trouble Session::checkpoint(uint32_t then, format::Report* ret_report) {
     for (const format::SegmentRecord& s : model.segments) {
       if (s.prot != 0) super.memory_bytes += s.end - s.start;
     }
+    describe_interval(&super);
     auto r = writer_->commit(model, &super);
     if (!r)
       return trouble(r.error().code, r.error().sys_errno,

@@ -216,7 +216,11 @@ Result<void> Session::make_channel() {
 }
 
 void Session::set_interval(double seconds) {
-  options_.interval_seconds = seconds;
+  const bool automatic = seconds == format::kIntervalAuto;
+  if (!automatic && !(seconds >= 0.001 && seconds < 1e9)) return;
+  if (automatic && options_.policy.automatic) return;
+  options_.policy.automatic = automatic;
+  options_.interval_seconds = automatic ? first_interval(options_.policy) : seconds;
   publish("");
 }
 
@@ -310,15 +314,14 @@ bool Session::attach(os::Fd connection, const format::Hello& hello, std::string*
   }
   control_ = std::move(connection);
   meter_.reset();
+  whole_in_row_ = 0;
   last_end_ns_ = rawsys::clock_ns(CLOCK_MONOTONIC);
   return true;
 }
 
 void Session::adopt(const store::LoadedImage& image) {
   const format::SuperBlock& super = image.view.super;
-  if (options_.interval_seconds < 0) {
-    options_.interval_seconds = image.view.process->interval_ms / 1000.0;
-  }
+  if (options_.interval_of_image) adopt_interval(image.view);
   epoch_ = super.epoch + 1;
   sequence_ = super.sequence;
   newest_ = image.index;
@@ -341,6 +344,10 @@ void Session::publish(const std::string& error) {
   c->commit_ns = commit_ns_;
   c->realtime_ns = realtime_ns_;
   c->interval_seconds = options_.interval_seconds;
+  c->interval_automatic = options_.policy.automatic ? 1 : 0;
+  c->tracker = tracker_;
+  c->overhead_percent = meter_.share() * 100;
+  c->staged_bytes = attempt_.staged_bytes;
   rawsys::str_copy(c->image_dir, options_.dir.c_str(), sizeof(c->image_dir));
   rawsys::str_copy(c->last_error, error.c_str(), sizeof(c->last_error));
   __atomic_add_fetch(&c->status_lock, 1, __ATOMIC_ACQ_REL);

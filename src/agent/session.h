@@ -16,6 +16,7 @@
 
 #include "agent/describe_memory.h"
 #include "agent/history.h"
+#include "agent/interval.h"
 #include "agent/overhead.h"
 #include "agent/world.h"
 #include "format/channel.h"
@@ -31,9 +32,11 @@ enum class HeapMode { kNone, kOpen, kCreate, kRead };
 enum class TrackMode { kAuto, kAll };
 
 struct SessionOptions {
-  std::string dir;               // absolute
-  double interval_seconds = 10;  // 0: none; < 0, only for a restore: as the image says
-  uint64_t staging_bytes = 0;    // 0: half of the available memory at most
+  std::string dir;                 // absolute
+  double interval_seconds = 10;    // in force; 0: none
+  IntervalPolicy policy;           // how it changes
+  bool interval_of_image = false;  // for a restore: both as the image says
+  uint64_t staging_bytes = 0;      // 0: half of the available memory at most
   bool durable = true;
   TrackMode tracking = TrackMode::kAuto;
   HeapMode heap = HeapMode::kNone;
@@ -51,6 +54,7 @@ class Session {
   Session& operator=(const Session&) = delete;
 
   const SessionOptions& options() const { return options_; }
+  // The program's wish: seconds, or kIntervalAuto.
   void set_interval(double seconds);
   int listen_fd() const { return listen_.get(); }
   int control_fd() const { return control_.get(); }
@@ -129,6 +133,9 @@ class Session {
   static uint64_t agent_cpu_ns();
   void begin_attempt();
   void end_attempt(const Trouble& result);
+  void adapt_interval(bool whole);
+  void describe_interval(format::SuperBlock* super) const;
+  void adopt_interval(const format::ImageView& image);
   format::ChannelHeader* channel() const {
     return reinterpret_cast<format::ChannelHeader*>(channel_map_.data());
   }
@@ -173,6 +180,8 @@ class Session {
   uint64_t last_end_ns_ = 0;  // when one had ended, or the program had attached
   uint32_t tracker_ = format::kTrackerUnknown;
   OverheadMeter meter_;
+  IntervalChooser chooser_;
+  uint64_t whole_in_row_ = 0;  // checkpoints since the program attached or one failed
   History history_;
   std::string notice_;
   bool died_ = false, frozen_ = false;

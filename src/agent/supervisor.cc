@@ -313,7 +313,7 @@ void Supervisor::serve_control() {
         break;
       case format::kMessageSetInterval:
         session_.set_interval(q.interval_seconds);
-        next_ns_ = now_ns() + static_cast<uint64_t>(q.interval_seconds * 1e9);
+        next_ns_ = now_ns() + static_cast<uint64_t>(session_.options().interval_seconds * 1e9);
         break;
       default:
         break;

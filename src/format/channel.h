@@ -12,7 +12,7 @@
 
 namespace cr::format {
 
-inline constexpr uint32_t kChannelVersion = 3;
+inline constexpr uint32_t kChannelVersion = 4;
 inline constexpr char kAgentSocketName[] = "agent.sock";
 // Locked (shared) by the control thread while the program lives, with or without an agent, so that
 // a
@@ -74,11 +74,13 @@ struct ControlHead {
 };
 CR_ON_DISK(ControlHead, 4112);
 
+inline constexpr double kIntervalAuto = -1;  // CR_INTERVAL_AUTO
+
 struct Request {
   uint32_t kind;
   uint32_t then;  // AskCheckpoint: 0 continue, 1 stop, 2 kill
   uint64_t id;
-  double interval_seconds;
+  double interval_seconds;  // SetInterval: kIntervalAuto, or as crattr's
 };
 static_assert(sizeof(Request) == 24);
 
@@ -204,6 +206,10 @@ struct ChannelHeader {
   double interval_seconds;
   char image_dir[4096];
   char last_error[512];
+  uint32_t interval_automatic;
+  uint32_t tracker;  // enum Tracker, of the newest checkpoint
+  double overhead_percent;
+  uint64_t staged_bytes;
   // A session of the heap alone: where it will lie, 0: it is new. Its mappings are `ranges`.
   uint64_t heap_base, heap_bytes;
   uint32_t exited;  // the program called exit(): its images are not needed for a restart

@@ -60,12 +60,24 @@ struct SuperBlock {
   uint64_t pause_ns;
   uint64_t memory_bytes;  // of all segments that may be accessed (zero pages included)
   uint8_t session_id[16];
-  uint8_t reserved[336];
+  uint32_t tracker;        // Tracker, of this checkpoint
+  uint32_t interval_mode;  // IntervalMode, of the session; its interval_ms is in ProcessRecord
+  uint32_t overhead_ppm;   // automatic: what checkpoints may cost, 0: not given; so the next ones
+  uint32_t min_interval_ms;
+  uint32_t max_interval_ms;
+  uint32_t reserved0;
+  uint64_t mtbf_ms;
+  uint8_t reserved[304];
   uint64_t checksum;  // XXH3-64 of the bytes before it
 };
 CR_ON_DISK(SuperBlock, 512);
 static_assert(offsetof(SuperBlock, write_lock) == 48);
 static_assert(offsetof(SuperBlock, checksum) == 504);
+
+enum IntervalMode : uint32_t {
+  kIntervalFixed = 0,
+  kIntervalAutomatic = 1,  // chosen by what checkpoints cost
+};
 
 enum SectionKind : uint32_t {
   kSectionProcess = 1,

@@ -11,6 +11,7 @@ that gets a Workspace; its name and docstring say what it checks.
 
 import argparse
 import collections
+import json
 import os
 import pathlib
 import random
@@ -247,7 +248,8 @@ def test_help(workspace):
         expect_match("usage", done.stdout, f"the help of {tool}")
         expect(done.stderr == "", f"{tool} --help should print nothing on stderr: {done.stderr}")
     done = workspace.run([workspace.tool("crrun"), "--help"], check=0)
-    for word in ("-i", "-d", "--restart", "default", "125", "126", "127"):
+    for word in ("-i", "-d", "--restart", "default", "125", "126", "127", "auto", "--overhead",
+                 "--mtbf", "--min-interval", "--max-interval"):
         expect(word in done.stdout, f"crrun --help should mention {word}")
 
 
@@ -541,6 +543,78 @@ def test_interval_off(workspace):
     first = sequence_of(session.checkpoint())
     time.sleep(0.7)
     expect(sequence_of(session.checkpoint()) == first + 1, "a checkpoint was taken by itself")
+
+
+def attempts_of(workspace, image):
+    """The history, as crinspect shows it; empty before the first attempt."""
+    done = workspace.run([workspace.tool("crinspect"), "history", "--json", str(image)])
+    return json.loads(done.stdout)["attempts"] if done.stdout else []
+
+
+def summary_of(workspace, image):
+    """What the summary says of the checkpoint that crrestore takes."""
+    done = workspace.run([workspace.tool("crinspect"), "--json", str(image)], check=0)
+    found = json.loads(done.stdout)
+    return found["buffers"][found["crrestore_takes"]]
+
+
+def test_interval_auto(workspace):
+    """-i auto takes checkpoints by itself, within its bounds, and a restore keeps what was asked."""
+    harness.require_restore(workspace.user)
+    session = started_counter(workspace, options=(
+        "-i", "auto", "--overhead", "30", "--mtbf", "1.5h", "--min-interval", "0.05",
+        "--max-interval", "0.2"))
+    session.wait_until(lambda: len(attempts_of(workspace, session.image)) >= 5, "5 checkpoints")
+    session.kill()
+    before = attempts_of(workspace, session.image)
+    for a in before:
+        expect(a["interval_automatic"] and 0.05e9 <= a["interval_ns"] <= 0.2e9, f"wrong: {a}")
+    shown = summary_of(workspace, session.image)
+    expect(shown["interval_automatic"] and shown["overhead_budget_ppm"] == 300000 and
+           shown["mtbf_seconds"] == 5400 and shown["min_interval_seconds"] == 0.05 and
+           shown["max_interval_seconds"] == 0.2, f"wrong: {shown}")
+    session.restore()
+    session.wait_until(lambda: len(attempts_of(workspace, session.image)) >= len(before) + 3,
+                       "checkpoints of the restored session")
+    session.kill()
+    for a in attempts_of(workspace, session.image)[len(before):]:
+        expect(a["epoch"] == 2 and a["interval_automatic"], f"wrong: {a}")
+        expect(0.05e9 <= a["interval_ns"] <= 0.2e9, f"wrong: {a}")
+    session.restore(options=("-i", "0.1"))
+    session.wait_until(lambda: attempts_of(workspace, session.image)[-1]["epoch"] == 3,
+                       "a checkpoint of the second restore")
+    last = attempts_of(workspace, session.image)[-1]
+    expect(not last["interval_automatic"] and last["interval_ns"] == 100000000, f"wrong: {last}")
+    session.kill()
+    session.restore(options=("-i", "auto", "--max-interval", "0.3"))
+    session.wait_until(lambda: attempts_of(workspace, session.image)[-1]["epoch"] == 4,
+                       "a checkpoint of the third restore")
+    last = attempts_of(workspace, session.image)[-1]
+    expect(last["interval_automatic"] and last["interval_ns"] <= 0.3e9, f"wrong: {last}")
+    session.kill()
+
+
+def test_interval_auto_api(workspace):
+    """crattr.interval_seconds = CR_INTERVAL_AUTO, and what crstatus() says of it; old structs."""
+    program = workspace.program("lib_status")
+    done = workspace.run([program, "auto.image"], check=0)
+    expect_match(r"^auto 1 tracker [12] ", done.stdout, "the program's output")
+    expect(attempts_of(workspace, workspace.path / "auto.image")[-1]["interval_automatic"], "auto")
+    done = crrun(workspace, "-d", "run.image", "-i", "off", "--", program, "ignored.image", check=0)
+    expect_match(r"^auto 1 tracker [12] ", done.stdout, "the program's output under crrun")
+
+
+def test_interval_auto_usage(workspace):
+    """Options of -i auto without it, and values out of range, are misuse."""
+    for words in (["--overhead", "1"], ["-i", "5", "--mtbf", "1h"], ["--min-interval", "1"],
+                  ["-i", "auto", "--overhead", "0"], ["-i", "auto", "--overhead", "101"],
+                  ["-i", "auto", "--overhead", "1x"], ["-i", "auto", "--mtbf", "-1"],
+                  ["-i", "auto", "--mtbf", "1y"], ["-i", "auto", "--mtbf", "h"],
+                  ["-i", "auto", "--min-interval", "10", "--max-interval", "5"],
+                  ["-i", "auto", "--overhead"], ["-i", "automatic"]):
+        for tool, last in (("crrun", "true"), ("crrestore", "image.dir")):
+            done = workspace.run([workspace.tool(tool), *words, last], check=2)
+            expect(done.stderr != "" and done.stdout == "", f"{tool} {words}: {done}")
 
 
 def test_interval_checkpoint_is_restored(workspace):

@@ -49,6 +49,13 @@ Structs memory_and_frame_of_the_code() {
                       F(SuperBlock, pause_ns),
                       F(SuperBlock, memory_bytes),
                       F(SuperBlock, session_id),
+                      F(SuperBlock, tracker),
+                      F(SuperBlock, interval_mode),
+                      F(SuperBlock, overhead_ppm),
+                      F(SuperBlock, min_interval_ms),
+                      F(SuperBlock, max_interval_ms),
+                      F(SuperBlock, reserved0),
+                      F(SuperBlock, mtbf_ms),
                       F(SuperBlock, reserved),
                       F(SuperBlock, checksum)}};
   s["MetadataHeader"] = {
@@ -170,7 +177,10 @@ std::map<std::string, uint64_t> constants_of_the_code() {
           V(kThreadLeader),      V(kThreadNoNewPrivs),   V(kThreadKeepCaps),
           V(kFileRegular),       V(kFileDeleted),        V(kFileDirectory),
           V(kFileDevice),        V(kFileTerminal),       V(kFileStdPipe),
-          V(kFilePipe),          V(kFileOpath),          V(kFileProc)};
+          V(kFilePipe),          V(kFileOpath),          V(kFileProc),
+          V(kTrackerUnknown),    V(kTrackerEverything),  V(kTrackerUserfaultfd),
+          V(kTrackerSoftDirty),  V(kTrackerHash),        V(kIntervalFixed),
+          V(kIntervalAutomatic)};
 }
 
 constexpr char kDocument[] = "docs/format/image.md";
