@@ -207,6 +207,12 @@ std::string level_word(uint32_t level) {
   return level < std::size(kWords) ? kWords[level] : std::to_string(level);
 }
 
+const char* phase_word(uint32_t phase) {
+  static constexpr const char* kWords[] = {
+      "working", "copying", "writing", "waiting for the disk", "verifying", "filling"};
+  return kWords[phase < std::size(kWords) ? phase : 0];
+}
+
 int connect_to_agent(const std::string& dir) {
   const int d = open(dir.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC);
   if (d < 0) return -1;

@@ -55,6 +55,8 @@ std::string describe(const Error& e);
 // enum Tracker and enum HistoryLevel as words.
 std::string tracker_word(uint32_t tracker);
 std::string level_word(uint32_t level);
+// enum ProgressPhase
+const char* phase_word(uint32_t phase);
 
 // Connects to the agent of the session in dir, "" and -1 if nobody listens.
 int connect_to_agent(const std::string& dir);

@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 
 #include "tools/cli_common.h"
+#include "tools/progress.h"
 
 namespace {
 
@@ -36,7 +37,8 @@ constexpr char kHelp[] =
     "      --track=auto|all       as crrun's\n"
     "      --check-only           validate everything, start nothing: 0 it can be restored,\n"
     "                             4 there is no whole checkpoint, 125 it cannot\n"
-    "  -v, --verbose              say what is restored\n"
+    "  -v, --verbose              say what is restored, and show how far it is: a bar on a\n"
+    "                             terminal, elsewhere a line each second\n"
     "  -h, --help                 this text\n"
     "  -V, --version              the version\n"
     "Exit status: the program's; 128+N if signal N ended it; 125 it could not be restored; 2 "
@@ -107,8 +109,15 @@ Options parse(int argc, char** argv) {
 int check_only(const Options& o) {
   std::unique_ptr<store::LoadedImage> image;
   agent::RestorePlan plan;
+  tools::Progress progress(kTool, stderr);
+  if (o.verbose) {
+    plan.on_verify = [&](uint64_t done, uint64_t total) {
+      progress.update(tools::phase_word(format::kPhaseVerifying), done, total);
+    };
+  }
   agent::Trouble bad = agent::choose_image(o.session.dir, o.sequence, &image);
   if (!bad.bad()) bad = agent::make_restore_plan(*image, o.session.dir, -1, &plan);
+  progress.end();
   if (!bad.bad()) return 0;
   fprintf(stderr, "%s: %s\n", kTool, bad.text.c_str());
   return bad.error.code == Errc::kNotWhole ? kExitNoWholeImage : tools::kExitOwnFailure;
@@ -135,9 +144,17 @@ int main(int argc, char** argv) {
     tools::own_failure(kTool, o.session.dir + ": " + tools::describe(session.error()) +
                                   (notice.empty() ? "" : ": " + notice));
   }
+  tools::Progress progress(kTool, stderr);
+  if (o.verbose) {
+    s.progress = [&](format::ProgressPhase phase, uint64_t done, uint64_t total) {
+      progress.update(tools::phase_word(phase), done, total);
+    };
+    s.progress_ends = [&] { progress.end(); };
+  }
   agent::Supervisor supervisor(**session, s);
   agent::Launched launched;
   agent::Trouble bad = supervisor.restore(o.sequence, &launched);
+  progress.end();
   if (bad.bad()) {
     fprintf(stderr, "%s: %s\n", kTool, bad.text.c_str());
     session->reset();

@@ -66,6 +66,27 @@ void Session::end_attempt(const Trouble& result) {
   if (!text.empty()) notice_ = text;
 }
 
+void Session::tell_progress(format::ProgressPhase phase, uint64_t done, uint64_t total) {
+  constexpr uint64_t kEveryNs = 100000000;
+  if (!progress_) return;
+  const uint64_t now = rawsys::clock_ns(CLOCK_MONOTONIC);
+  if (phase == told_phase_ && now - told_ns_ < kEveryNs && done != total) return;
+  told_phase_ = phase;
+  told_ns_ = now;
+  progress_(phase, done, total);
+}
+
+// The control thread is at work: how much has it copied? Its table of runs grows under our eyes.
+void Session::tell_copied() {
+  if (!progress_) return;
+  const auto* table = reinterpret_cast<const format::Run*>(channel_map_.data() + runs_off_);
+  uint64_t at =
+      std::min(__atomic_load_n(&channel()->run_count, __ATOMIC_ACQUIRE), channel()->runs_cap);
+  while (at > 0 && table[at - 1].staging_page == format::kPagesSame) at--;
+  const uint64_t pages = at > 0 ? table[at - 1].staging_page + table[at - 1].pages : 0;
+  tell_progress(format::kPhaseCopying, staged_bytes_ + pages * kPageSize, 0);
+}
+
 void Session::adapt_interval(bool whole) {
   const IntervalPolicy& policy = options_.policy;
   if (!policy.automatic) return;

@@ -366,6 +366,11 @@ Trouble Session::append(store::Model& model, uint64_t run_count, std::vector<for
                          [](uint64_t a, const format::SegmentRecord& s) { return a < s.end; });
     return it != segments.end() && it->kind == format::kSegmentFile;
   };
+  if (progress_) {
+    writer_->set_progress([this](uint64_t done, uint64_t total) {
+      tell_progress(format::kPhaseWriting, done, total);
+    });
+  }
   auto r = writer_->append(model, staging_map_.data(), *runs, keep_zero, &model);
   if (!r) {
     return trouble(r.error().code, r.error().sys_errno,
@@ -609,6 +614,7 @@ Trouble Session::checkpoint(uint32_t then, format::Report* ret_report) {
       if (s.prot != 0) super.memory_bytes += s.end - s.start;
     }
     describe_interval(&super);
+    tell_progress(format::kPhaseSyncing, 0, 0);
     auto r = writer_->commit(model, &super);
     if (!r)
       return trouble(r.error().code, r.error().sys_errno,

@@ -75,7 +75,7 @@ Trouble Planner::check_machine() {
 
 Trouble Planner::check_pages() {
   uint64_t slot = 0;
-  const uint64_t addr = store::verify_pages(image_, &slot);
+  const uint64_t addr = store::verify_pages(image_, &slot, plan_.on_verify);
   if (addr == 0) return {};
   char t[32];
   snprintf(t, sizeof(t), "0x%lx", static_cast<unsigned long>(addr));

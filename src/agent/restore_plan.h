@@ -32,6 +32,7 @@ struct RestorePlan {
   std::string program;  // executable
   std::vector<std::string> argv, environment;
   std::vector<std::string> warnings;
+  store::VerifyProgress on_verify;  // in: who is told how far verification is
   format::PlanHeader* header() { return reinterpret_cast<format::PlanHeader*>(bytes.data()); }
 };
 

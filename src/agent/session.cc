@@ -373,6 +373,7 @@ Trouble Session::command(format::CommandKind kind, uint64_t timeout_ns, World* w
     timespec slice{0, 20000000};
     const long r = rawsys::sys_futex(&c->done_seq, FUTEX_WAIT, done, &slice);
     if (r == -ETIMEDOUT && world != nullptr) world->keep_control_running();
+    if (kind == format::kCommandCapture) tell_copied();
   }
   if (c->result_errno != 0) {
     return trouble(Errc::kSystem, c->result_errno,

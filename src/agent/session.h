@@ -9,6 +9,7 @@
 #include <sys/types.h>
 
 #include <algorithm>
+#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
@@ -79,6 +80,10 @@ class Session {
 
   // Take a checkpoint. ret_report is filled in any case. then: 0 continue, 1 stop, 2 kill.
   Trouble checkpoint(uint32_t then, format::Report* ret_report);
+  // Is told how far a checkpoint is, some ten times a second; {} nobody.
+  using ProgressSink =
+      std::function<void(format::ProgressPhase phase, uint64_t done, uint64_t total)>;
+  void set_progress(ProgressSink sink) { progress_ = std::move(sink); }
   // Run the program's hooks (enum crhook_when) before or after a checkpoint it did not ask for.
   void run_hooks(uint32_t when);
   // Answer API request `id`.
@@ -134,6 +139,8 @@ class Session {
   void begin_attempt();
   void end_attempt(const Trouble& result);
   void adapt_interval(bool whole);
+  void tell_progress(format::ProgressPhase phase, uint64_t done, uint64_t total);
+  void tell_copied();
   void describe_interval(format::SuperBlock* super) const;
   void adopt_interval(const format::ImageView& image);
   format::ChannelHeader* channel() const {
@@ -179,6 +186,9 @@ class Session {
   uint64_t attempt_begin_ns_ = 0, cpu_begin_ns_ = 0, cpu_in_stop_ns_ = 0;
   uint64_t last_end_ns_ = 0;  // when one had ended, or the program had attached
   uint32_t tracker_ = format::kTrackerUnknown;
+  ProgressSink progress_;
+  format::ProgressPhase told_phase_ = format::kPhaseCopying;
+  uint64_t told_ns_ = 0;  // when progress_ was last called
   OverheadMeter meter_;
   IntervalChooser chooser_;
   uint64_t whole_in_row_ = 0;  // checkpoints since the program attached or one failed

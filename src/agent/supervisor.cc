@@ -59,6 +59,14 @@ format::Report refusal(const Trouble& t) {
   return r;
 }
 
+// A client that does not read misses some; the checkpoint never waits for it.
+Session::ProgressSink progress_to(int fd) {
+  return [fd](format::ProgressPhase phase, uint64_t done, uint64_t total) {
+    const format::Progress p{format::kMessageProgress, phase, done, total};
+    (void)send(fd, &p, sizeof(p), MSG_NOSIGNAL | MSG_DONTWAIT);
+  };
+}
+
 const char* step_name(int step) {
   static constexpr const char* kNames[] = {"",
                                            "unmapping",
@@ -132,6 +140,11 @@ void Supervisor::on_hello(size_t i, const format::Hello& hello) {
   const int raw = fd.get();
   const bool restored = hello.restored != 0;
   os::Fd keep(fcntl(raw, F_DUPFD_CLOEXEC, 0));
+  if (restored && options_.progress && plan_image_ != nullptr) {
+    const uint64_t all = plan_image_->view.super.payload_slots * kPageSize;
+    options_.progress(format::kPhaseFilling, all, all);
+    options_.progress_ends();  // the program speaks next
+  }
   if (peer_is_program(raw) && session_.attach(std::move(fd), hello, &why)) {
     if (restored) {
       fault_point(FaultPoint::kRestoreAttached);
@@ -186,8 +199,10 @@ void Supervisor::on_take(size_t i) {
 
 void Supervisor::on_ask(int fd, const format::Request& q) {
   format::Report r{};
-  if (q.kind == format::kMessageAskCheckpoint) {
+  if (q.kind == format::kMessageAskCheckpoint || q.kind == format::kMessageAskWithProgress) {
+    if (q.kind == format::kMessageAskWithProgress) session_.set_progress(progress_to(fd));
     (void)take(q.then, false, &r);
+    session_.set_progress({});
     if (q.then == 0 && r.code == 0 && session_.frozen()) {
       session_.set_frozen(false);
       kill(session_.pid(), SIGCONT);
@@ -215,6 +230,18 @@ Trouble Supervisor::take(uint32_t then, bool asked_by_program, format::Report* r
   return bad;
 }
 
+// How much memory the process has that is becoming the restored program.
+void Supervisor::tell_filled() {
+  auto status = os::read_file("/proc/" + std::to_string(session_.pid()) + "/status");
+  if (!status || plan_image_ == nullptr) return;
+  uint64_t bytes = 0;
+  for (const char* field : {"RssAnon", "RssShmem"}) {
+    bytes += strtoull(os::status_field(*status, field).c_str(), nullptr, 10) << 10;
+  }
+  const uint64_t total = plan_image_->view.super.payload_slots * kPageSize;
+  options_.progress(format::kPhaseFilling, std::min(bytes, total), total);
+}
+
 // The program may have ended, and been waited for, in a checkpoint's stop.
 void Supervisor::note_death() {
   int status;
@@ -229,6 +256,11 @@ Trouble Supervisor::prepare(uint64_t sequence, int live_pidfd) {
   Trouble bad = choose_image(session_.options().dir, sequence, &image);
   if (bad.bad()) return bad;
   auto plan = std::make_unique<RestorePlan>();
+  if (options_.progress) {
+    plan->on_verify = [this](uint64_t done, uint64_t total) {
+      options_.progress(format::kPhaseVerifying, done, total);
+    };
+  }
   bad = make_restore_plan(*image, session_.options().dir, live_pidfd, plan.get());
   if (bad.error.code == Errc::kDamaged && sequence == 0) {
     bad.text += name_other_buffer(session_.options().dir, image->index);
@@ -350,7 +382,8 @@ void Supervisor::serve_client(size_t i) {
       say(std::string("restoring failed while ") + step_name(m.report.code) + at + ": " +
           strerror(m.report.sys_errno));
     }
-  } else if ((m.kind == format::kMessageAskCheckpoint || m.kind == format::kMessageAskStatus) &&
+  } else if ((m.kind == format::kMessageAskCheckpoint ||
+              m.kind == format::kMessageAskWithProgress || m.kind == format::kMessageAskStatus) &&
              n == sizeof(m.request)) {
     on_ask(clients_[i].fd.get(), m.request);
   } else {
@@ -474,7 +507,11 @@ int Supervisor::run(Launched launched) {
                     ? 0
                     : static_cast<int>(std::min<uint64_t>((next_ns_ - now) / 1000000 + 1, 3600000));
     }
+    constexpr int kTellMs = 100;
+    const bool filling = options_.progress && plan_ != nullptr;
+    if (filling) timeout = timeout < 0 ? kTellMs : std::min(timeout, kTellMs);
     const int n = poll(p.data(), p.size(), timeout);
+    if (filling) tell_filled();
     if (n < 0 && errno != EINTR) break;
     if (n > 0) {
       if (p[0].revents != 0) on_signals();

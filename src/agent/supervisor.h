@@ -20,6 +20,8 @@ struct SupervisorOptions {
   bool restart_on_failure = false;
   bool own_child = true;  // false: the program is somebody else's child (cragent)
   bool forward_signals = true;
+  Session::ProgressSink progress;  // is told how far a restore is; {}: nobody
+  std::function<void()> progress_ends;
 };
 
 class Supervisor {
@@ -60,6 +62,7 @@ class Supervisor {
   void on_timer();
   bool reap();
   void note_death();
+  void tell_filled();
   void read_namespace_status();
   void stop_like_program();
   Trouble prepare(uint64_t sequence, int live_pidfd);

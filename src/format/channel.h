@@ -31,12 +31,14 @@ enum MessageKind : uint32_t {
   // crckpt -> agent
   kMessageAskCheckpoint = 7,
   kMessageAskStatus = 8,
+  kMessageAskWithProgress = 10,  // as AskCheckpoint; Progress messages come before the Report
   // agent -> program or tool
   kMessageWelcome = 20,
   kMessageRefused = 21,
   kMessagePlan = 22,
   kMessageReport = 23,
   kMessageFds = 24,
+  kMessageProgress = 25,
 };
 
 struct Hello {
@@ -94,6 +96,22 @@ struct Report {
   char text[512];
 };
 static_assert(sizeof(Report) == 568);
+
+enum ProgressPhase : uint32_t {
+  kPhaseCopying = 1,    // the program stands still; bytes copied so far
+  kPhaseWriting = 2,    // bytes compared or written, of those the image has
+  kPhaseSyncing = 3,    // metadata, and waiting for the disk
+  kPhaseVerifying = 4,  // of a restore: bytes whose checksums are right
+  kPhaseFilling = 5,    // of a restore: bytes of memory that are there
+};
+
+// To whoever asked for it. Never waited for: if the receiver does not read, some are missing.
+struct Progress {
+  uint32_t kind;         // kMessageProgress
+  uint32_t phase;        // ProgressPhase
+  uint64_t done, total;  // bytes; total 0: not known
+};
+static_assert(sizeof(Progress) == 24);
 
 // Descriptors of a restored process follow the plan in batches, by SCM_RIGHTS.
 inline constexpr uint32_t kFdsPerMessage = 128;

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <thread>
 
 #include "format/checksum.h"
@@ -175,10 +176,14 @@ Result<void> BufferWriter::place_same(Model& model, uint64_t addr) {
 Result<void> BufferWriter::append(Model& model, const uint8_t* staging,
                                   const std::vector<format::Run>& runs, KeepZero keep_zero,
                                   void* context) {
+  constexpr uint64_t kTellPages = 256;
+  uint64_t done = 0, total = 0;
+  for (const format::Run& r : runs) total += r.pages;
   for (size_t i = 0; i < runs.size(); i++) {
     if (i == runs.size() / 2) fault_point(FaultPoint::kPagesHalf);
     const format::Run& r = runs[i];
     for (uint64_t p = 0; p < r.pages; p++) {
+      if (++done % kTellPages == 0 && progress_) progress_(done * kPageSize, total * kPageSize);
       const uint64_t addr = r.addr + p * kPageSize;
       if (r.staging_page == format::kPagesSame) {
         CR_TRYV(place_same(model, addr));
@@ -195,7 +200,9 @@ Result<void> BufferWriter::append(Model& model, const uint8_t* staging,
     }
   }
   CR_TRYV(flush());
-  return out_.drain();
+  CR_TRYV(out_.drain());
+  if (progress_) progress_(total * kPageSize, total * kPageSize);
+  return {};
 }
 
 // The slot that the file has for that page; kNoSlot: none. Addresses must rise from call to call:
@@ -414,31 +421,36 @@ std::string describe_error(const std::string& path, const Error& e) {
   return text;
 }
 
-uint64_t verify_pages(const format::ImageView& view, uint64_t* ret_slot) {
+uint64_t verify_pages(const format::ImageView& view, uint64_t* ret_slot,
+                      const VerifyProgress& progress) {
+  constexpr uint64_t kPortion = 1024;  // slots
   const uint64_t slots = view.super.payload_slots;
   const unsigned cores = std::max(1u, std::thread::hardware_concurrency());
-  const uint64_t share = (slots + cores - 1) / cores;
-  std::vector<uint64_t> bad(cores, slots);
-  auto work = [&](unsigned i) {
-    const uint64_t first = std::min(slots, i * share), last = std::min(slots, first + share);
-    const uint64_t r = format::verify_slots(view, first, last);
-    if (r != last) bad[i] = r;
+  std::atomic<uint64_t> next{0}, done{0}, bad{slots};
+  auto work = [&](bool tell) {
+    for (;;) {
+      const uint64_t first = next.fetch_add(kPortion);
+      if (first >= slots) return;
+      const uint64_t last = std::min(slots, first + kPortion);
+      const uint64_t r = format::verify_slots(view, first, last);
+      uint64_t lowest = bad.load();
+      while (r != last && r < lowest && !bad.compare_exchange_weak(lowest, r)) {
+      }
+      const uint64_t now = done.fetch_add(last - first) + last - first;
+      if (tell && progress) progress(now * kPageSize, slots * kPageSize);
+    }
   };
-  if (slots < 4096) {
-    for (unsigned i = 0; i < cores; i++) work(i);
-  } else {
-    std::vector<std::thread> threads;
-    for (unsigned i = 1; i < cores; i++) threads.emplace_back(work, i);
-    work(0);
-    for (std::thread& t : threads) t.join();
+  std::vector<std::thread> threads;
+  if (slots >= 4 * kPortion) {
+    for (unsigned i = 1; i < cores; i++) threads.emplace_back(work, false);
   }
-  for (const uint64_t b : bad) {
-    if (b == slots) continue;
-    *ret_slot = b;
-    const uint64_t addr = format::slot_address(view, b);
-    return addr != 0 ? addr : 1;
-  }
-  return 0;
+  work(true);
+  for (std::thread& t : threads) t.join();
+  if (progress) progress(slots * kPageSize, slots * kPageSize);
+  if (bad == slots) return 0;
+  *ret_slot = bad;
+  const uint64_t addr = format::slot_address(view, bad);
+  return addr != 0 ? addr : 1;
 }
 
 }  // namespace cr::store

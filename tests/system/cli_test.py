@@ -517,6 +517,67 @@ def test_checkpoint_prints(workspace):
            f"sequence {sequence_of(second)} after {sequence_of(first)}")
 
 
+def test_checkpoint_progress(workspace):
+    """crckpt -v: a bar on a terminal, plain lines elsewhere, and nothing of both without -v."""
+    session = started_counter(workspace)
+    plain = workspace.run([workspace.tool("crckpt"), "-v", session.image], check=0)
+    expect(sequence_of(plain) == 1, f"the usual line should be there: {plain.stdout}")
+    lines = plain.stderr.splitlines()
+    expect(1 <= len(lines) <= 3 and "\r" not in plain.stderr, f"wrong lines: {plain.stderr!r}")
+    expect_match(r"^crckpt: writing: 100 %, [\d.]+ [KMG]iB of [\d.]+ [KMG]iB, .*\d s$", lines[-1],
+                 "the last line")
+    quiet = workspace.run([workspace.tool("crckpt"), session.image], check=0)
+    expect(quiet.stderr == "", f"without -v nothing should be said: {quiet.stderr}")
+    terminal = Terminal(workspace, [workspace.tool("crckpt"), "-v", session.image])
+    terminal.wait_end(0)
+    expect_match(r"\rcrckpt: writing \[#{5,20}\] 100 %, [\d.]+ [KMG]iB of .*\n", terminal.output,
+                 "the terminal")
+    expect_match(r"sequence 3 whole", terminal.output, "the terminal")
+    expect("\x1b" not in terminal.output, "no escape sequences are needed for a bar")
+    done = workspace.run(["sh", "-c", '"$@" 2>&-', "sh", workspace.tool("crckpt"), "-v",
+                          session.image], check=0)
+    expect(sequence_of(done) == 4, "without standard error it should work as well")
+    session.kill()
+    done = workspace.run([workspace.tool("crckpt"), "-v", session.image], check=1)
+    expect_match("no session is running", done.stderr, "the message")
+
+
+def test_progress_of_a_large_checkpoint(workspace):
+    """While 400 MiB are written the bar moves, and a reader that stands still holds nobody up."""
+    session = Session(workspace, ["/usr/bin/python3", "-c", "import os, pathlib, time\n"
+                                  "x = os.urandom(400 << 20)\npathlib.Path('ready').touch()\n"
+                                  "time.sleep(10000)"])
+    session.start()
+    session.wait_until((workspace.path / "ready").exists, "400 MiB")
+    stuck = workspace.start([workspace.tool("crckpt"), "-v", session.image], stdout="stuck.out")
+    os.kill(stuck.pid, signal.SIGSTOP)
+    terminal = Terminal(workspace, [workspace.tool("crckpt"), "-v", session.image])
+    terminal.wait_end(0)
+    parts = [int(n) for n in re.findall(r"\] (\d+) %", terminal.output)]
+    expect(parts and parts == sorted(parts) and parts[-1] == 100, f"it should rise: {parts}")
+    os.kill(stuck.pid, signal.SIGCONT)
+    workspace.wait_until(lambda: stuck.poll() is not None, "the end of the other crckpt")
+    expect(stuck.returncode == 0, f"the other crckpt ended with {stuck.returncode}")
+    harness.require_restore(workspace.user)
+    session.kill()
+    session.restore(options=("-v",))
+    session.wait_until(session.program_pid, "the restored program")
+    errors = workspace.path / "restore-1.err"
+    session.wait_until(lambda: "filling: 100 %" in harness.read_file(errors), "the last line")
+    said = harness.read_file(errors)
+    expect("\r" not in said and len(said.splitlines()) < 100, f"wrong lines: {said!r}")
+    expect_match(r"^crrestore: verifying: 100 %, 4\d\d\.\d MiB of 4", said, "crrestore -v")
+    expect_match(r"restoring checkpoint 2 as process", said, "crrestore -v")
+    session.kill()
+    terminal = Terminal(workspace, [workspace.tool("crrestore"), "-v", session.image])
+    terminal.wait_text(r"filling \[#{5,20}\] 100 %, ")
+    parts = [int(n) for n in re.findall(r"verifying \[[#-]{5,20}\] +(\d+) %", terminal.output)]
+    expect(parts and parts == sorted(parts) and parts[-1] == 100, f"it should rise: {parts}")
+    for pid in [terminal.popen.pid, *harness.descendants(terminal.popen.pid)]:
+        harness.signal_pid(pid, signal.SIGKILL)
+    terminal.wait_end(-signal.SIGKILL)
+
+
 def test_checkpoint_by_pid(workspace):
     """crckpt takes the program's pid instead of the directory."""
     session = started_counter(workspace)
