@@ -66,6 +66,24 @@ void Session::end_attempt(const Trouble& result) {
   if (!text.empty()) notice_ = text;
 }
 
+void Session::describe(format::Details* d) const {
+  d->kind = format::kMessageDetails;
+  d->state = !attached() ? format::kSessionStarting
+             : frozen_   ? format::kSessionFrozen
+                         : format::kSessionRunning;
+  d->pid = pid_;
+  d->tracker = tracker_;
+  d->interval_automatic = options_.policy.automatic ? 1 : 0;
+  d->level = options_.durable ? format::kLevelPower : format::kLevelCrash;
+  d->epoch = epoch_;
+  d->sequence = sequence_;
+  d->attempts = attempts_;
+  d->failures = failures_;
+  d->interval_seconds = options_.interval_seconds;
+  d->overhead_percent = meter_.share() * 100;
+  rawsys::str_copy(d->last_error, channel()->last_error, sizeof(d->last_error));
+}
+
 void Session::tell_progress(format::ProgressPhase phase, uint64_t done, uint64_t total) {
   constexpr uint64_t kEveryNs = 100000000;
   if (!progress_) return;

@@ -111,6 +111,8 @@ class Session {
     return died_;
   }
   bool said_goodbye() const { return channel()->exited != 0; }
+  // The session's part of what crtop shows.
+  void describe(format::Details* ret) const;
   // What is to be said once about the last checkpoint's surroundings, else "".
   std::string take_notice() { return std::exchange(notice_, ""); }
   bool frozen() const { return frozen_; }

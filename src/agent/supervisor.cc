@@ -217,6 +217,22 @@ void Supervisor::on_ask(int fd, const format::Request& q) {
   (void)send_with_fds(fd, r, nullptr, 0);
 }
 
+// A client that does not read gets nothing; nobody waits for it.
+void Supervisor::on_ask_details(int fd) {
+  format::Details d{};
+  session_.describe(&d);
+  const uint64_t now = now_ns();
+  d.uptime_ns = now - started_ns_;
+  d.until_next_ns = d.interval_seconds > 0 ? (next_ns_ > now ? next_ns_ - now : 0) : ~0ull;
+  auto words = os::read_file("/proc/" + std::to_string(d.pid) + "/cmdline");
+  if (words) {
+    while (!words->empty() && words->back() == 0) words->pop_back();
+    std::ranges::replace(*words, '\0', ' ');
+    rawsys::str_copy(d.program, words->c_str(), sizeof(d.program));
+  }
+  (void)send(fd, &d, sizeof(d), MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
 Trouble Supervisor::take(uint32_t then, bool asked_by_program, format::Report* ret) {
   constexpr uint32_t kBefore = 0, kAfter = 1;  // enum crhook_when; checkpoint() runs them itself
   if (!asked_by_program) session_.run_hooks(kBefore);
@@ -386,6 +402,8 @@ void Supervisor::serve_client(size_t i) {
               m.kind == format::kMessageAskWithProgress || m.kind == format::kMessageAskStatus) &&
              n == sizeof(m.request)) {
     on_ask(clients_[i].fd.get(), m.request);
+  } else if (m.kind == format::kMessageAskDetails && n == sizeof(m.request)) {
+    on_ask_details(clients_[i].fd.get());
   } else {
     clients_[i].fd.reset();
   }

@@ -63,6 +63,7 @@ class Supervisor {
   bool reap();
   void note_death();
   void tell_filled();
+  void on_ask_details(int fd);
   void read_namespace_status();
   void stop_like_program();
   Trouble prepare(uint64_t sequence, int live_pidfd);

@@ -32,6 +32,7 @@ enum MessageKind : uint32_t {
   kMessageAskCheckpoint = 7,
   kMessageAskStatus = 8,
   kMessageAskWithProgress = 10,  // as AskCheckpoint; Progress messages come before the Report
+  kMessageAskDetails = 11,       // crtop -> agent
   // agent -> program or tool
   kMessageWelcome = 20,
   kMessageRefused = 21,
@@ -39,6 +40,7 @@ enum MessageKind : uint32_t {
   kMessageReport = 23,
   kMessageFds = 24,
   kMessageProgress = 25,
+  kMessageDetails = 26,
 };
 
 struct Hello {
@@ -112,6 +114,29 @@ struct Progress {
   uint64_t done, total;  // bytes; total 0: not known
 };
 static_assert(sizeof(Progress) == 24);
+
+enum SessionState : uint32_t {
+  kSessionStarting = 0,  // the program has not attached yet
+  kSessionRunning = 1,
+  kSessionFrozen = 2,  // by --then=stop
+};
+
+// What crtop shows of a live session.
+struct Details {
+  uint32_t kind;   // kMessageDetails
+  uint32_t state;  // SessionState
+  int32_t pid;     // in the agent's pid namespace
+  uint32_t tracker;
+  uint32_t interval_automatic;
+  uint32_t level;  // HistoryLevel of a checkpoint that succeeds
+  uint64_t epoch, sequence, attempts, failures;
+  uint64_t uptime_ns;      // of the program under this agent
+  uint64_t until_next_ns;  // ~0: no automatic checkpoints
+  double interval_seconds, overhead_percent;
+  char program[256];  // its command line, cut off to fit
+  char last_error[512];
+};
+static_assert(sizeof(Details) == 856);
 
 // Descriptors of a restored process follow the plan in batches, by SCM_RIGHTS.
 inline constexpr uint32_t kFdsPerMessage = 128;

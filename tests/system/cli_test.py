@@ -21,6 +21,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import termios
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
@@ -28,7 +29,7 @@ import harness  # noqa: E402
 from harness import Failure, Session, Test  # noqa: E402
 
 USERS = ("root", "nobody")
-TOOLS = ("crrun", "crckpt", "crrestore", "crinspect")
+TOOLS = ("crrun", "crckpt", "crrestore", "crinspect", "crtop")
 MANY = "100000000"  # more numbers than any test waits for
 
 # ---------------------------------------------------------------------------------- helpers -----
@@ -231,6 +232,8 @@ def test_wrong_usage(workspace):
         ("crrestore",), ("crrestore", "--sequence", "many", "image.dir"), ("crrestore", "a", "b"),
         ("crinspect",), ("crinspect", "--no-such-option"),
         ("crinspect", "no-such-command", "image.dir"),
+        ("crtop",), ("crtop", "a", "b"), ("crtop", "-d", "0", "a"), ("crtop", "-d", "x", "a"),
+        ("crtop", "-n", "0", "a"), ("crtop", "-n", "many", "a"), ("crtop", "--two", "a"),
     ]
     for tool, *arguments in cases:
         done = workspace.run([workspace.tool(tool), *arguments])
@@ -576,6 +579,148 @@ def test_progress_of_a_large_checkpoint(workspace):
     for pid in [terminal.popen.pid, *harness.descendants(terminal.popen.pid)]:
         harness.signal_pid(pid, signal.SIGKILL)
     terminal.wait_end(-signal.SIGKILL)
+
+
+def top(workspace, image, *words, check=0):
+    return workspace.run([workspace.tool("crtop"), *words, str(image)], check=check)
+
+
+def test_top_lines(workspace):
+    """Without a terminal crtop prints a line each time; it knows each state of a session."""
+    session = started_counter(workspace, options=("-i", "0.1"))
+    session.wait_until(lambda: len(attempts_of(workspace, session.image)) >= 3, "checkpoints")
+    lines = top(workspace, session.image, "-n", "3", "-d", "0.3").stdout.splitlines()
+    expect(len(lines) == 3, f"three lines, not {lines}")
+    sequences = []
+    for line in lines:
+        expect_match(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d{4} (running|checkpointing) program "
+                     rf"\S*/cli_helper pid {session.program_pid()} up \d+ s epoch 1 sequence \d+ "
+                     r"interval 0\.1 s pause \d+\.\d{3} ms whole \d+\.\d{3} ms changed [\d.]+ \wiB "
+                     r"[\d.]+ \wiB/s written [\d.]+ \wiB [\d.]+ \wiB/s overhead \d+\.\d{3} % tracker "
+                     r"(everything|userfaultfd|soft-dirty|hash) level power failed 0 of \d+$", line,
+                     "a line")
+        sequences.append(int(re.search(r"sequence (\d+)", line).group(1)))
+    expect(sequences[0] < sequences[2] and sequences == sorted(sequences), f"{sequences}")
+    expect(abs(sequences[2] - attempts_of(workspace, session.image)[-1]["sequence"]) < 30, "sequence")
+    session.checkpoint(then="stop")
+    expect_match(" frozen ", top(workspace, session.image, "--once").stdout, "frozen")
+    session.checkpoint()
+    program = session.wait_until(session.program_pid, "the program")
+    os.kill(session.foreground.pid, signal.SIGKILL)
+    workspace.wait_until(session.ended, "the end of crrun")
+    line = top(workspace, session.image, "--once").stdout
+    expect_match(" running without an agent program .*cli_helper epoch 1 sequence", line, "alone")
+    os.kill(program, signal.SIGKILL)
+    workspace.wait_until(lambda: not harness.is_alive(program), "the end of the program")
+    line = top(workspace, session.image, "--once").stdout
+    expect_match(" not running program .*cli_helper epoch 1 sequence .* pause ", line, "not running")
+    crrun(workspace, "-d", "short.image", "-i", "0.05", "--", *helper(
+        workspace, "count", "short.txt", "500"), check=42)
+    expect_match(" ended by itself ", top(workspace, "short.image", "--once").stdout, "ended")
+
+
+def test_top_refuses(workspace):
+    """A directory without a session, or none: status 1 and a message."""
+    (workspace.path / "empty.dir").mkdir()
+    for path in ("empty.dir", "no-such.dir", "/etc/passwd"):
+        done = top(workspace, path, check=1)
+        expect_match(rf"crtop: {path}: no session runs there", done.stderr, "the message")
+        expect(done.stdout == "", f"nothing should be printed: {done.stdout}")
+
+
+def top_terminal(workspace, image, *words, term="xterm"):
+    return Terminal(workspace, ["env", f"TERM={term}", "LANG=C", workspace.tool("crtop"), *words,
+                                str(image)])
+
+
+ENTER, LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
+
+
+def test_top_screen(workspace):
+    """On a terminal crtop has the screen until q or a signal, and leaves it as it was."""
+    session = started_counter(workspace, options=("-i", "0.2"))
+    session.wait_until(lambda: len(attempts_of(workspace, session.image)) >= 3, "checkpoints")
+    terminal = top_terminal(workspace, session.image, "-d", "0.2")
+    terminal.wait_text(r"program +\S*cli_helper count(?s:.*)process +pid \d+, up 0:\d\d:\d\d"
+                       r"(?s:.*)state +(running|checkpointing)(?s:.*)checkpoint +epoch 1, sequence \d"
+                       r"(?s:.*)interval +0\.2 s(?s:.*)pause +\d+\.\d+ ms last(?s:.*)tracker +\w+"
+                       r"(?s:.*)pauses +[_.:=+*#-]{3,}")
+    expect(terminal.output.startswith(ENTER), f"it should begin with another screen: "
+           f"{terminal.output[:60]!r}")
+    terminal.wait_for(lambda: terminal.output.count("\x1b[H") >= 3, "the third screen")
+    settings = termios.tcgetattr(terminal.master)
+    expect(settings[3] & termios.ECHO == 0, "keys should not be echoed")
+    terminal.send("q")
+    terminal.wait_for(lambda: terminal.popen.poll() is not None, "the end by q")
+    terminal.read()
+    expect(terminal.output.endswith(LEAVE), f"it should leave: {terminal.output[-60:]!r}")
+    settings = termios.tcgetattr(terminal.master)
+    expect(settings[3] & termios.ECHO and settings[3] & termios.ICANON, "the terminal is not as it was")
+    terminal.wait_end(0)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        terminal = top_terminal(workspace, session.image)
+        terminal.wait_text("pauses")
+        os.kill(terminal.popen.pid, number)
+        terminal.wait_for(lambda: LEAVE in terminal.output, "the old screen")
+        terminal.wait_end(-number)
+    for screen in terminal.output.split("\x1b[H")[1:]:
+        for line in screen.split("\r\n"):
+            expect(len(re.sub(r"\x1b\[\??\d*[a-zA-Z]", "", line)) <= 80, f"too wide: {line!r}")
+    terminal = top_terminal(workspace, session.image, "-n", "2", "-d", "0.1", term="dumb")
+    terminal.wait_end(0)
+    expect("\x1b" not in terminal.output and len(terminal.output.splitlines()) == 2,
+           f"a dumb terminal gets lines: {terminal.output!r}")
+
+
+def test_top_does_not_disturb(workspace):
+    """Sessions go on with a crtop that stands still, and text of a program is shown harmlessly."""
+    name = workspace.path / "evil \x1b[31m\u00fc"
+    shutil.copy(workspace.program("cli_helper"), name)
+    session = Session(workspace, [name, "count", workspace.path / "count.txt", MANY],
+                      options=("-i", "0.1"))
+    session.start()
+    session.wait_until(lambda: len(attempts_of(workspace, session.image)) >= 2, "checkpoints")
+    stuck = top_terminal(workspace, session.image, "-d", "0.1")
+    stuck.wait_text("pauses")
+    os.kill(stuck.popen.pid, signal.SIGSTOP)
+    line = top(workspace, session.image, "--once").stdout
+    expect("evil" in line and line.isascii() and "\x1b" not in line, f"wrong line: {line!r}")
+    before = attempts_of(workspace, session.image)[-1]["number"]
+    session.wait_until(lambda: attempts_of(workspace, session.image)[-1]["number"] > before + 5,
+                       "checkpoints")
+    os.kill(stuck.popen.pid, signal.SIGCONT)
+    stuck.send("q")
+    stuck.wait_end(0)
+    expect("evil ?[31m" in stuck.output, f"the name: {stuck.output[:300]!r}")
+
+
+def test_completion(workspace):
+    """Options, their values, crinspect's commands and directories are completed in bash."""
+    script = harness.REPO / "tools" / "completion" / "checkpoint_restore.bash"
+    source = workspace.path / "completion.bash"
+    shutil.copy(script, source)
+    (workspace.path / "job.image").mkdir()
+
+    def complete(tool, *words):
+        quoted = " ".join(f"'{word}'" for word in (tool, *words))
+        before = words[-2] if len(words) > 1 else tool
+        done = workspace.run(
+            ["bash", "-c", f"PATH={workspace.build}/bin:$PATH; . {source}; COMP_WORDS=({quoted}); "
+             f"COMP_CWORD={len(words)}; _checkpoint_restore {tool} '{words[-1]}' '{before}'; "
+             'printf "%s\\n" "${COMPREPLY[@]}"'], check=0)
+        expect(done.stderr == "", f"completion should be silent: {done.stderr}")
+        return done.stdout.split()
+
+    expect(complete("crrun", "--over") == ["--overhead"], complete("crrun", "--over"))
+    expect(complete("crrun", "--dur") == ["--durable="], complete("crrun", "--dur"))
+    expect(complete("crrun", "--durable", "=", "p") == ["power"], "a value")
+    expect(sorted(complete("crckpt", "--then", "=")) == ["continue", "kill", "stop"], "all values")
+    expect(complete("crinspect", "hist") == ["history"], "a command")
+    for tool in ("crckpt", "crrestore", "crinspect", "crtop"):
+        expect(complete(tool, "job") == ["job.image"], f"a directory for {tool}")
+        expect("--help" in complete(tool, "-"), f"options of {tool}")
+    expect("true" in complete("crrun", "tru"), "a program")
+    expect(complete("crrun", "-d", "job") == ["job.image"], "a directory for crrun")
 
 
 def test_checkpoint_by_pid(workspace):
