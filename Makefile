@@ -428,6 +428,7 @@ man:
 # ../libexec/checkpoint_restore/cragent, so the tree can be moved as a whole.
 MAN_PAGES := $(sort $(foreach n,1 3 5 7,$(wildcard docs/man/*.$(n))))
 D := $(DESTDIR)$(PREFIX)
+COMPLETIONS := $(D)/share/bash-completion/completions
 INSTALL_CAPS ?= 0
 
 ## install       install under PREFIX=/usr/local; INSTALL_CAPS=1 lets crrestore keep process ids unprivileged
@@ -442,6 +443,8 @@ install: all
 	sed 's|@PREFIX@|$(PREFIX)|; s|@VERSION@|$(VERSION)|' checkpoint_restore.pc.in >$(D)/lib/pkgconfig/checkpoint_restore.pc
 	chmod 644 $(D)/lib/pkgconfig/checkpoint_restore.pc
 	$(foreach p,$(MAN_PAGES),install -D -m 644 $(p) $(D)/share/man/man$(subst .,,$(suffix $(p)))/$(notdir $(p)) &&) true
+	install -D -m 644 tools/completion/checkpoint_restore.bash $(COMPLETIONS)/crrun
+	$(foreach t,$(filter-out crrun,$(notdir $(BIN_TOOLS))),ln -sf crrun $(COMPLETIONS)/$(t) &&) true
 	[ -n '$(DESTDIR)' ] || PATH=$$PATH:/sbin:/usr/sbin ldconfig 2>/dev/null || true
 ifeq ($(INSTALL_CAPS),1)
 	PATH=$$PATH:/sbin:/usr/sbin setcap cap_checkpoint_restore+ep $(D)/bin/crrestore || \
@@ -456,6 +459,7 @@ uninstall:
 	rm -f $(addprefix $(D)/lib/,$(notdir $(LIBCR) $(LIBCR).$(SOVERSION) $(LIBCR_REAL) $(LIBPRELOAD)) pkgconfig/checkpoint_restore.pc)
 	rm -f $(addprefix $(D)/libexec/checkpoint_restore/,$(notdir $(LIBEXEC_TOOLS)))
 	rm -f $(foreach p,$(MAN_PAGES),$(D)/share/man/man$(subst .,,$(suffix $(p)))/$(notdir $(p)))
+	rm -f $(addprefix $(COMPLETIONS)/,$(notdir $(BIN_TOOLS)))
 	rmdir $(D)/libexec/checkpoint_restore 2>/dev/null || true
 	[ -n '$(DESTDIR)' ] || PATH=$$PATH:/sbin:/usr/sbin ldconfig 2>/dev/null || true
 

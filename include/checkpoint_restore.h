@@ -51,13 +51,17 @@ extern "C" {
 /* no fdatasync: survives the death of any program, not of the machine */
 #define CR_DURABLE_CRASH 1u
 
+/* crattr.interval_seconds: the interval is chosen, and follows, by what checkpoints cost the
+ * program: at most 1 % of its time (crrun -i auto has more to choose) */
+#define CR_INTERVAL_AUTO (-1.0)
+
 /* Set size to sizeof(struct crattr) and the rest to zero (CRATTR_INIT does); zero means default.
  * Later versions append fields; a smaller size from an older program is accepted. */
 struct crattr {
   uint32_t size;             /* sizeof(struct crattr) as the caller was compiled */
   uint32_t flags;            /* CR_RESUME ... */
   const char *image_dir;     /* default: $CR_IMAGE_DIR, else "./<program>.image"; copied */
-  /* seconds between automatic checkpoints; 0: none (default); at least 0.001 */
+  /* seconds between automatic checkpoints, at least 0.001; 0: none (default); CR_INTERVAL_AUTO */
   double interval_seconds;
   /* address space reserved for the nvheap; default 1 TiB, halved until it fits */
   uint64_t heap_reserve_bytes;
@@ -153,6 +157,15 @@ CR_API int crhook(enum crhook_when when, crhook_fn fn, void *arg);
  * Context: thread-safe: yes; signal-safe: no; blocks: no; hook: yes. */
 CR_API int crexclude(void *ptr, size_t len);
 
+/* crstatus.tracker: how a session knows which pages a checkpoint must copy */
+enum crtracker {
+  CR_TRACKER_UNKNOWN = 0,     /* there was no checkpoint yet */
+  CR_TRACKER_EVERYTHING = 1,  /* it does not know: all pages are copied */
+  CR_TRACKER_USERFAULTFD = 2, /* the kernel marks pages that are written (Linux 6.7) */
+  CR_TRACKER_SOFT_DIRTY = 3,  /* the soft-dirty bits of the page tables */
+  CR_TRACKER_HASH = 4         /* checksums of all pages are compared */
+};
+
 struct crstatus {
   uint32_t size;            /* in: sizeof(struct crstatus) */
   uint32_t attached;        /* 1: the agent is there and checkpoints can be taken */
@@ -169,6 +182,10 @@ struct crstatus {
   uint64_t heap_reserve_bytes;
   char image_dir[4096];
   char last_error[512];     /* why the newest attempt failed; "" if it did not */
+  uint32_t interval_auto;   /* 1: interval_seconds is chosen by what checkpoints cost */
+  uint32_t tracker;         /* enum crtracker, of the newest attempt */
+  double overhead_percent;  /* of its time, that the program lost to its last checkpoints */
+  uint64_t changed_bytes;   /* copied for the newest attempt */
 };
 /* Fill *st (st->size set by the caller). Returns 0, or -1: EINVAL, EPERM (no session).
  * Context: thread-safe: yes; async-signal-safe: yes; blocks: no; hook: yes. */

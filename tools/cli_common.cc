@@ -14,6 +14,8 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <iterator>
+
 namespace cr::tools {
 
 void misuse(const char* tool, const std::string& text) {
@@ -38,16 +40,73 @@ void common_option(const char* tool, const char* help, int option, const char* w
   exit(0);
 }
 
-double parse_interval(const char* tool, const char* text) {
-  if (strcmp(text, "off") == 0) return 0;
+void parse_interval(const char* tool, const char* text, agent::SessionOptions* ret) {
+  ret->interval_of_image = false;
+  ret->policy.automatic = strcmp(text, "auto") == 0;
+  if (ret->policy.automatic) return;
+  ret->interval_seconds = 0;
+  if (strcmp(text, "off") == 0) return;
   char* end = nullptr;
   errno = 0;
   const double v = strtod(text, &end);
   const bool number = end != text && *end == 0 && errno == 0 && isfinite(v);
   if (!number || v < 0 || (v > 0 && v < 0.001) || v > 1e9) {
-    misuse(tool, std::string("-i ") + text + ": give seconds (0.001 to 1e9) or 'off'");
+    misuse(tool, std::string("-i ") + text + ": give seconds (0.001 to 1e9), 'auto' or 'off'");
   }
-  return v;
+  ret->interval_seconds = v;
+}
+
+double parse_duration(const char* tool, const char* what, const char* text) {
+  char* end = nullptr;
+  errno = 0;
+  const double v = strtod(text, &end);
+  double unit = 1;
+  if (end != text && *end != 0 && end[1] == 0) {
+    unit = *end == 's' ? 1 : *end == 'm' ? 60 : *end == 'h' ? 3600 : *end == 'd' ? 86400 : 0;
+    end++;
+  }
+  const double seconds = v * unit;
+  if (end == text || *end != 0 || errno != 0 || !(seconds >= 0.001 && seconds <= 1e9)) {
+    misuse(tool, std::string(what) + " " + text +
+                     ": give a time in seconds, or with one of s, m, h, d (0.001 to 1e9 s)");
+  }
+  return seconds;
+}
+
+bool parse_interval_option(const char* tool, int option, const char* text,
+                           agent::SessionOptions* ret) {
+  agent::IntervalPolicy& p = ret->policy;
+  if (option == kOverhead) {
+    std::string number = text;
+    if (!number.empty() && number.back() == '%') number.pop_back();
+    char* end = nullptr;
+    const double v = strtod(number.c_str(), &end);
+    if (number.empty() || *end != 0 || !(v >= 0.001 && v <= 100)) {
+      misuse(tool, std::string("--overhead ") + text + ": give a percentage, 0.001 to 100");
+    }
+    p.overhead = v / 100;
+  } else if (option == kMtbf) {
+    p.mtbf = parse_duration(tool, "--mtbf", text);
+  } else if (option == kMinInterval) {
+    p.least = parse_duration(tool, "--min-interval", text);
+  } else if (option == kMaxInterval) {
+    p.most = parse_duration(tool, "--max-interval", text);
+  } else {
+    return false;
+  }
+  return true;
+}
+
+void finish_interval(const char* tool, agent::SessionOptions* options) {
+  const agent::IntervalPolicy& p = options->policy;
+  const bool any = p.overhead > 0 || p.mtbf > 0 || p.least > 0 || p.most > 0;
+  if (any && !p.automatic) {
+    misuse(tool, "--overhead, --mtbf, --min-interval and --max-interval need -i auto");
+  }
+  const double least = p.least > 0 ? p.least : agent::kLeastInterval;
+  const double most = p.most > 0 ? p.most : agent::kMostInterval;
+  if (p.automatic && least > most) misuse(tool, "--min-interval is longer than --max-interval");
+  if (p.automatic) options->interval_seconds = agent::first_interval(p);
 }
 
 uint64_t parse_number(const char* tool, const char* what, const char* text) {
@@ -135,6 +194,23 @@ std::string describe(const Error& e) {
   std::string s = e.what;
   if (e.sys_errno != 0) s += std::string(": ") + strerror(e.sys_errno);
   return s;
+}
+
+std::string tracker_word(uint32_t tracker) {
+  static constexpr const char* kWords[] = {"unknown", "everything", "userfaultfd", "soft-dirty",
+                                           "hash"};
+  return tracker < std::size(kWords) ? kWords[tracker] : std::to_string(tracker);
+}
+
+std::string level_word(uint32_t level) {
+  static constexpr const char* kWords[] = {"none", "crash", "power"};
+  return level < std::size(kWords) ? kWords[level] : std::to_string(level);
+}
+
+const char* phase_word(uint32_t phase) {
+  static constexpr const char* kWords[] = {
+      "working", "copying", "writing", "waiting for the disk", "verifying", "filling"};
+  return kWords[phase < std::size(kWords) ? phase : 0];
 }
 
 int connect_to_agent(const std::string& dir) {

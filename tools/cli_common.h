@@ -21,8 +21,23 @@ inline constexpr int kExitOwnFailure = 125;
 // word: the argument it stands in.
 [[noreturn]] void common_option(const char* tool, const char* help, int option, const char* word);
 
-// "10", "0.5", "off" or "0" (no automatic checkpoints). Misuse otherwise.
-double parse_interval(const char* tool, const char* text);
+// -i: "10", "0.5", "off" or "0" (no automatic checkpoints), "auto". Misuse otherwise.
+void parse_interval(const char* tool, const char* text, agent::SessionOptions* ret);
+// The options that say how "auto" chooses. Long options have these numbers.
+enum IntervalOption { kOverhead = 1000, kMtbf, kMinInterval, kMaxInterval };
+#define CR_INTERVAL_OPTIONS                                                \
+  {"overhead", required_argument, nullptr, tools::kOverhead},              \
+      {"mtbf", required_argument, nullptr, tools::kMtbf},                  \
+      {"min-interval", required_argument, nullptr, tools::kMinInterval}, { \
+    "max-interval", required_argument, nullptr, tools::kMaxInterval        \
+  }
+// false: `option` is none of them.
+bool parse_interval_option(const char* tool, int option, const char* text,
+                           agent::SessionOptions* ret);
+// To be called behind the last option. Misuse if they do not go together.
+void finish_interval(const char* tool, agent::SessionOptions* options);
+// "90", "1.5h": seconds, or with s, m, h, d.
+double parse_duration(const char* tool, const char* what, const char* text);
 // "auto" or "all". Misuse otherwise.
 agent::TrackMode parse_tracking(const char* tool, const char* text);
 // Bytes with an optional K, M, G (powers of 1024).
@@ -37,6 +52,11 @@ std::string find_preload(const char* tool);
 // "12.3 MiB"
 std::string human_bytes(uint64_t bytes);
 std::string describe(const Error& e);
+// enum Tracker and enum HistoryLevel as words.
+std::string tracker_word(uint32_t tracker);
+std::string level_word(uint32_t level);
+// enum ProgressPhase
+const char* phase_word(uint32_t phase);
 
 // Connects to the agent of the session in dir, "" and -1 if nobody listens.
 int connect_to_agent(const std::string& dir);

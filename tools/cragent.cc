@@ -51,7 +51,7 @@ int main(int argc, char** argv) {
         o.dir = optarg;
         break;
       case kInterval:
-        o.interval_seconds = tools::parse_interval(kTool, optarg);
+        tools::parse_interval(kTool, optarg, &o);
         break;
       case kStaging:
         o.staging_bytes = tools::parse_number(kTool, "--staging", optarg);
@@ -75,6 +75,7 @@ int main(int argc, char** argv) {
   if (program.pid == 0 || o.dir.empty() || ready < 0) {
     tools::misuse(kTool, "this program is started by crinit()");
   }
+  tools::finish_interval(kTool, &o);
   unsetenv("LD_PRELOAD");
   s.tool = kTool;
   s.own_child = false;

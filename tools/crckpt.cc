@@ -13,6 +13,7 @@
 
 #include "os/proc.h"
 #include "tools/cli_common.h"
+#include "tools/progress.h"
 
 namespace {
 
@@ -28,6 +29,8 @@ constexpr char kHelp[] =
     "                     frozen (SIGCONT or --then=continue lets it go on), or be ended without\n"
     "                     running on (default continue)\n"
     "  -q, --quiet        print nothing on success\n"
+    "  -v, --verbose      show how far it is, on standard error: a bar on a terminal, elsewhere a\n"
+    "                     line each second and one at the end\n"
     "  -h, --help         this text\n"
     "  -V, --version      the version\n"
     "Prints the checkpoint's sequence, the bytes written, how long the program stood still, and "
@@ -77,22 +80,48 @@ std::string directory_of(const char* pid) {
   return "";
 }
 
+// Asks the agent and waits for its report. false: it went away.
+bool ask(const char* what, const std::string& dir, const format::Request& q, format::Report* ret) {
+  const int s = tools::connect_to_agent(dir);
+  if (s < 0) {
+    no_session(
+        std::string(what) + ": no session is running there" +
+        (errno == ECONNREFUSED || errno == ENOENT ? "" : std::string(": ") + strerror(errno)));
+  }
+  tools::Progress progress(kTool, stderr);
+  bool answered = false;
+  if (send(s, &q, sizeof(q), MSG_NOSIGNAL) == sizeof(q)) {
+    for (;;) {
+      const ssize_t n = recv(s, ret, sizeof(*ret), 0);
+      format::Progress p;
+      answered = n == sizeof(*ret);
+      if (n != sizeof(p)) break;
+      memcpy(&p, ret, sizeof(p));
+      if (p.kind == format::kMessageProgress) {
+        progress.update(tools::phase_word(p.phase), p.done, p.total);
+      }
+    }
+  }
+  progress.end();
+  close(s);
+  return answered;
+}
+
 bool all_digits(const char* s) { return *s != 0 && s[strspn(s, "0123456789")] == 0; }
 
 }  // namespace
 
 int main(int argc, char** argv) {
   enum { kThen = 256 };
-  static const option kLong[] = {{"then", required_argument, nullptr, kThen},
-                                 {"quiet", no_argument, nullptr, 'q'},
-                                 {"help", no_argument, nullptr, 'h'},
-                                 {"version", no_argument, nullptr, 'V'},
-                                 {nullptr, 0, nullptr, 0}};
+  static const option kLong[] = {
+      {"then", required_argument, nullptr, kThen}, {"quiet", no_argument, nullptr, 'q'},
+      {"verbose", no_argument, nullptr, 'v'},      {"help", no_argument, nullptr, 'h'},
+      {"version", no_argument, nullptr, 'V'},      {nullptr, 0, nullptr, 0}};
   format::Request q{};
   q.kind = format::kMessageAskCheckpoint;
-  bool quiet = false;
+  bool quiet = false, verbose = false;
   opterr = 0;
-  for (int c; (c = getopt_long(argc, argv, ":qhV", kLong, nullptr)) != -1;) {
+  for (int c; (c = getopt_long(argc, argv, ":qvhV", kLong, nullptr)) != -1;) {
     switch (c) {
       case kThen:
         q.then = strcmp(optarg, "continue") == 0 ? 0
@@ -105,6 +134,9 @@ int main(int argc, char** argv) {
         break;
       case 'q':
         quiet = true;
+        break;
+      case 'v':
+        verbose = true;
         break;
       default:
         tools::common_option(kTool, kHelp, c, argv[optind - 1]);
@@ -120,14 +152,14 @@ int main(int argc, char** argv) {
   } else {
     dir = tools::absolute_path(kTool, what);
   }
-  const int s = tools::connect_to_agent(dir);
-  if (s < 0) {
-    no_session(
-        std::string(what) + ": no session is running there" +
-        (errno == ECONNREFUSED || errno == ENOENT ? "" : std::string(": ") + strerror(errno)));
-  }
+  if (verbose) q.kind = format::kMessageAskWithProgress;
   format::Report r{};
-  if (send(s, &q, sizeof(q), MSG_NOSIGNAL) != sizeof(q) || recv(s, &r, sizeof(r), 0) != sizeof(r)) {
+  bool answered = ask(what, dir, q, &r);
+  if (!answered && verbose) {  // an agent of an earlier version hangs up on what it does not know
+    q.kind = format::kMessageAskCheckpoint;
+    answered = ask(what, dir, q, &r);
+  }
+  if (!answered) {
     fprintf(stderr, "%s: %s: the session ended before the checkpoint was whole\n", kTool, what);
     return kExitNoCheckpoint;
   }

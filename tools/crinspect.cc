@@ -34,14 +34,20 @@ constexpr char kHelp[] =
     "  signals   dispositions, pending signals, timers\n"
     "  verify    check every checksum of both buffers; one line each\n"
     "  core      write an ELF core file for a debugger (needs --out)\n"
+    "  history   the last checkpoints, failed ones too: pause, bytes, cost, errors\n"
+    "  plot      the same as a picture in SVG: pause, changed bytes, overhead (needs --out)\n"
     "Options:\n"
     "      --sequence N       this checkpoint (default: the one crrestore would take)\n"
-    "      --out FILE         core: where to write it\n"
+    "      --out FILE         core, plot: where to write it\n"
+    "      --last N           history, plot: only the last N attempts (default: all, at most "
+    "1000)\n"
     "  -a, --all-registers    threads: floating-point and vector registers as well\n"
-    "      --json             summary, maps, fds: as JSON\n"
+    "      --json             summary, maps, fds, history: as JSON\n"
     "  -h, --help             this text\n"
     "  -V, --version          the version\n"
-    "Exit status: 0; 1 verify found damage, or there is no whole checkpoint to show; 2 misuse;\n"
+    "Exit status: 0; 1 verify found damage, or there is no whole checkpoint or no history to "
+    "show;\n"
+    "2 misuse; "
     "125 crinspect itself failed.\n";
 
 using Command = tools::Output (*)(const tools::Settings&, tools::Checkpoint&);
@@ -51,16 +57,19 @@ struct Row {
   const char* name;
   BothCommand both;  // or:
   Command one;
-  bool has_json;
+  bool has_json = false, has_out = false;
+  bool of_history = false;  // not of the buffers
 };
 constexpr Row kRows[] = {{"summary", tools::print_summary, nullptr, true},
-                         {"verify", tools::print_verdicts, nullptr, false},
-                         {"process", nullptr, tools::print_process, false},
-                         {"threads", nullptr, tools::print_threads, false},
+                         {"verify", tools::print_verdicts, nullptr},
+                         {"process", nullptr, tools::print_process},
+                         {"threads", nullptr, tools::print_threads},
                          {"maps", nullptr, tools::print_maps, true},
                          {"fds", nullptr, tools::print_fds, true},
-                         {"signals", nullptr, tools::print_signals, false},
-                         {"core", nullptr, tools::write_core_file, false}};
+                         {"signals", nullptr, tools::print_signals},
+                         {"core", nullptr, tools::write_core_file, false, true},
+                         {"history", tools::print_history, nullptr, true, false, true},
+                         {"plot", tools::plot_history, nullptr, false, true, true}};
 
 // What identifies the content of the two buffers: their superblocks.
 struct Stamps {
@@ -100,6 +109,7 @@ tools::Output run_once(const Row& row, const tools::Settings& settings, int* ret
 
 tools::Output run(const Row& row, const tools::Settings& settings) {
   constexpr int kTries = 20;
+  if (row.of_history) return row.both(settings);
   for (int i = 0; i < kTries; i++) {
     const Stamps before = read_stamps(settings.dir);
     int index;
@@ -132,10 +142,11 @@ const Row* find_row(const char* name) {
 }
 
 const Row& parse(int argc, char** argv, tools::Settings* ret) {
-  enum { kSequence = 256, kOut, kJson };
+  enum { kSequence = 256, kOut, kJson, kLast };
   static const option kLong[] = {{"sequence", required_argument, nullptr, kSequence},
                                  {"out", required_argument, nullptr, kOut},
                                  {"json", no_argument, nullptr, kJson},
+                                 {"last", required_argument, nullptr, kLast},
                                  {"all-registers", no_argument, nullptr, 'a'},
                                  {"help", no_argument, nullptr, 'h'},
                                  {"version", no_argument, nullptr, 'V'},
@@ -149,7 +160,11 @@ const Row& parse(int argc, char** argv, tools::Settings* ret) {
           tools::misuse(kTool, "--sequence 0: checkpoints are counted from 1");
         break;
       case kOut:
-        ret->core_path = optarg;
+        ret->out_path = optarg;
+        break;
+      case kLast:
+        ret->last = tools::parse_number(kTool, "--last", optarg);
+        if (ret->last == 0) tools::misuse(kTool, "--last 0: give at least 1");
         break;
       case kJson:
         ret->json = true;
@@ -173,11 +188,17 @@ const Row& parse(int argc, char** argv, tools::Settings* ret) {
   ret->dir = argv[argc - 1];
   while (ret->dir.size() > 1 && ret->dir.back() == '/') ret->dir.pop_back();
   if (ret->json && !row->has_json) tools::misuse(kTool, std::string(name) + ": has no --json");
-  const bool core = strcmp(name, "core") == 0;
-  if (core && ret->core_path.empty()) tools::misuse(kTool, "core: needs --out FILE");
-  if (!core && !ret->core_path.empty()) tools::misuse(kTool, "--out: only for core");
+  if (row->has_out && ret->out_path.empty()) {
+    tools::misuse(kTool, std::string(name) + ": needs --out FILE");
+  }
+  if (!row->has_out && !ret->out_path.empty()) {
+    tools::misuse(kTool, "--out: only for core and plot");
+  }
+  if (!row->of_history && ret->last != 0) {
+    tools::misuse(kTool, "--last: only for history and plot");
+  }
   if (row->both != nullptr && ret->sequence != 0) {
-    tools::misuse(kTool, std::string(name) + ": is of both buffers, without --sequence");
+    tools::misuse(kTool, std::string(name) + ": is not of one checkpoint, without --sequence");
   }
   return *row;
 }

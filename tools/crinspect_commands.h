@@ -22,7 +22,8 @@ struct Settings {
   uint64_t sequence = 0;  // 0: the one crrestore takes
   bool json = false;
   bool all_registers = false;
-  std::string core_path;
+  std::string out_path;
+  uint64_t last = 0;  // attempts of the history, 0: all
 };
 
 struct Output {
@@ -33,6 +34,10 @@ struct Output {
 // Of both buffers.
 Output print_summary(const Settings& settings);
 Output print_verdicts(const Settings& settings);
+
+// Of the history.
+Output print_history(const Settings& settings);
+Output plot_history(const Settings& settings);
 
 // Of one checkpoint.
 struct Checkpoint {

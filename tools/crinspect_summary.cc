@@ -79,6 +79,15 @@ void add_image(const store::LoadedImage& image, Json& j) {
   j["pages_bytes"] = v.super.payload_slots * v.super.page_bytes;
   j["metadata_bytes"] = v.super.metadata_bytes;
   j["pause_ns"] = v.super.pause_ns;
+  j["tracker"] = tracker_word(v.super.tracker);
+  j["interval_seconds"] = p.interval_ms / 1000.0;
+  const bool automatic = v.super.interval_mode == format::kIntervalAutomatic;
+  j["interval_automatic"] = automatic;
+  if (!automatic) return;
+  j["overhead_budget_ppm"] = v.super.overhead_ppm;
+  j["mtbf_seconds"] = static_cast<double>(v.super.mtbf_ms) / 1000;
+  j["min_interval_seconds"] = v.super.min_interval_ms / 1000.0;
+  j["max_interval_seconds"] = v.super.max_interval_ms / 1000.0;
 }
 
 Json describe_buffer(const std::string& dir, int index, const store::BufferState& b) {
@@ -97,6 +106,21 @@ Json describe_buffer(const std::string& dir, int index, const store::BufferState
 
 std::string get(const Json& j, const char* key) { return printable(j[key].get<std::string>()); }
 uint64_t number(const Json& j, const char* key) { return j[key].get<uint64_t>(); }
+
+std::string interval_words(const Json& j) {
+  const double seconds = j["interval_seconds"].get<double>();
+  if (!j["interval_automatic"].get<bool>()) {
+    return seconds == 0 ? "no automatic checkpoints" : text_of("%g s", seconds);
+  }
+  std::string out = text_of("%g s, by what checkpoints cost", seconds);
+  if (number(j, "overhead_budget_ppm") != 0) {
+    out += text_of("; at most %g %% of the time",
+                   static_cast<double>(number(j, "overhead_budget_ppm")) / 1e4);
+  }
+  const double mtbf = j["mtbf_seconds"].get<double>();
+  if (mtbf != 0) out += text_of("; a failure every %g s is expected", mtbf);
+  return out;
+}
 
 std::string text_of_buffer(const Json& j, bool chosen) {
   const std::string file = get(j, "file");
@@ -126,6 +150,8 @@ std::string text_of_buffer(const Json& j, bool chosen) {
        text_of("%lu pages, ", number(j, "pages_stored")) + human_bytes(number(j, "pages_bytes")));
   line("file size", human_bytes(number(j, "file_bytes")));
   line("pause", text_of("%.3f ms", static_cast<double>(number(j, "pause_ns")) / 1e6));
+  line("changes by", get(j, "tracker"));
+  line("interval", interval_words(j));
   return out;
 }
 
@@ -172,17 +198,17 @@ Output print_verdicts(const Settings& settings) {
 }
 
 Output write_core_file(const Settings& settings, Checkpoint& c) {
-  const agent::Trouble bad = agent::write_core(c.memory, settings.core_path);
+  const agent::Trouble bad = agent::write_core(c.memory, settings.out_path);
   if (bad.error.code == Errc::kDamaged) {
     return {kExitBad, "", c.image.path + ": damaged: " + bad.text};
   }
   if (bad.bad()) return {kExitOwnFailure, "", bad.text};
   const format::ImageView& v = c.image.view;
   return {0,
-          "wrote " + printable(settings.core_path) +
+          "wrote " + printable(settings.out_path) +
               text_of(": sequence %lu, %zu threads; look at it with: gdb %s %s\n", v.super.sequence,
                       v.threads.size(), printable(v.string(v.process->program)).c_str(),
-                      printable(settings.core_path).c_str()),
+                      printable(settings.out_path).c_str()),
           ""};
 }
 

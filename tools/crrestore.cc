@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 
 #include "tools/cli_common.h"
+#include "tools/progress.h"
 
 namespace {
 
@@ -20,7 +21,11 @@ constexpr char kHelp[] =
     "usage: crrestore [options] IMAGE.dir\n"
     "Bring back the program whose checkpoints are in IMAGE.dir, in the foreground.\n"
     "      --sequence N           that checkpoint instead of the newest whole one\n"
-    "  -i, --interval SECONDS|off seconds between further checkpoints (default: as before)\n"
+    "  -i, --interval SECONDS|auto|off\n"
+    "                             seconds between further checkpoints; auto: by what they cost\n"
+    "                             (default: as before)\n"
+    "      --overhead, --mtbf, --min-interval, --max-interval\n"
+    "                             as crrun's, with -i auto\n"
     "      --ids=auto|same|namespace|new\n"
     "                             how to get the process ids back: the same ones (root, or the "
     "file\n"
@@ -35,7 +40,8 @@ constexpr char kHelp[] =
     "      --track=auto|all       as crrun's\n"
     "      --check-only           validate everything, start nothing: 0 it can be restored,\n"
     "                             4 there is no whole checkpoint, 125 it cannot\n"
-    "  -v, --verbose              say what is restored\n"
+    "  -v, --verbose              say what is restored, and show how far it is: a bar on a\n"
+    "                             terminal, elsewhere a line each second\n"
     "  -h, --help                 this text\n"
     "  -V, --version              the version\n"
     "Exit status: the program's; 128+N if signal N ended it; 125 it could not be restored; 2 "
@@ -52,6 +58,7 @@ Options parse(int argc, char** argv) {
   enum { kSequence = 256, kDurable, kStaging, kTrack, kIds, kCheck, kEager, kLazy };
   static const option kLong[] = {{"sequence", required_argument, nullptr, kSequence},
                                  {"interval", required_argument, nullptr, 'i'},
+                                 CR_INTERVAL_OPTIONS,
                                  {"ids", required_argument, nullptr, kIds},
                                  {"durable", required_argument, nullptr, kDurable},
                                  {"staging", required_argument, nullptr, kStaging},
@@ -64,7 +71,7 @@ Options parse(int argc, char** argv) {
                                  {"version", no_argument, nullptr, 'V'},
                                  {nullptr, 0, nullptr, 0}};
   Options o;
-  o.session.interval_seconds = -1;  // as the image says
+  o.session.interval_of_image = true;
   opterr = 0;
   for (int c; (c = getopt_long(argc, argv, ":i:vhV", kLong, nullptr)) != -1;) {
     switch (c) {
@@ -73,7 +80,7 @@ Options parse(int argc, char** argv) {
         if (o.sequence == 0) tools::misuse(kTool, "--sequence 0: sequences begin at 1");
         break;
       case 'i':
-        o.session.interval_seconds = tools::parse_interval(kTool, optarg);
+        tools::parse_interval(kTool, optarg, &o.session);
         break;
       case kIds:
         o.ids = tools::parse_ids(kTool, optarg);
@@ -98,9 +105,11 @@ Options parse(int argc, char** argv) {
         o.verbose = true;
         break;
       default:
+        if (tools::parse_interval_option(kTool, c, optarg, &o.session)) break;
         tools::common_option(kTool, kHelp, c, argv[optind - 1]);
     }
   }
+  tools::finish_interval(kTool, &o.session);
   if (optind + 1 != argc) tools::misuse(kTool, "give one image directory");
   o.session.dir = tools::absolute_path(kTool, argv[optind]);
   return o;
@@ -109,8 +118,15 @@ Options parse(int argc, char** argv) {
 int check_only(const Options& o) {
   std::unique_ptr<store::LoadedImage> image;
   agent::RestorePlan plan;
+  tools::Progress progress(kTool, stderr);
+  if (o.verbose) {
+    plan.on_verify = [&](uint64_t done, uint64_t total) {
+      progress.update(tools::phase_word(format::kPhaseVerifying), done, total);
+    };
+  }
   agent::Trouble bad = agent::choose_image(o.session.dir, o.sequence, &image);
   if (!bad.bad()) bad = agent::make_restore_plan(*image, o.session.dir, {}, &plan);
+  progress.end();
   if (!bad.bad()) return 0;
   fprintf(stderr, "%s: %s\n", kTool, bad.text.c_str());
   return bad.error.code == Errc::kNotWhole ? kExitNoWholeImage : tools::kExitOwnFailure;
@@ -138,9 +154,17 @@ int main(int argc, char** argv) {
     tools::own_failure(kTool, o.session.dir + ": " + tools::describe(session.error()) +
                                   (notice.empty() ? "" : ": " + notice));
   }
+  tools::Progress progress(kTool, stderr);
+  if (o.verbose) {
+    s.progress = [&](format::ProgressPhase phase, uint64_t done, uint64_t total) {
+      progress.update(tools::phase_word(phase), done, total);
+    };
+    s.progress_ends = [&] { progress.end(); };
+  }
   agent::Supervisor supervisor(**session, s);
   agent::Launched launched;
   agent::Trouble bad = supervisor.restore(o.sequence, &launched);
+  progress.end();
   if (bad.bad()) {
     fprintf(stderr, "%s: %s\n", kTool, bad.text.c_str());
     session->reset();

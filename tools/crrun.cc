@@ -18,7 +18,20 @@ constexpr char kHelp[] =
     "usage: crrun [options] [--] PROGRAM [ARGS]\n"
     "Run PROGRAM under checkpointing; crrestore brings it back after a crash.\n"
     "  -d, --dir IMAGE.dir        image directory (default ./<program>.image)\n"
-    "  -i, --interval SECONDS|off seconds between checkpoints, 0.001 to 1e9 (default 10)\n"
+    "  -i, --interval SECONDS|auto|off\n"
+    "                             seconds between checkpoints, 0.001 to 1e9 (default 10); auto: "
+    "by\n"
+    "                             what they cost\n"
+    "      --overhead PERCENT     -i auto: share of its time that checkpoints may cost the "
+    "program\n"
+    "                             (default 1; none if --mtbf is given)\n"
+    "      --mtbf TIME            -i auto: mean time between failures, in seconds or with s, m, h, "
+    "d:\n"
+    "                             the interval by which the run is expected to end soonest "
+    "(default:\n"
+    "                             not known)\n"
+    "      --min-interval TIME    -i auto: the shortest interval (default 0.01 s)\n"
+    "      --max-interval TIME    -i auto: the longest interval (default 1h)\n"
     "      --restart=never|on-failure\n"
     "                             on-failure: when a signal kills the program, restore it here "
     "and\n"
@@ -50,6 +63,7 @@ Options parse(int argc, char** argv) {
   enum { kRestart = 256, kDurable, kStaging, kTrack, kIds };
   static const option kLong[] = {{"dir", required_argument, nullptr, 'd'},
                                  {"interval", required_argument, nullptr, 'i'},
+                                 CR_INTERVAL_OPTIONS,
                                  {"restart", required_argument, nullptr, kRestart},
                                  {"durable", required_argument, nullptr, kDurable},
                                  {"staging", required_argument, nullptr, kStaging},
@@ -66,7 +80,7 @@ Options parse(int argc, char** argv) {
         o.session.dir = optarg;
         break;
       case 'i':
-        o.session.interval_seconds = tools::parse_interval(kTool, optarg);
+        tools::parse_interval(kTool, optarg, &o.session);
         break;
       case kRestart:
         if (strcmp(optarg, "never") != 0 && strcmp(optarg, "on-failure") != 0) {
@@ -87,9 +101,11 @@ Options parse(int argc, char** argv) {
         o.ids = tools::parse_ids(kTool, optarg);
         break;
       default:
+        if (tools::parse_interval_option(kTool, c, optarg, &o.session)) break;
         tools::common_option(kTool, kHelp, c, argv[optind - 1]);
     }
   }
+  tools::finish_interval(kTool, &o.session);
   if (optind >= argc) tools::misuse(kTool, "no program given");
   o.argv.assign(argv + optind, argv + argc);
   if (o.session.dir.empty()) {

@@ -84,7 +84,7 @@ Trouble Session::prepare_staging() {
     staging_map_ = std::move(*m);
   }
   staging_pages_ = need / kPageSize;
-  early_pages_ = 0;
+  early_pages_ = staged_bytes_ = 0;
   return {};
 }
 
@@ -93,7 +93,7 @@ Trouble Session::prepare_staging() {
 Trouble Session::reserve_staging() {
   const uint64_t left = staging_pages_ - early_pages_;
   const uint64_t likely = std::max(kLeastForStopBytes / kPageSize, 2 * last_found_pages_);
-  const uint64_t pages = tracker_.knows_most() ? std::min(left, likely) : left;
+  const uint64_t pages = pages_.knows_most() ? std::min(left, likely) : left;
   channel()->staging_first = early_pages_;
   channel()->staging_pages = early_pages_ + pages;
   if (early_pages_ + pages <= staging_kept_pages_) return {};
@@ -121,7 +121,7 @@ Trouble Session::open_writer(const format::SuperBlock& super) {
   }
   writer_ = std::move(*w);
   auto r = writer_->begin(super);
-  if (r && tracker_.has_basis()) r = writer_->set_last(options_.dir, newest_, buffers_[newest_]);
+  if (r && pages_.has_basis()) r = writer_->set_last(options_.dir, newest_, buffers_[newest_]);
   if (!r) {
     return trouble(r.error().code, r.error().sys_errno,
                    store::describe_error(store::buffer_path(options_.dir, index), r.error()));
@@ -154,6 +154,11 @@ Trouble Session::append(Attempt& a) {
                          [](uint64_t at, const format::SegmentRecord& s) { return at < s.end; });
     return it != segments.end() && it->kind == format::kSegmentFile;
   };
+  if (progress_) {
+    writer_->set_progress([this](uint64_t done, uint64_t total) {
+      tell_progress(format::kPhaseWriting, done, total);
+    });
+  }
   auto r = writer_->append(a.model, staging_map_.data(), a.runs, keep_zero, &a.model);
   if (!r) {
     return trouble(r.error().code, r.error().sys_errno,
@@ -223,6 +228,7 @@ Trouble Session::write_ranges(const std::vector<format::Range>& ranges) {
   c->range_count = ranges.size();
   c->cursor_range = c->cursor_addr = 0;
   c->tracking = tracks() ? format::kTrackWrites : format::kTrackNothing;
+  tracker_ = tracks() ? format::kTrackerUserfaultfd : format::kTrackerEverything;
   c->use_pagemap_scan = getenv("CR_NO_PAGEMAP_SCAN") == nullptr ? c->use_pagemap_scan : 0;
   return {};
 }
@@ -265,6 +271,7 @@ void Session::prepare(World& world) const {
 Trouble Session::track_mappings(MapDescription& map) {
   World world(pid_, control_tid_, hello_, pidfd_.get(), mem_.get(), channel(), unfinished_);
   prepare(world);
+  const uint64_t begin = now_ns();
   Trouble bad = world.stop();
   if (!bad.bad()) {
     const pid_t tid = world.threads()[0].tid;
@@ -278,12 +285,13 @@ Trouble Session::track_mappings(MapDescription& map) {
     if (!bad.bad()) bad = command(format::kCommandTrack, kCommandTimeoutNs, &world);
     if (!bad.bad()) {
       untrackable_bytes_ = channel()->untrackable_bytes;
-      tracker_.spoil(spoiled());
+      pages_.spoil(spoiled());
     }
   }
   died_ = died_ || world.died(&died_status_);
   world.resume();
   last_resume_ns_ = now_ns();
+  attempt_.pause_ns += last_resume_ns_ - begin;
   died_ = died_ || world.died(&died_status_);
   return bad;
 }
@@ -304,14 +312,16 @@ Trouble Session::copy_early(Attempt& a) {
     // What is wrong with the map is for the stop to say.
     if (describe_map(control_tid_, /*stopped=*/false, a.map).bad()) return {};
     std::vector<format::Range> ranges = a.map.plan.ranges;
-    tracker_.mark_fresh(ranges, a.map.model, most_ranges());
+    pages_.mark_fresh(ranges, a.map.model, most_ranges());
     if (write_ranges(ranges).bad()) return {};
     c->staging_first = early_pages_;
     c->staging_pages = early_pages_ + (staging_pages_ - early_pages_) / 2;
     if (c->staging_first >= c->staging_pages) return {};
     EarlyPass early{};
     early.realtime_ns = static_cast<int64_t>(rawsys::clock_ns(CLOCK_REALTIME));
+    const uint64_t begin = now_ns();
     Trouble bad = command(format::kCommandEarly, kCommandTimeoutNs, &world);
+    attempt_.precopy_ns += now_ns() - begin;
     if (!bad.bad()) bad = read_runs(&early.runs);
     if (bad.bad()) return bad;
     early.ranges = answered_ranges();
@@ -319,7 +329,7 @@ Trouble Session::copy_early(Attempt& a) {
     early.cursor_range = c->cursor_range;
     early.cursor_addr = c->cursor_addr;
     early.spoiled = spoiled();
-    tracker_.add_early(std::move(early), a.map.model);
+    pages_.add_early(std::move(early), a.map.model);
     const uint64_t used = std::min(c->staging_used, staging_pages_);
     const uint64_t found = used - std::min(used, early_pages_);
     early_pages_ = std::max(early_pages_, used);
@@ -339,7 +349,7 @@ Trouble Session::copy_early(Attempt& a) {
 
 // So few that copying them early would not pay.
 bool Session::few_are_expected() const {
-  return tracker_.has_basis() && !failed_before_ && last_copied_pages_ <= kFewInStopPages;
+  return pages_.has_basis() && !failed_before_ && last_copied_pages_ <= kFewInStopPages;
 }
 
 // Everything between stop and go.
@@ -389,12 +399,12 @@ Trouble Session::begin_copy(World& world, Attempt& a, const MemoryPlan& plan) {
     if (s.start == heap) s.flags |= format::kSegmentHeap;
   }
   std::vector<format::Range> ranges = plan.ranges;
-  tracker_.mark_fresh(ranges, a.model, most_ranges());
+  pages_.mark_fresh(ranges, a.model, most_ranges());
   Trouble bad = write_ranges(ranges);
   if (bad.bad()) return bad;
   channel()->described = 0;
   // What was written since the last early pass is left for that of the next checkpoint.
-  channel()->protect = tracker_.any_early() ? 0 : 1;
+  channel()->protect = pages_.any_early() ? 0 : 1;
   begin_command(format::kCommandCapture);
   return {};
 }
@@ -408,17 +418,17 @@ Trouble Session::end_copy(World& world, Attempt& a, const Trouble& worse) {
     bad = read_runs(&a.runs);
     if (bad.bad()) return bad;
     a.copied_pages += c->staging_used - c->staging_first;
+    staged_bytes_ = (early_pages_ + a.copied_pages) * kPageSize;
     if (c->more == 0) break;
     // Staging is full: this much must be written before the rest can be taken.
     if (!a.free_known) find_free_ranges(world.reader(), a);
-    a.runs = without(tracker_.resolve(a.runs), a.free_ranges);
+    a.runs = without(pages_.resolve(a.runs), a.free_ranges);
     bad = open_writer(a.super);
     if (!bad.bad()) bad = append(a);
     if (bad.bad()) return bad;
     begin_command(format::kCommandCapture);
   }
-  tracker_.note_final(answered_ranges(), std::min<uint64_t>(c->range_count, most_ranges()),
-                      a.model);
+  pages_.note_final(answered_ranges(), std::min<uint64_t>(c->range_count, most_ranges()), a.model);
   fault_point(FaultPoint::kCaptured);
   return {};
 }
@@ -452,7 +462,7 @@ Trouble Session::write_image(Attempt& a) {
   add_vm_flags(smaps_, a.model);
   Trouble bad = open_writer(a.super);
   if (bad.bad()) return bad;
-  a.runs = tracker_.resolve(a.runs);
+  a.runs = pages_.resolve(a.runs);
   if (!a.free_known) {
     const CapturedMemory memory(a.runs, staging_map_.data(), *writer_);
     find_free_ranges([&](uint64_t at, void* to, size_t n) { return memory.read(at, to, n); }, a);
@@ -463,6 +473,8 @@ Trouble Session::write_image(Attempt& a) {
   for (const format::SegmentRecord& s : a.model.segments) {
     if (s.prot != 0) a.super.memory_bytes += s.end - s.start;
   }
+  describe_interval(&a.super);
+  tell_progress(format::kPhaseSyncing, 0, 0);
   auto r = writer_->commit(a.model, &a.super);
   if (!r) {
     return trouble(r.error().code, r.error().sys_errno,
@@ -470,7 +482,7 @@ Trouble Session::write_image(Attempt& a) {
   }
   last_copied_pages_ = early_pages_ + a.copied_pages;
   a.without.add(a.free_ranges);
-  tracker_.commit(std::move(a.without), static_cast<int64_t>(a.super.realtime_ns));
+  pages_.commit(std::move(a.without), static_cast<int64_t>(a.super.realtime_ns));
   return {};
 }
 
@@ -486,7 +498,7 @@ Trouble Session::take(uint32_t then, const std::function<void()>& captured) {
   Attempt a;
   a.begin_ns = now_ns();
   read_lasting();
-  tracker_.begin(tracks());
+  pages_.begin(tracks());
   if (tracks() && options_.heap == HeapMode::kNone && !few_are_expected()) bad = copy_early(a);
   fault_point(FaultPoint::kCopiedEarly);
   if (!bad.bad()) bad = reserve_staging();
@@ -499,7 +511,7 @@ Trouble Session::take(uint32_t then, const std::function<void()>& captured) {
   memcpy(a.super.session_id, session_id_, sizeof(session_id_));
   World world(pid_, control_tid_, hello_, pidfd_.get(), mem_.get(), channel(), unfinished_);
   prepare(world);
-  const uint64_t stop_begin = now_ns();
+  const uint64_t stop_begin = now_ns(), cpu_at_stop = agent_cpu_ns();
   a.super.monotonic_ns = stop_begin;
   a.super.realtime_ns = rawsys::clock_ns(CLOCK_REALTIME);
   bad = world.stop();
@@ -516,7 +528,9 @@ Trouble Session::take(uint32_t then, const std::function<void()>& captured) {
     last_resume_ns_ = now_ns();
     died_ = died_ || world.died(&died_status_);
   }
-  a.super.pause_ns = now_ns() - stop_begin;
+  attempt_.pause_ns += now_ns() - stop_begin;
+  a.super.pause_ns = attempt_.pause_ns;
+  cpu_in_stop_ns_ = agent_cpu_ns() - cpu_at_stop;
   if (bad.bad()) return bad;
   fault_point(FaultPoint::kResumed);
   if (captured) captured();
@@ -530,7 +544,8 @@ Trouble Session::take(uint32_t then, const std::function<void()>& captured) {
   if (bad.bad()) return bad;
   newest_ = newest_ == 0 ? 1 : 0;
   sequence_++;
-  image_bytes_ = writer_->bytes_written();
+  image_bytes_ = attempt_.written_bytes = writer_->bytes_written();
+  attempt_.memory_bytes = a.super.memory_bytes;
   pause_ns_ = a.super.pause_ns;
   commit_ns_ = now_ns() - a.begin_ns;
   realtime_ns_ = a.super.realtime_ns;
@@ -547,7 +562,7 @@ Trouble Session::checkpoint(uint32_t then, const std::function<void()>& captured
                             format::Report* ret_report) {
   *ret_report = {};
   ret_report->kind = format::kMessageReport;
-  attempts_++;
+  begin_attempt();
   Trouble bad = take(then, captured);
   writer_.reset();
   if (staging_kept_pages_ * kPageSize > kKeepStagingBytes || bad.bad()) {
@@ -558,6 +573,7 @@ Trouble Session::checkpoint(uint32_t then, const std::function<void()>& captured
   }
   failed_before_ = bad.bad();
   if (bad.bad()) failures_++;
+  end_attempt(bad);
   publish(bad.text);
   ret_report->code = static_cast<int32_t>(bad.error.code);
   ret_report->sys_errno = bad.error.sys_errno;

@@ -151,7 +151,7 @@ Trouble Planner::check_pages() {
     at = std::max(at, r.first + r.count);
   }
   uint64_t slot = 0;
-  const uint64_t addr = store::verify_pages(image_, rest, &slot);
+  const uint64_t addr = store::verify_pages(image_, rest, &slot, plan_.on_verify);
   return addr == 0 ? Trouble{} : damaged_page(loaded_, addr, slot);
 }
 

@@ -35,6 +35,7 @@ struct RestorePlan {
   std::vector<std::string> argv, environment;
   std::vector<std::string> warnings;
   uint64_t eager_bytes = 0, lazy_bytes = 0;  // filled before the program starts, and afterwards
+  store::VerifyProgress on_verify;           // in: who is told how far verification is
   format::PlanHeader* header() { return reinterpret_cast<format::PlanHeader*>(bytes.data()); }
 };
 

@@ -167,11 +167,13 @@ Result<void> Session::move_aside(std::string* ret_text) {
     any_whole = any_whole || (b.exists && b.error.code != Errc::kNotWhole);
     if (b.image) sequence[i] = b.image->view.super.sequence;
   }
+  const std::string history = dir + "/" + format::kHistoryFileName;
   if (finished) {
     for (int i = 0; i < 2; i++) CR_TRYV(store::remove_file(store::buffer_path(dir, i)));
+    CR_TRYV(store::remove_file(history));
     return store::remove_file(dir + "/finished");
   }
-  if (!any_whole) return {};
+  if (!any_whole) return store::remove_file(history);
   std::string aside;
   for (int n = 1; n < 10000; n++) {
     aside = dir + "/interrupted." + std::to_string(n);
@@ -190,6 +192,7 @@ Result<void> Session::move_aside(std::string* ret_text) {
       return Error{Errc::kSystem, moved.error().sys_errno, "keeping the earlier images"};
     }
   }
+  (void)store::rename_file(history, aside + "/" + format::kHistoryFileName);
   if (options_.durable) CR_TRYV(store::sync_directory(dir));
   *ret_text = "kept the images of an earlier run that did not finish: crrestore " + aside;
   return {};
@@ -225,7 +228,11 @@ Result<void> Session::make_channel() {
 }
 
 void Session::set_interval(double seconds) {
-  options_.interval_seconds = seconds;
+  const bool automatic = seconds == format::kIntervalAuto;
+  if (!automatic && !(seconds >= 0.001 && seconds < 1e9)) return;
+  if (automatic && options_.policy.automatic) return;
+  options_.policy.automatic = automatic;
+  options_.interval_seconds = automatic ? first_interval(options_.policy) : seconds;
   publish("");
 }
 
@@ -251,7 +258,7 @@ void Session::detach() {
 }
 
 bool Session::attach(os::Fd connection, const format::Hello& hello, std::string* ret_text) {
-  tracker_.forget();
+  pages_.forget();
   lasting_known_ = false;
   untrackable_bytes_ = 0;
   if (hello.version != format::kChannelVersion) {
@@ -321,14 +328,15 @@ bool Session::attach(os::Fd connection, const format::Hello& hello, std::string*
     return false;
   }
   control_ = std::move(connection);
+  meter_.reset();
+  whole_in_row_ = 0;
+  last_end_ns_ = rawsys::clock_ns(CLOCK_MONOTONIC);
   return true;
 }
 
 void Session::adopt(const store::LoadedImage& image) {
   const format::SuperBlock& super = image.view.super;
-  if (options_.interval_seconds < 0) {
-    options_.interval_seconds = image.view.process->interval_ms / 1000.0;
-  }
+  if (options_.interval_of_image) adopt_interval(image.view);
   epoch_ = super.epoch + 1;
   sequence_ = super.sequence;
   newest_ = image.index;
@@ -352,6 +360,10 @@ void Session::publish(const std::string& error) {
   c->commit_ns = commit_ns_;
   c->realtime_ns = realtime_ns_;
   c->interval_seconds = options_.interval_seconds;
+  c->interval_automatic = options_.policy.automatic ? 1 : 0;
+  c->tracker = tracker_;
+  c->overhead_percent = meter_.share() * 100;
+  c->staged_bytes = attempt_.staged_bytes;
   rawsys::str_copy(c->image_dir, options_.dir.c_str(), sizeof(c->image_dir));
   rawsys::str_copy(c->last_error, error.c_str(), sizeof(c->last_error));
   __atomic_add_fetch(&c->status_lock, 1, __ATOMIC_ACQ_REL);
@@ -386,6 +398,7 @@ Trouble Session::await_command(bool described_is_enough, uint64_t timeout_ns, Wo
     const timespec slice{0, described_is_enough ? 1000000 : 20000000};
     const long r = rawsys::sys_futex(&c->done_seq, FUTEX_WAIT, done, &slice);
     if (r == -ETIMEDOUT && world != nullptr) world->keep_control_running();
+    tell_copied();
   }
 }
 

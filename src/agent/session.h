@@ -13,9 +13,13 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "agent/describe_memory.h"
+#include "agent/history.h"
+#include "agent/interval.h"
+#include "agent/overhead.h"
 #include "agent/page_tracker.h"
 #include "agent/world.h"
 #include "format/channel.h"
@@ -31,9 +35,11 @@ enum class HeapMode { kNone, kOpen, kCreate, kRead };
 enum class TrackMode { kAuto, kAll };
 
 struct SessionOptions {
-  std::string dir;               // absolute
-  double interval_seconds = 10;  // 0: none; < 0, only for a restore: as the image says
-  uint64_t staging_bytes = 0;    // 0: half of the available memory at most
+  std::string dir;                 // absolute
+  double interval_seconds = 10;    // in force; 0: none
+  IntervalPolicy policy;           // how it changes
+  bool interval_of_image = false;  // for a restore: both as the image says
+  uint64_t staging_bytes = 0;      // 0: half of the available memory at most
   bool durable = true;
   TrackMode tracking = TrackMode::kAuto;
   HeapMode heap = HeapMode::kNone;
@@ -51,6 +57,7 @@ class Session {
   Session& operator=(const Session&) = delete;
 
   const SessionOptions& options() const { return options_; }
+  // The program's wish: seconds, or kIntervalAuto.
   void set_interval(double seconds);
   int listen_fd() const { return listen_.get(); }
   int control_fd() const { return control_.get(); }
@@ -79,6 +86,10 @@ class Session {
                      format::Report* ret_report);
   // What became of the newest checkpoint that was captured; kNotFound: there was none.
   const Trouble& last_captured() const { return last_captured_; }
+  // Is told how far a checkpoint is, some ten times a second; {} nobody.
+  using ProgressSink =
+      std::function<void(format::ProgressPhase phase, uint64_t done, uint64_t total)>;
+  void set_progress(ProgressSink sink) { progress_ = std::move(sink); }
   // Run the program's hooks (enum crhook_when) before or after a checkpoint it did not ask for.
   void run_hooks(uint32_t when);
   // Answer API request `id`.
@@ -107,11 +118,15 @@ class Session {
     return died_;
   }
   bool said_goodbye() const { return channel()->exited != 0; }
+  // The session's part of what crtop shows.
+  void describe(format::Details* ret) const;
+  // What is to be said once about the last checkpoint's surroundings, else "".
+  std::string take_notice() { return std::exchange(notice_, ""); }
   bool frozen() const { return frozen_; }
   void set_frozen(bool f) { frozen_ = f; }
 
  private:
-  explicit Session(SessionOptions o) : options_(std::move(o)) {}
+  explicit Session(SessionOptions o) : options_(std::move(o)), history_(options_.dir) {}
   bool lock_directory();
   bool program_is_alive();
   Result<void> lock_and_listen(std::string* ret_text);
@@ -179,6 +194,14 @@ class Session {
   Trouble describe_process(World& world, const std::string& status, const MemoryPlan& plan,
                            store::Model& model);
   void publish(const std::string& error);
+  static uint64_t agent_cpu_ns();
+  void begin_attempt();
+  void end_attempt(const Trouble& result);
+  void adapt_interval(bool whole);
+  void tell_progress(format::ProgressPhase phase, uint64_t done, uint64_t total);
+  void tell_copied();
+  void describe_interval(format::SuperBlock* super) const;
+  void adopt_interval(const format::ImageView& image);
   format::ChannelHeader* channel() const {
     return reinterpret_cast<format::ChannelHeader*>(channel_map_.data());
   }
@@ -198,7 +221,7 @@ class Session {
   int newest_ = -1;  // buffer of the newest whole checkpoint, -1 none
   uint8_t session_id_[16] = {};
   store::BufferIndex buffers_[2];
-  PageTracker tracker_;
+  PageTracker pages_;
   Trouble last_captured_ = trouble(Errc::kNotFound, ENOENT, "no checkpoint was taken yet");
   uint64_t untrackable_bytes_ = 0;   // of mappings that cannot be tracked
   std::vector<os::MapEntry> smaps_;  // as it was when the map had the text smaps_of_
@@ -209,6 +232,7 @@ class Session {
   std::string own_status_, own_root_;   // of this process: they do not change
   uint64_t embedded_bytes_ = 0;         // of mapped files, to be captured whole
   uint64_t staging_kept_pages_ = 0;     // from its beginning, in memory
+  uint64_t staged_bytes_ = 0;           // by the checkpoint under way, or the last one
   uint64_t staging_pages_ = 0;          // bound of this checkpoint
   uint64_t early_pages_ = 0;            // of them, used before the stop
   uint64_t last_copied_pages_ = ~0ull;  // for the last checkpoint that is whole
@@ -218,6 +242,20 @@ class Session {
   uint64_t vdso_start_ = 0, vdso_end_ = 0;
   uint64_t last_resume_ns_ = 0;    // when the threads were last let go, 0: never
   std::vector<pid_t> unfinished_;  // threads that are still traced by us
+  // The attempt under way or the last one (attempt.cc).
+  format::HistoryRecord attempt_{};
+  Effort effort_;
+  uint64_t attempt_begin_ns_ = 0, cpu_begin_ns_ = 0, cpu_in_stop_ns_ = 0;
+  uint64_t last_end_ns_ = 0;  // when one had ended, or the program had attached
+  uint32_t tracker_ = format::kTrackerUnknown;
+  ProgressSink progress_;
+  format::ProgressPhase told_phase_ = format::kPhaseCopying;
+  uint64_t told_ns_ = 0;  // when progress_ was last called
+  OverheadMeter meter_;
+  IntervalChooser chooser_;
+  uint64_t whole_in_row_ = 0;  // checkpoints since the program attached or one failed
+  History history_;
+  std::string notice_;
   bool died_ = false, frozen_ = false;
   bool failed_before_ = false;  // the last attempt
   bool nested_ = true;          // the program has a pid namespace of its own

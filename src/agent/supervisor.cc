@@ -59,6 +59,14 @@ format::Report refusal(const Trouble& t) {
   return r;
 }
 
+// A client that does not read misses some; the checkpoint never waits for it.
+Session::ProgressSink progress_to(int fd) {
+  return [fd](format::ProgressPhase phase, uint64_t done, uint64_t total) {
+    const format::Progress p{format::kMessageProgress, phase, done, total};
+    (void)send(fd, &p, sizeof(p), MSG_NOSIGNAL | MSG_DONTWAIT);
+  };
+}
+
 const char* step_name(int step) {
   static constexpr const char* kNames[] = {"",
                                            "unmapping",
@@ -133,6 +141,11 @@ void Supervisor::on_hello(size_t i, const format::Hello& hello) {
   const int raw = fd.get();
   const bool restored = hello.restored != 0;
   os::Fd keep(fcntl(raw, F_DUPFD_CLOEXEC, 0));
+  if (restored && options_.progress && plan_image_ != nullptr) {
+    const uint64_t all = plan_image_->view.super.payload_slots * kPageSize;
+    options_.progress(format::kPhaseFilling, all, all);
+    options_.progress_ends();  // the program speaks next
+  }
   if (peer_is_program(raw) && session_.attach(std::move(fd), hello, &why)) {
     if (restored) {
       fault_point(FaultPoint::kRestoreAttached);
@@ -212,8 +225,10 @@ void Supervisor::wait_until_filled() {
 
 void Supervisor::on_ask(int fd, const format::Request& q) {
   format::Report r{};
-  if (q.kind == format::kMessageAskCheckpoint) {
+  if (q.kind == format::kMessageAskCheckpoint || q.kind == format::kMessageAskWithProgress) {
+    if (q.kind == format::kMessageAskWithProgress) session_.set_progress(progress_to(fd));
     (void)take(q.then, false, {}, &r);
+    session_.set_progress({});
     if (q.then == 0 && r.code == 0 && session_.frozen()) {
       session_.set_frozen(false);
       kill(session_.pid(), SIGCONT);
@@ -228,6 +243,22 @@ void Supervisor::on_ask(int fd, const format::Request& q) {
   (void)send_with_fds(fd, r, nullptr, 0);
 }
 
+// A client that does not read gets nothing; nobody waits for it.
+void Supervisor::on_ask_details(int fd) {
+  format::Details d{};
+  session_.describe(&d);
+  const uint64_t now = now_ns();
+  d.uptime_ns = now - started_ns_;
+  d.until_next_ns = d.interval_seconds > 0 ? (next_ns_ > now ? next_ns_ - now : 0) : ~0ull;
+  auto words = os::read_file("/proc/" + std::to_string(d.pid) + "/cmdline");
+  if (words) {
+    while (!words->empty() && words->back() == 0) words->pop_back();
+    std::ranges::replace(*words, '\0', ' ');
+    rawsys::str_copy(d.program, words->c_str(), sizeof(d.program));
+  }
+  (void)send(fd, &d, sizeof(d), MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
 Trouble Supervisor::take(uint32_t then, bool asked_by_program,
                          const std::function<void()>& captured, format::Report* ret) {
   constexpr uint32_t kBefore = 0, kAfter = 1;  // enum crhook_when; checkpoint() runs them itself
@@ -236,9 +267,23 @@ Trouble Supervisor::take(uint32_t then, bool asked_by_program,
   Trouble bad = session_.checkpoint(then, captured, ret);
   if (!asked_by_program && then == 0) session_.run_hooks(kAfter);
   if (!bad.bad() && then == 2) killed_by_us_ = true;
+  const std::string notice = session_.take_notice();
+  if (!notice.empty()) say(notice);
   next_ns_ = now_ns() + static_cast<uint64_t>(session_.options().interval_seconds * 1e9);
   note_death();
   return bad;
+}
+
+// How much memory the process has that is becoming the restored program.
+void Supervisor::tell_filled() {
+  auto status = os::read_file("/proc/" + std::to_string(session_.pid()) + "/status");
+  if (!status || plan_image_ == nullptr) return;
+  uint64_t bytes = 0;
+  for (const char* field : {"RssAnon", "RssShmem"}) {
+    bytes += strtoull(os::status_field(*status, field).c_str(), nullptr, 10) << 10;
+  }
+  const uint64_t total = plan_image_->view.super.payload_slots * kPageSize;
+  options_.progress(format::kPhaseFilling, std::min(bytes, total), total);
 }
 
 // The program may have ended, and been waited for, in a checkpoint's stop.
@@ -255,6 +300,11 @@ Trouble Supervisor::prepare(uint64_t sequence, int live_pidfd) {
   Trouble bad = choose_image(session_.options().dir, sequence, &image);
   if (bad.bad()) return bad;
   auto plan = std::make_unique<RestorePlan>();
+  if (options_.progress) {
+    plan->on_verify = [this](uint64_t done, uint64_t total) {
+      options_.progress(format::kPhaseVerifying, done, total);
+    };
+  }
   // In place, the process is lost once it has begun: then nothing may be found to be damaged.
   const bool in_place = live_pidfd >= 0;
   const PlanOptions how{live_pidfd, in_place ? Verify::kNow : Verify::kWithFill,
@@ -363,7 +413,7 @@ void Supervisor::serve_control() {
         break;
       case format::kMessageSetInterval:
         session_.set_interval(q.interval_seconds);
-        next_ns_ = now_ns() + static_cast<uint64_t>(q.interval_seconds * 1e9);
+        next_ns_ = now_ns() + static_cast<uint64_t>(session_.options().interval_seconds * 1e9);
         break;
       default:
         break;
@@ -425,9 +475,12 @@ void Supervisor::serve_client(size_t i) {
       fill_failed_ = filling_;
       say(describe_failure(m.report));
     }
-  } else if ((m.kind == format::kMessageAskCheckpoint || m.kind == format::kMessageAskStatus) &&
+  } else if ((m.kind == format::kMessageAskCheckpoint ||
+              m.kind == format::kMessageAskWithProgress || m.kind == format::kMessageAskStatus) &&
              n == sizeof(m.request)) {
     on_ask(clients_[i].fd.get(), m.request);
+  } else if (m.kind == format::kMessageAskDetails && n == sizeof(m.request)) {
+    on_ask_details(clients_[i].fd.get());
   } else {
     clients_[i].fd.reset();
   }
@@ -550,7 +603,11 @@ int Supervisor::run(Launched launched) {
                     ? 0
                     : static_cast<int>(std::min<uint64_t>((next_ns_ - now) / 1000000 + 1, 3600000));
     }
+    constexpr int kTellMs = 100;
+    const bool filling = options_.progress && plan_ != nullptr;
+    if (filling) timeout = timeout < 0 ? kTellMs : std::min(timeout, kTellMs);
     const int n = poll(p.data(), p.size(), timeout);
+    if (filling) tell_filled();
     if (n < 0 && errno != EINTR) break;
     if (n > 0) {
       if (p[0].revents != 0) on_signals();

@@ -21,6 +21,8 @@ struct SupervisorOptions {
   bool lazy = false;      // restores fill large memory while the program runs
   bool own_child = true;  // false: the program is somebody else's child (cragent)
   bool forward_signals = true;
+  Session::ProgressSink progress;  // is told how far a restore is; {}: nobody
+  std::function<void()> progress_ends;
 };
 
 class Supervisor {
@@ -67,6 +69,8 @@ class Supervisor {
   void on_timer();
   bool reap();
   void note_death();
+  void tell_filled();
+  void on_ask_details(int fd);
   void read_namespace_status();
   void stop_like_program();
   Trouble prepare(uint64_t sequence, int live_pidfd);

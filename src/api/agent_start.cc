@@ -4,6 +4,7 @@
 // neither a SIGCHLD handler nor a wait() of the program ever notices it. Context: N.
 #include "api/agent_start.h"
 
+#include <checkpoint_restore.h>
 #include <dlfcn.h>
 #include <errno.h>
 #include <limits.h>
@@ -119,7 +120,11 @@ Result<void> start_agent(const AgentOptions& o, char* ret_text, size_t text_cap)
   if (pipe2(ready, O_CLOEXEC) != 0) return Error{Errc::kSystem, errno, "making a pipe"};
   char pid[24], interval[32], staging[24], durable[8];
   snprintf(pid, sizeof(pid), "%d", static_cast<int>(getpid()));
-  snprintf(interval, sizeof(interval), "%.6f", o.interval_seconds);
+  if (o.interval_seconds == CR_INTERVAL_AUTO) {
+    rawsys::str_copy(interval, "auto", sizeof(interval));
+  } else {
+    snprintf(interval, sizeof(interval), "%.6f", o.interval_seconds);
+  }
   snprintf(staging, sizeof(staging), "%llu", static_cast<unsigned long long>(o.staging_bytes));
   snprintf(durable, sizeof(durable), "%u", o.durable);
   Child c{};

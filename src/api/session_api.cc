@@ -119,8 +119,10 @@ Result<crattr> read_attr(const crattr* given) {
   if ((a.flags & ~(CR_RESUME | CR_RESUME_LENIENT)) != 0) {
     return Error{Errc::kInvalid, EINVAL, "crinit: unknown bit in crattr.flags"};
   }
-  if (!(a.interval_seconds == 0 || (a.interval_seconds >= 0.001 && a.interval_seconds < 1e9))) {
-    return Error{Errc::kInvalid, EINVAL, "crinit: crattr.interval_seconds must be 0 or 0.001..1e9"};
+  if (!(a.interval_seconds == 0 || a.interval_seconds == CR_INTERVAL_AUTO ||
+        (a.interval_seconds >= 0.001 && a.interval_seconds < 1e9))) {
+    return Error{Errc::kInvalid, EINVAL,
+                 "crinit: crattr.interval_seconds must be 0, CR_INTERVAL_AUTO or 0.001..1e9"};
   }
   if (a.durable > CR_DURABLE_CRASH || a.reserved != 0) {
     return Error{Errc::kInvalid, EINVAL, "crinit: crattr.durable or crattr.reserved out of range"};
@@ -188,7 +190,7 @@ int init_locked(const crattr& a) {
   if (!heap) return fail(heap.error());
   if (a.stack_bytes != 0) crthreads::set_default_stack_bytes(a.stack_bytes);
   if (control::attached()) {  // under crrun
-    if (a.interval_seconds > 0) control::set_interval(a.interval_seconds);
+    if (a.interval_seconds != 0) control::set_interval(a.interval_seconds);
     return 0;
   }
   static char dir[PATH_MAX];
@@ -480,6 +482,10 @@ int crstatus(struct crstatus* st) {
     s.interval_seconds = ch->interval_seconds;
     memcpy(s.image_dir, ch->image_dir, sizeof(s.image_dir));
     memcpy(s.last_error, ch->last_error, sizeof(s.last_error));
+    s.interval_auto = ch->interval_automatic;
+    s.tracker = ch->tracker;
+    s.overhead_percent = ch->overhead_percent;
+    s.changed_bytes = ch->staged_bytes;
     __atomic_thread_fence(__ATOMIC_ACQUIRE);
     after = __atomic_load_n(&ch->status_lock, __ATOMIC_ACQUIRE);
   } while ((before != after || (before & 1) != 0) && --tries > 0);

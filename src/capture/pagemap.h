@@ -59,9 +59,9 @@ long open_tracker();
 long track_writes(int tracker, uint64_t map_start, uint64_t map_end);
 
 // All pages of a tracked range count as written. A mapping that has just been registered may have
-// pages that are marked as not written and can be written unnoticed: when mremap moves memory beside
-// a tracked neighbour, the kernel joins the two, both lose their tracking, and the neighbour's pages
-// keep their marks (Linux 6.18; before 6.13 the moved ones as well). 0 or -errno.
+// pages that are marked as not written and can be written unnoticed: when mremap moves memory
+// beside a tracked neighbour, the kernel joins the two, both lose their tracking, and the
+// neighbour's pages keep their marks (Linux 6.18; before 6.13 the moved ones as well). 0 or -errno.
 long count_as_written(int tracker, uint64_t start, uint64_t end);
 
 // Does this kernel have PAGEMAP_SCAN?

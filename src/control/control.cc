@@ -297,10 +297,10 @@ void ControlThread::forward_requests() {
     q.kind = format::kMessageClose;
     sys(__NR_sendto, sock_, &q, sizeof(q), MSG_NOSIGNAL, nullptr, 0);
   }
-  if (g_state.wanted_interval >= 0) {
+  if (g_state.wanted_interval != 0) {
     q.kind = format::kMessageSetInterval;
     q.interval_seconds = g_state.wanted_interval;
-    g_state.wanted_interval = -1;
+    g_state.wanted_interval = 0;
     sys(__NR_sendto, sock_, &q, sizeof(q), MSG_NOSIGNAL, nullptr, 0);
   }
 }
@@ -343,7 +343,7 @@ bool attached() {
 Result<void> start(const char* session_dir) {
   rawsys::str_copy(g_state.session_dir, session_dir, sizeof(g_state.session_dir));
   g_state.owner_pid = static_cast<int32_t>(rawsys::sys_getpid());
-  g_state.wanted_interval = -1;
+  g_state.wanted_interval = 0;
   g_state.start_code = Errc::kOk;
   g_state.start_text[0] = 0;
   set_status(kStarting);

@@ -37,7 +37,7 @@ struct State : format::ControlHead {
   uint32_t hooks_done;    // futex
   uint32_t hook_when;
   bool caller_waiting;     // a checkpoint() call was under way when this was saved
-  double wanted_interval;  // < 0: nothing to tell
+  double wanted_interval;  // 0: nothing to tell
   uint64_t epoch;          // of this incarnation
   format::ChannelHeader* channel;
   char start_text[512];

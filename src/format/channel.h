@@ -32,12 +32,16 @@ enum MessageKind : uint32_t {
   // crckpt -> agent
   kMessageAskCheckpoint = 7,
   kMessageAskStatus = 8,
+  kMessageAskWithProgress = 10,  // as AskCheckpoint; Progress messages come before the Report
+  kMessageAskDetails = 11,       // crtop -> agent
   // agent -> program or tool
   kMessageWelcome = 20,
   kMessageRefused = 21,
   kMessagePlan = 22,
   kMessageReport = 23,
   kMessageFds = 24,
+  kMessageProgress = 25,
+  kMessageDetails = 26,
 };
 
 struct Hello {
@@ -75,11 +79,13 @@ struct ControlHead {
 };
 CR_ON_DISK(ControlHead, 4112);
 
+inline constexpr double kIntervalAuto = -1;  // CR_INTERVAL_AUTO
+
 struct Request {
   uint32_t kind;
   uint32_t then;  // AskCheckpoint: 0 continue, 1 stop, 2 kill
   uint64_t id;
-  double interval_seconds;
+  double interval_seconds;  // SetInterval: kIntervalAuto, or as crattr's
 };
 static_assert(sizeof(Request) == 24);
 
@@ -93,6 +99,45 @@ struct Report {
   char text[512];
 };
 static_assert(sizeof(Report) == 568);
+
+enum ProgressPhase : uint32_t {
+  kPhaseCopying = 1,    // the program stands still; bytes copied so far
+  kPhaseWriting = 2,    // bytes compared or written, of those the image has
+  kPhaseSyncing = 3,    // metadata, and waiting for the disk
+  kPhaseVerifying = 4,  // of a restore: bytes whose checksums are right
+  kPhaseFilling = 5,    // of a restore: bytes of memory that are there
+};
+
+// To whoever asked for it. Never waited for: if the receiver does not read, some are missing.
+struct Progress {
+  uint32_t kind;         // kMessageProgress
+  uint32_t phase;        // ProgressPhase
+  uint64_t done, total;  // bytes; total 0: not known
+};
+static_assert(sizeof(Progress) == 24);
+
+enum SessionState : uint32_t {
+  kSessionStarting = 0,  // the program has not attached yet
+  kSessionRunning = 1,
+  kSessionFrozen = 2,  // by --then=stop
+};
+
+// What crtop shows of a live session.
+struct Details {
+  uint32_t kind;   // kMessageDetails
+  uint32_t state;  // SessionState
+  int32_t pid;     // in the agent's pid namespace
+  uint32_t tracker;
+  uint32_t interval_automatic;
+  uint32_t level;  // HistoryLevel of a checkpoint that succeeds
+  uint64_t epoch, sequence, attempts, failures;
+  uint64_t uptime_ns;      // of the program under this agent
+  uint64_t until_next_ns;  // ~0: no automatic checkpoints
+  double interval_seconds, overhead_percent;
+  char program[256];  // its command line, cut off to fit
+  char last_error[512];
+};
+static_assert(sizeof(Details) == 856);
 
 // Descriptors of a restored process follow the plan in batches, by SCM_RIGHTS.
 inline constexpr uint32_t kFdsPerMessage = 128;
@@ -216,7 +261,7 @@ struct ChannelHeader {
   uint64_t answered_id;
   uint32_t answer_kind;  // control::Ask
   uint32_t durable;      // 1: whole means on stable storage (SessionOptions)
-  int32_t answer_code;  // Errc
+  int32_t answer_code;   // Errc
   int32_t answer_errno;
   char answer_text[512];
   // status, under a sequence lock (odd: being written)
@@ -226,6 +271,10 @@ struct ChannelHeader {
   double interval_seconds;
   char image_dir[4096];
   char last_error[512];
+  uint32_t interval_automatic;
+  uint32_t tracker;  // enum Tracker, of the newest checkpoint
+  double overhead_percent;
+  uint64_t staged_bytes;
   // A session of the heap alone: where it will lie, 0: it is new. Its mappings are `ranges`.
   uint64_t heap_base, heap_bytes;
   uint32_t exited;  // the program called exit(): its images are not needed for a restart

@@ -27,6 +27,15 @@ inline constexpr uint64_t kRoCompatKnown = 0;
   static_assert(std::is_trivially_copyable_v<type> && \
                 std::has_unique_object_representations_v<type>)
 
+// How a session knows which pages were written since the last checkpoint.
+enum Tracker : uint32_t {
+  kTrackerUnknown = 0,
+  kTrackerEverything = 1,   // it does not: all pages are copied
+  kTrackerUserfaultfd = 2,  // asynchronous write protection and PAGEMAP_SCAN
+  kTrackerSoftDirty = 3,    // the soft-dirty bits of pagemap
+  kTrackerHash = 4,         // checksums of all pages are compared
+};
+
 // Offset 0 of the file, inside one 512-byte sector so that it is written atomically.
 struct SuperBlock {
   char magic[8];
@@ -51,12 +60,24 @@ struct SuperBlock {
   uint64_t pause_ns;
   uint64_t memory_bytes;  // of all segments that may be accessed (zero pages included)
   uint8_t session_id[16];
-  uint8_t reserved[336];
+  uint32_t tracker;        // Tracker, of this checkpoint
+  uint32_t interval_mode;  // IntervalMode, of the session; its interval_ms is in ProcessRecord
+  uint32_t overhead_ppm;   // automatic: what checkpoints may cost, 0: not given; so the next ones
+  uint32_t min_interval_ms;
+  uint32_t max_interval_ms;
+  uint32_t reserved0;
+  uint64_t mtbf_ms;
+  uint8_t reserved[304];
   uint64_t checksum;  // XXH3-64 of the bytes before it
 };
 CR_ON_DISK(SuperBlock, 512);
 static_assert(offsetof(SuperBlock, write_lock) == 48);
 static_assert(offsetof(SuperBlock, checksum) == 504);
+
+enum IntervalMode : uint32_t {
+  kIntervalFixed = 0,
+  kIntervalAutomatic = 1,  // chosen by what checkpoints cost
+};
 
 enum SectionKind : uint32_t {
   kSectionProcess = 1,

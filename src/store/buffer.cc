@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <thread>
 
 #include "format/checksum.h"
@@ -216,10 +217,14 @@ const uint8_t* BufferWriter::last_page(uint64_t addr) const {
 Result<void> BufferWriter::append(Model& model, const uint8_t* staging,
                                   const std::vector<format::Run>& runs, KeepZero keep_zero,
                                   void* context) {
+  constexpr uint64_t kTellPages = 256;
+  uint64_t done = 0, total = 0;
+  for (const format::Run& r : runs) total += r.pages;
   for (size_t i = 0; i < runs.size(); i++) {
     if (i == runs.size() / 2) fault_point(FaultPoint::kPagesHalf);
     const format::Run& r = runs[i];
     for (uint64_t p = 0; p < r.pages; p++) {
+      if (++done % kTellPages == 0 && progress_) progress_(done * kPageSize, total * kPageSize);
       const uint64_t addr = r.addr + p * kPageSize;
       if (r.staging_page == format::kPagesSame) {
         CR_TRYV(place_same(model, addr));
@@ -236,7 +241,9 @@ Result<void> BufferWriter::append(Model& model, const uint8_t* staging,
     }
   }
   CR_TRYV(flush());
-  return file_->drain();
+  CR_TRYV(file_->drain());
+  if (progress_) progress_(total * kPageSize, total * kPageSize);
+  return {};
 }
 
 // The slot that the file has for that page; kNoSlot: none. Addresses must rise from call to call:
@@ -449,50 +456,46 @@ std::string describe_error(const std::string& path, const Error& e) {
   return text;
 }
 
-uint64_t verify_pages(const format::ImageView& view, uint64_t* ret_slot) {
-  if (view.super.payload_slots == 0) return 0;
-  return verify_pages(view, {{0, view.super.payload_slots}}, ret_slot);
+uint64_t verify_pages(const format::ImageView& view, uint64_t* ret_slot,
+                      const VerifyProgress& progress) {
+  return verify_pages(view, {{0, view.super.payload_slots}}, ret_slot, progress);
 }
 
 uint64_t verify_pages(const format::ImageView& view, const std::vector<SlotRun>& runs,
-                      uint64_t* ret_slot) {
-  constexpr uint64_t kWorthThreads = 4096, kNone = ~uint64_t{0};
+                      uint64_t* ret_slot, const VerifyProgress& progress) {
+  constexpr uint64_t kPortion = 1024, kNone = ~uint64_t{0};  // slots
+  std::vector<SlotRun> portions;
   uint64_t slots = 0;
-  for (const SlotRun& r : runs) slots += r.count;
-  const unsigned cores =
-      slots < kWorthThreads ? 1 : std::max(1u, std::thread::hardware_concurrency());
-  const uint64_t share = (slots + cores - 1) / cores;
-  std::vector<uint64_t> bad(cores, kNone);
-  // Number i of the threads: slots [i * share, (i + 1) * share) of all of them in a row.
-  auto work = [&](unsigned i) {
-    uint64_t skip = i * share, left = share;
-    for (const SlotRun& r : runs) {
-      if (skip >= r.count) {
-        skip -= r.count;
-        continue;
-      }
-      const uint64_t first = r.first + skip, last = first + std::min(left, r.count - skip);
+  for (const SlotRun& r : runs) {
+    slots += r.count;
+    for (uint64_t at = 0; at < r.count; at += kPortion) {
+      portions.push_back({r.first + at, std::min(kPortion, r.count - at)});
+    }
+  }
+  const unsigned cores = std::max(1u, std::thread::hardware_concurrency());
+  std::atomic<uint64_t> next{0}, done{0}, bad{kNone};
+  auto work = [&](bool tell) {
+    for (uint64_t i; (i = next.fetch_add(1)) < portions.size();) {
+      const uint64_t first = portions[i].first, last = first + portions[i].count;
       const uint64_t wrong = format::verify_slots(view, first, last);
-      if (wrong != last) {
-        bad[i] = wrong;
-        return;
+      uint64_t lowest = bad.load();
+      while (wrong != last && wrong < lowest && !bad.compare_exchange_weak(lowest, wrong)) {
       }
-      left -= last - first;
-      skip = 0;
-      if (left == 0) return;
+      const uint64_t now = done.fetch_add(last - first) + last - first;
+      if (tell && progress) progress(now * kPageSize, slots * kPageSize);
     }
   };
   std::vector<std::thread> threads;
-  for (unsigned i = 1; i < cores; i++) threads.emplace_back(work, i);
-  work(0);
-  for (std::thread& t : threads) t.join();
-  for (const uint64_t b : bad) {
-    if (b == kNone) continue;
-    *ret_slot = b;
-    const uint64_t addr = format::slot_address(view, b);
-    return addr != 0 ? addr : 1;
+  if (portions.size() >= 4) {
+    for (unsigned i = 1; i < cores; i++) threads.emplace_back(work, false);
   }
-  return 0;
+  work(true);
+  for (std::thread& t : threads) t.join();
+  if (progress) progress(slots * kPageSize, slots * kPageSize);
+  if (bad == kNone) return 0;
+  *ret_slot = bad;
+  const uint64_t addr = format::slot_address(view, bad);
+  return addr != 0 ? addr : 1;
 }
 
 }  // namespace cr::store

@@ -4,6 +4,7 @@
 // Context: N. Doc: docs/format/image.md.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -56,6 +57,11 @@ class BufferWriter {
   // METADATA, barrier, WRITE_LOCK = 1, barrier. Fills the fields of `super` that it decides.
   Result<void> commit(Model& model, format::SuperBlock* super);
 
+  // Is called now and then by append(), with bytes of the pages that it was given.
+  void set_progress(std::function<void(uint64_t done, uint64_t total)> f) {
+    progress_ = std::move(f);
+  }
+
   uint64_t bytes_written() const { return bytes_written_; }
   // The page as the last checkpoint has it; nullptr: a page of zeros.
   const uint8_t* last_page(uint64_t addr) const;
@@ -89,6 +95,7 @@ class BufferWriter {
   uint64_t pending_bytes_ = 0, pending_off_ = 0;
   std::vector<uint64_t> checksums_;  // by slot
   uint64_t bytes_written_ = 0;
+  std::function<void(uint64_t, uint64_t)> progress_;
   alignas(4096) uint8_t super_page_[4096] = {};
 };
 
@@ -114,10 +121,13 @@ BufferState load_buffer(const std::string& dir, int index);
 std::string describe_error(const std::string& path, const Error& error);
 
 // Checks every page checksum of the image with all cores; the address of the first damaged page
-// (1: no extent names it), or 0.
-uint64_t verify_pages(const format::ImageView& view, uint64_t* ret_slot);
+// (1: no extent names it), or 0. progress: is called now and then, in the caller's thread; {}:
+// nobody.
+using VerifyProgress = std::function<void(uint64_t done_bytes, uint64_t total_bytes)>;
+uint64_t verify_pages(const format::ImageView& view, uint64_t* ret_slot,
+                      const VerifyProgress& progress = {});
 // Those of these slots only; ascending, not empty each.
 uint64_t verify_pages(const format::ImageView& view, const std::vector<SlotRun>& runs,
-                      uint64_t* ret_slot);
+                      uint64_t* ret_slot, const VerifyProgress& progress = {});
 
 }  // namespace cr::store

@@ -11,6 +11,7 @@ that gets a Workspace; its name and docstring say what it checks.
 
 import argparse
 import collections
+import json
 import os
 import pathlib
 import random
@@ -20,6 +21,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import termios
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
@@ -27,7 +29,7 @@ import harness  # noqa: E402
 from harness import Failure, Session, Test  # noqa: E402
 
 USERS = ("root", "nobody")
-TOOLS = ("crrun", "crckpt", "crrestore", "crinspect")
+TOOLS = ("crrun", "crckpt", "crrestore", "crinspect", "crtop")
 MANY = "100000000"  # more numbers than any test waits for
 
 # ---------------------------------------------------------------------------------- helpers -----
@@ -230,6 +232,8 @@ def test_wrong_usage(workspace):
         ("crrestore",), ("crrestore", "--sequence", "many", "image.dir"), ("crrestore", "a", "b"),
         ("crinspect",), ("crinspect", "--no-such-option"),
         ("crinspect", "no-such-command", "image.dir"),
+        ("crtop",), ("crtop", "a", "b"), ("crtop", "-d", "0", "a"), ("crtop", "-d", "x", "a"),
+        ("crtop", "-n", "0", "a"), ("crtop", "-n", "many", "a"), ("crtop", "--two", "a"),
     ]
     for tool, *arguments in cases:
         done = workspace.run([workspace.tool(tool), *arguments])
@@ -247,7 +251,8 @@ def test_help(workspace):
         expect_match("usage", done.stdout, f"the help of {tool}")
         expect(done.stderr == "", f"{tool} --help should print nothing on stderr: {done.stderr}")
     done = workspace.run([workspace.tool("crrun"), "--help"], check=0)
-    for word in ("-i", "-d", "--restart", "default", "125", "126", "127"):
+    for word in ("-i", "-d", "--restart", "default", "125", "126", "127", "auto", "--overhead",
+                 "--mtbf", "--min-interval", "--max-interval"):
         expect(word in done.stdout, f"crrun --help should mention {word}")
 
 
@@ -515,6 +520,209 @@ def test_checkpoint_prints(workspace):
            f"sequence {sequence_of(second)} after {sequence_of(first)}")
 
 
+def test_checkpoint_progress(workspace):
+    """crckpt -v: a bar on a terminal, plain lines elsewhere, and nothing of both without -v."""
+    session = started_counter(workspace)
+    plain = workspace.run([workspace.tool("crckpt"), "-v", session.image], check=0)
+    expect(sequence_of(plain) == 1, f"the usual line should be there: {plain.stdout}")
+    lines = plain.stderr.splitlines()
+    expect(1 <= len(lines) <= 3 and "\r" not in plain.stderr, f"wrong lines: {plain.stderr!r}")
+    expect_match(r"^crckpt: writing: 100 %, [\d.]+ [KMG]iB of [\d.]+ [KMG]iB, .*\d s$", lines[-1],
+                 "the last line")
+    quiet = workspace.run([workspace.tool("crckpt"), session.image], check=0)
+    expect(quiet.stderr == "", f"without -v nothing should be said: {quiet.stderr}")
+    terminal = Terminal(workspace, [workspace.tool("crckpt"), "-v", session.image])
+    terminal.wait_end(0)
+    expect_match(r"\rcrckpt: writing \[#{5,20}\] 100 %, [\d.]+ [KMG]iB of .*\n", terminal.output,
+                 "the terminal")
+    expect_match(r"sequence 3 whole", terminal.output, "the terminal")
+    expect("\x1b" not in terminal.output, "no escape sequences are needed for a bar")
+    done = workspace.run(["sh", "-c", '"$@" 2>&-', "sh", workspace.tool("crckpt"), "-v",
+                          session.image], check=0)
+    expect(sequence_of(done) == 4, "without standard error it should work as well")
+    session.kill()
+    done = workspace.run([workspace.tool("crckpt"), "-v", session.image], check=1)
+    expect_match("no session is running", done.stderr, "the message")
+
+
+def test_progress_of_a_large_checkpoint(workspace):
+    """While 400 MiB are written the bar moves, and a reader that stands still holds nobody up."""
+    session = Session(workspace, ["/usr/bin/python3", "-c", "import os, pathlib, time\n"
+                                  "x = os.urandom(400 << 20)\npathlib.Path('ready').touch()\n"
+                                  "time.sleep(10000)"])
+    session.start()
+    session.wait_until((workspace.path / "ready").exists, "400 MiB")
+    stuck = workspace.start([workspace.tool("crckpt"), "-v", session.image], stdout="stuck.out")
+    os.kill(stuck.pid, signal.SIGSTOP)
+    terminal = Terminal(workspace, [workspace.tool("crckpt"), "-v", session.image])
+    terminal.wait_end(0)
+    parts = [int(n) for n in re.findall(r"\] (\d+) %", terminal.output)]
+    expect(parts and parts == sorted(parts) and parts[-1] == 100, f"it should rise: {parts}")
+    os.kill(stuck.pid, signal.SIGCONT)
+    workspace.wait_until(lambda: stuck.poll() is not None, "the end of the other crckpt")
+    expect(stuck.returncode == 0, f"the other crckpt ended with {stuck.returncode}")
+    harness.require_restore(workspace.user)
+    session.kill()
+    session.restore(options=("-v",))
+    session.wait_until(session.program_pid, "the restored program")
+    errors = workspace.path / "restore-1.err"
+    session.wait_until(lambda: "filling: 100 %" in harness.read_file(errors), "the last line")
+    said = harness.read_file(errors)
+    expect("\r" not in said and len(said.splitlines()) < 100, f"wrong lines: {said!r}")
+    expect_match(r"^crrestore: verifying: 100 %, 4\d\d\.\d MiB of 4", said, "crrestore -v")
+    expect_match(r"restoring checkpoint 2 as process", said, "crrestore -v")
+    session.kill()
+    terminal = Terminal(workspace, [workspace.tool("crrestore"), "-v", session.image])
+    terminal.wait_text(r"filling \[#{5,20}\] 100 %, ")
+    parts = [int(n) for n in re.findall(r"verifying \[[#-]{5,20}\] +(\d+) %", terminal.output)]
+    expect(parts and parts == sorted(parts) and parts[-1] == 100, f"it should rise: {parts}")
+    for pid in [terminal.popen.pid, *harness.descendants(terminal.popen.pid)]:
+        harness.signal_pid(pid, signal.SIGKILL)
+    terminal.wait_end(-signal.SIGKILL)
+
+
+def top(workspace, image, *words, check=0):
+    return workspace.run([workspace.tool("crtop"), *words, str(image)], check=check)
+
+
+def test_top_lines(workspace):
+    """Without a terminal crtop prints a line each time; it knows each state of a session."""
+    session = started_counter(workspace, options=("-i", "0.1"))
+    session.wait_until(lambda: len(attempts_of(workspace, session.image)) >= 3, "checkpoints")
+    lines = top(workspace, session.image, "-n", "3", "-d", "0.3").stdout.splitlines()
+    expect(len(lines) == 3, f"three lines, not {lines}")
+    sequences = []
+    for line in lines:
+        expect_match(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d{4} (running|checkpointing) program "
+                     rf"\S*/cli_helper pid {session.program_pid()} up \d+ s epoch 1 sequence \d+ "
+                     r"interval 0\.1 s pause \d+\.\d{3} ms whole \d+\.\d{3} ms changed [\d.]+ \wiB "
+                     r"[\d.]+ \wiB/s written [\d.]+ \wiB [\d.]+ \wiB/s overhead \d+\.\d{3} % tracker "
+                     r"(everything|userfaultfd|soft-dirty|hash) level power failed 0 of \d+$", line,
+                     "a line")
+        sequences.append(int(re.search(r"sequence (\d+)", line).group(1)))
+    expect(sequences[0] < sequences[2] and sequences == sorted(sequences), f"{sequences}")
+    expect(abs(sequences[2] - attempts_of(workspace, session.image)[-1]["sequence"]) < 30, "sequence")
+    session.checkpoint(then="stop")
+    expect_match(" frozen ", top(workspace, session.image, "--once").stdout, "frozen")
+    session.checkpoint()
+    program = session.wait_until(session.program_pid, "the program")
+    os.kill(session.foreground.pid, signal.SIGKILL)
+    workspace.wait_until(session.ended, "the end of crrun")
+    line = top(workspace, session.image, "--once").stdout
+    expect_match(" running without an agent program .*cli_helper epoch 1 sequence", line, "alone")
+    os.kill(program, signal.SIGKILL)
+    workspace.wait_until(lambda: not harness.is_alive(program), "the end of the program")
+    line = top(workspace, session.image, "--once").stdout
+    expect_match(" not running program .*cli_helper epoch 1 sequence .* pause ", line, "not running")
+    crrun(workspace, "-d", "short.image", "-i", "0.05", "--", *helper(
+        workspace, "count", "short.txt", "500"), check=42)
+    expect_match(" ended by itself ", top(workspace, "short.image", "--once").stdout, "ended")
+
+
+def test_top_refuses(workspace):
+    """A directory without a session, or none: status 1 and a message."""
+    (workspace.path / "empty.dir").mkdir()
+    for path in ("empty.dir", "no-such.dir", "/etc/passwd"):
+        done = top(workspace, path, check=1)
+        expect_match(rf"crtop: {path}: no session runs there", done.stderr, "the message")
+        expect(done.stdout == "", f"nothing should be printed: {done.stdout}")
+
+
+def top_terminal(workspace, image, *words, term="xterm"):
+    return Terminal(workspace, ["env", f"TERM={term}", "LANG=C", workspace.tool("crtop"), *words,
+                                str(image)])
+
+
+ENTER, LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
+
+
+def test_top_screen(workspace):
+    """On a terminal crtop has the screen until q or a signal, and leaves it as it was."""
+    session = started_counter(workspace, options=("-i", "0.2"))
+    session.wait_until(lambda: len(attempts_of(workspace, session.image)) >= 3, "checkpoints")
+    terminal = top_terminal(workspace, session.image, "-d", "0.2")
+    terminal.wait_text(r"program +\S*cli_helper count(?s:.*)process +pid \d+, up 0:\d\d:\d\d"
+                       r"(?s:.*)state +(running|checkpointing)(?s:.*)checkpoint +epoch 1, sequence \d"
+                       r"(?s:.*)interval +0\.2 s(?s:.*)pause +\d+\.\d+ ms last(?s:.*)tracker +\w+"
+                       r"(?s:.*)pauses +[_.:=+*#-]{3,}")
+    expect(terminal.output.startswith(ENTER), f"it should begin with another screen: "
+           f"{terminal.output[:60]!r}")
+    terminal.wait_for(lambda: terminal.output.count("\x1b[H") >= 3, "the third screen")
+    settings = termios.tcgetattr(terminal.master)
+    expect(settings[3] & termios.ECHO == 0, "keys should not be echoed")
+    terminal.send("q")
+    terminal.wait_for(lambda: terminal.popen.poll() is not None, "the end by q")
+    terminal.read()
+    expect(terminal.output.endswith(LEAVE), f"it should leave: {terminal.output[-60:]!r}")
+    settings = termios.tcgetattr(terminal.master)
+    expect(settings[3] & termios.ECHO and settings[3] & termios.ICANON, "the terminal is not as it was")
+    terminal.wait_end(0)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        terminal = top_terminal(workspace, session.image)
+        terminal.wait_text("pauses")
+        os.kill(terminal.popen.pid, number)
+        terminal.wait_for(lambda: LEAVE in terminal.output, "the old screen")
+        terminal.wait_end(-number)
+    for screen in terminal.output.split("\x1b[H")[1:]:
+        for line in screen.split("\r\n"):
+            expect(len(re.sub(r"\x1b\[\??\d*[a-zA-Z]", "", line)) <= 80, f"too wide: {line!r}")
+    terminal = top_terminal(workspace, session.image, "-n", "2", "-d", "0.1", term="dumb")
+    terminal.wait_end(0)
+    expect("\x1b" not in terminal.output and len(terminal.output.splitlines()) == 2,
+           f"a dumb terminal gets lines: {terminal.output!r}")
+
+
+def test_top_does_not_disturb(workspace):
+    """Sessions go on with a crtop that stands still, and text of a program is shown harmlessly."""
+    name = workspace.path / "evil \x1b[31m\u00fc"
+    shutil.copy(workspace.program("cli_helper"), name)
+    session = Session(workspace, [name, "count", workspace.path / "count.txt", MANY],
+                      options=("-i", "0.1"))
+    session.start()
+    session.wait_until(lambda: len(attempts_of(workspace, session.image)) >= 2, "checkpoints")
+    stuck = top_terminal(workspace, session.image, "-d", "0.1")
+    stuck.wait_text("pauses")
+    os.kill(stuck.popen.pid, signal.SIGSTOP)
+    line = top(workspace, session.image, "--once").stdout
+    expect("evil" in line and line.isascii() and "\x1b" not in line, f"wrong line: {line!r}")
+    before = attempts_of(workspace, session.image)[-1]["number"]
+    session.wait_until(lambda: attempts_of(workspace, session.image)[-1]["number"] > before + 5,
+                       "checkpoints")
+    os.kill(stuck.popen.pid, signal.SIGCONT)
+    stuck.send("q")
+    stuck.wait_end(0)
+    expect("evil ?[31m" in stuck.output, f"the name: {stuck.output[:300]!r}")
+
+
+def test_completion(workspace):
+    """Options, their values, crinspect's commands and directories are completed in bash."""
+    script = harness.REPO / "tools" / "completion" / "checkpoint_restore.bash"
+    source = workspace.path / "completion.bash"
+    shutil.copy(script, source)
+    (workspace.path / "job.image").mkdir()
+
+    def complete(tool, *words):
+        quoted = " ".join(f"'{word}'" for word in (tool, *words))
+        before = words[-2] if len(words) > 1 else tool
+        done = workspace.run(
+            ["bash", "-c", f"PATH={workspace.build}/bin:$PATH; . {source}; COMP_WORDS=({quoted}); "
+             f"COMP_CWORD={len(words)}; _checkpoint_restore {tool} '{words[-1]}' '{before}'; "
+             'printf "%s\\n" "${COMPREPLY[@]}"'], check=0)
+        expect(done.stderr == "", f"completion should be silent: {done.stderr}")
+        return done.stdout.split()
+
+    expect(complete("crrun", "--over") == ["--overhead"], complete("crrun", "--over"))
+    expect(complete("crrun", "--dur") == ["--durable="], complete("crrun", "--dur"))
+    expect(complete("crrun", "--durable", "=", "p") == ["power"], "a value")
+    expect(sorted(complete("crckpt", "--then", "=")) == ["continue", "kill", "stop"], "all values")
+    expect(complete("crinspect", "hist") == ["history"], "a command")
+    for tool in ("crckpt", "crrestore", "crinspect", "crtop"):
+        expect(complete(tool, "job") == ["job.image"], f"a directory for {tool}")
+        expect("--help" in complete(tool, "-"), f"options of {tool}")
+    expect("true" in complete("crrun", "tru"), "a program")
+    expect(complete("crrun", "-d", "job") == ["job.image"], "a directory for crrun")
+
+
 def test_checkpoint_by_pid(workspace):
     """crckpt takes the program's pid instead of the directory."""
     session = started_counter(workspace)
@@ -541,6 +749,78 @@ def test_interval_off(workspace):
     first = sequence_of(session.checkpoint())
     time.sleep(0.7)
     expect(sequence_of(session.checkpoint()) == first + 1, "a checkpoint was taken by itself")
+
+
+def attempts_of(workspace, image):
+    """The history, as crinspect shows it; empty before the first attempt."""
+    done = workspace.run([workspace.tool("crinspect"), "history", "--json", str(image)])
+    return json.loads(done.stdout)["attempts"] if done.stdout else []
+
+
+def summary_of(workspace, image):
+    """What the summary says of the checkpoint that crrestore takes."""
+    done = workspace.run([workspace.tool("crinspect"), "--json", str(image)], check=0)
+    found = json.loads(done.stdout)
+    return found["buffers"][found["crrestore_takes"]]
+
+
+def test_interval_auto(workspace):
+    """-i auto takes checkpoints by itself, within its bounds, and a restore keeps what was asked."""
+    harness.require_restore(workspace.user)
+    session = started_counter(workspace, options=(
+        "-i", "auto", "--overhead", "30", "--mtbf", "1.5h", "--min-interval", "0.05",
+        "--max-interval", "0.2"))
+    session.wait_until(lambda: len(attempts_of(workspace, session.image)) >= 5, "5 checkpoints")
+    session.kill()
+    before = attempts_of(workspace, session.image)
+    for a in before:
+        expect(a["interval_automatic"] and 0.05e9 <= a["interval_ns"] <= 0.2e9, f"wrong: {a}")
+    shown = summary_of(workspace, session.image)
+    expect(shown["interval_automatic"] and shown["overhead_budget_ppm"] == 300000 and
+           shown["mtbf_seconds"] == 5400 and shown["min_interval_seconds"] == 0.05 and
+           shown["max_interval_seconds"] == 0.2, f"wrong: {shown}")
+    session.restore()
+    session.wait_until(lambda: len(attempts_of(workspace, session.image)) >= len(before) + 3,
+                       "checkpoints of the restored session")
+    session.kill()
+    for a in attempts_of(workspace, session.image)[len(before):]:
+        expect(a["epoch"] == 2 and a["interval_automatic"], f"wrong: {a}")
+        expect(0.05e9 <= a["interval_ns"] <= 0.2e9, f"wrong: {a}")
+    session.restore(options=("-i", "0.1"))
+    session.wait_until(lambda: attempts_of(workspace, session.image)[-1]["epoch"] == 3,
+                       "a checkpoint of the second restore")
+    last = attempts_of(workspace, session.image)[-1]
+    expect(not last["interval_automatic"] and last["interval_ns"] == 100000000, f"wrong: {last}")
+    session.kill()
+    session.restore(options=("-i", "auto", "--max-interval", "0.3"))
+    session.wait_until(lambda: attempts_of(workspace, session.image)[-1]["epoch"] == 4,
+                       "a checkpoint of the third restore")
+    last = attempts_of(workspace, session.image)[-1]
+    expect(last["interval_automatic"] and last["interval_ns"] <= 0.3e9, f"wrong: {last}")
+    session.kill()
+
+
+def test_interval_auto_api(workspace):
+    """crattr.interval_seconds = CR_INTERVAL_AUTO, and what crstatus() says of it; old structs."""
+    program = workspace.program("lib_status")
+    done = workspace.run([program, "auto.image"], check=0)
+    expect_match(r"^auto 1 tracker [12] ", done.stdout, "the program's output")
+    expect(attempts_of(workspace, workspace.path / "auto.image")[-1]["interval_automatic"], "auto")
+    done = crrun(workspace, "-d", "run.image", "-i", "off", "--", program, "ignored.image", check=0)
+    expect_match(r"^auto 1 tracker [12] ", done.stdout, "the program's output under crrun")
+
+
+def test_interval_auto_usage(workspace):
+    """Options of -i auto without it, and values out of range, are misuse."""
+    for words in (["--overhead", "1"], ["-i", "5", "--mtbf", "1h"], ["--min-interval", "1"],
+                  ["-i", "auto", "--overhead", "0"], ["-i", "auto", "--overhead", "101"],
+                  ["-i", "auto", "--overhead", "1x"], ["-i", "auto", "--mtbf", "-1"],
+                  ["-i", "auto", "--mtbf", "1y"], ["-i", "auto", "--mtbf", "h"],
+                  ["-i", "auto", "--min-interval", "10", "--max-interval", "5"],
+                  ["-i", "auto", "--overhead"], ["-i", "automatic"]):
+        for tool, last in (("crrun", "true"), ("crrestore", "image.dir")):
+            done = workspace.run([workspace.tool(tool), *words, last], check=2)
+            expect(done.stderr != "" and done.stdout == "", f"{tool} {words}: {done}")
 
 
 def test_interval_checkpoint_is_restored(workspace):

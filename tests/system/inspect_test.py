@@ -18,6 +18,7 @@ import re
 import shutil
 import struct
 import sys
+import xml.etree.ElementTree
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import harness  # noqa: E402
@@ -425,11 +426,226 @@ def test_running_session(workspace):
     session.kill()
 
 
+SOCKET_HOLDER = """
+import pathlib, socket, time
+block = bytearray(3 << 20)
+held = None
+while True:
+    for i in range(0, len(block), 4096):
+        block[i] = (block[i] + 1) % 256
+    if pathlib.Path("refuse").exists() != (held is not None):
+        held = None if held else socket.socket()
+        pathlib.Path("held").touch() if held else pathlib.Path("held").unlink()
+    pathlib.Path("turn").touch()
+    time.sleep(0.01)
+"""
+
+
+def eventful_session(workspace):
+    """Checkpoints 1 and 2, one that is refused, a crash, a restore, 3 after it; ended."""
+    harness.require_restore(workspace.user)
+    session = Session(workspace, ["/usr/bin/python3", "-c", SOCKET_HOLDER], options=("-i", "off"))
+    session.start()
+    turn = workspace.path / "turn"
+
+    def wait_turn():
+        turn.unlink(missing_ok=True)
+        session.wait_until(turn.exists, "a turn of the program")
+
+    wait_turn()
+    session.checkpoint()
+    wait_turn()
+    session.checkpoint()
+    (workspace.path / "refuse").touch()
+    session.wait_until((workspace.path / "held").exists, "the program's socket")
+    session.checkpoint(check=1)
+    (workspace.path / "refuse").unlink()
+    session.kill()
+    (workspace.path / "held").unlink(missing_ok=True)
+    session.restore()
+    wait_turn()
+    session.checkpoint()
+    session.kill()
+    return pathlib.Path(session.image)
+
+
+def attempts_of(workspace, image, *words):
+    return json.loads(shown(workspace, "history", "--json", *words, image))["attempts"]
+
+
+def test_history(workspace):
+    """The history has every attempt, failed ones too, and goes on after a restore."""
+    image = eventful_session(workspace)
+    found = attempts_of(workspace, image)
+    expect([(a["number"], a["epoch"], a["sequence"], a["attempt"], a["whole"]) for a in found] ==
+           [(0, 1, 1, 1, True), (1, 1, 2, 2, True), (2, 1, 3, 3, False), (3, 2, 3, 1, True)],
+           f"wrong attempts: {found}")
+    for a in found:
+        expect(0 < a["pause_ns"] <= a["whole_ns"] < 60e9, f"strange times: {a}")
+        expect(a["pause_ns"] <= a["cost_ns"] <= 2 * a["whole_ns"], f"strange cost: {a}")
+        expect(a["interval_ns"] == 0 and not a["interval_automatic"], f"wrong interval: {a}")
+        expect(abs(a["realtime_ns"] / 1e9 - image.stat().st_mtime) < 300, f"strange time: {a}")
+    for a in (found[0], found[1], found[3]):
+        expect(3 << 20 <= a["staged_bytes"] <= a["memory_bytes"], f"strange bytes: {a}")
+        expect(a["written_bytes"] > 4096 and a["level"] == "power", f"wrong: {a}")
+        expect(a["tracker"] in ("everything", "userfaultfd", "soft-dirty", "hash"), f"wrong: {a}")
+        expect(a["error"] == "" and a["error_code"] == 0, f"wrong: {a}")
+    expect("socket" in found[2]["error"] and found[2]["level"] == "none", f"wrong: {found[2]}")
+    text = shown(workspace, "history", image)
+    expect_match(r"failed: .*socket.*\n  -- restored --\n", text, "the table")
+    expect(len(text.splitlines()) == 1 + 4 + 1 + 1, text)
+    expect(attempts_of(workspace, image, "--last", 1) == found[3:], "--last 1 is wrong")
+    expect(attempts_of(workspace, image, "--last", 99) == found, "--last 99 is wrong")
+
+
+def test_history_damaged(workspace):
+    """A damaged record is left out, a damaged file begun anew, and checkpoints go on."""
+    session = start_program(workspace)
+    session.checkpoint()
+    session.checkpoint()
+    history = pathlib.Path(session.image) / "history"
+    with open(history, "r+b") as file:
+        file.seek(256 + 40)
+        file.write(b"\xff\xff")
+    expect([a["number"] for a in attempts_of(workspace, session.image)] == [1], "record 0 is damaged")
+    session.checkpoint(then="kill")
+    session.wait_end(137)
+    with open(history, "r+b") as file:
+        file.write(b"rubbish!")
+    done = inspect(workspace, "history", session.image, check=1)
+    expect_match("not a history", done.stderr, "the message")
+    harness.require_restore(workspace.user)
+    session.restore()
+    session.wait_until(session.program_pid, "the restored program")
+    workspace.wait_until(lambda: session.checkpoint(check=None).returncode == 0, "a checkpoint")
+    said = harness.read_file(workspace.path / "restore-1.err")
+    expect_match("begun anew", said, "crrestore's words")
+    expect(len(attempts_of(workspace, session.image)) >= 1, "no new history")
+    expect((history.parent / "history.damaged").exists(), "the old one should be kept")
+    session.kill()
+
+
+def test_history_without_room(workspace):
+    """A directory in the way of the history: said once, and checkpoints go on."""
+    session = start_program(workspace, options=("-i", "0.1"))
+    history = pathlib.Path(session.image) / "history"
+    session.wait_until(history.exists, "the history")
+    session.workspace.run([workspace.tool("crckpt"), "--then=stop", session.image], check=0)
+    history.unlink()
+    history.mkdir()
+    workspace.user.give(history)
+    (history / "x").mkdir()
+    before = Super(newest(history.parent)).sequence
+    session.checkpoint()
+    session.wait_until(lambda: Super(newest(history.parent)).sequence > before + 3, "checkpoints")
+    said = harness.read_file(workspace.path / "err.txt")
+    expect(said.count("not recorded in the history") == 1, f"it should be said once: {said}")
+    session.kill()
+
+
+def test_history_moves_with_the_images(workspace):
+    """A new run begins a new history; that of an unfinished one is kept with its images."""
+    image = made_image(workspace)
+    expect(len(attempts_of(workspace, image)) == 2, "two attempts")
+    (workspace.path / "out.txt").unlink()
+    session = start_program(workspace)
+    session.checkpoint()
+    expect(len(attempts_of(workspace, image / "interrupted.1")) == 2, "the old history")
+    expect(len(attempts_of(workspace, image)) == 1, "the new history")
+    session.kill()
+
+
+def test_no_history(workspace):
+    """Nothing was tried: a message and status 1."""
+    session = start_program(workspace)
+    for words in (["history"], ["history", "--json"], ["plot", "--out", "x.svg"]):
+        done = inspect(workspace, *words, session.image, check=1)
+        expect_match("no checkpoint has been tried", done.stderr, "the message")
+    expect(not (workspace.path / "x.svg").exists(), "an empty picture was written")
+    session.kill()
+
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def axis_of(ticks, coordinate):
+    """From the labels of an axis: a function from a value to its coordinate."""
+    points = sorted((float(t.text), float(t.get(coordinate))) for t in ticks)
+    expect(len(points) >= 2, f"an axis needs two labels: {points}")
+    (v0, c0), (v1, c1) = points[0], points[-1]
+    for value, c in points:
+        expect(abs(c0 + (value - v0) * (c1 - c0) / (v1 - v0) - c) < 0.02, f"uneven axis: {points}")
+    return lambda value: c0 + (value - v0) * (c1 - c0) / (v1 - v0)
+
+
+def test_plot(workspace):
+    """The picture is XML, and each attempt is where the axes say; failures, restores are marked."""
+    image = eventful_session(workspace)
+    strange = workspace.path / 'a <b> & "c" \x01 \udcff\u00fc'
+    shutil.copytree(image, strange, ignore=shutil.ignore_patterns("agent.sock"))
+    workspace.user.give(strange)
+    for path in strange.iterdir():
+        workspace.user.give(path)
+    out = workspace.path / "plot.svg"
+    text = shown(workspace, "plot", "--out", out, strange)
+    expect_match("^wrote .*plot.svg: 4 attempts$", text, "the output")
+    found = attempts_of(workspace, image)
+    root = xml.etree.ElementTree.parse(out).getroot()
+    expect(root.tag == SVG + "svg", root.tag)
+    title = root.find(SVG + "text").text
+    expect('a <b> & "c" ? ?\u00fc' in title, f"wrong title: {title!r}")
+    groups = {g.get("id"): g for g in root.findall(SVG + "g")}
+    expect(set(groups) == {"pause", "bytes", "overhead", "time", "marks"}, f"{set(groups)}")
+    time_axis = axis_of(groups["time"].findall(f"{SVG}text[@class='tick']"), "x")
+    words = "".join(t.text for t in groups["time"].findall(SVG + "text"))
+    second = {"ms": 1e3, "s": 1, "min": 1 / 60}[re.search(r"\((\w+)\)", words).group(1)]
+    scales = {"\u00b5s": 1e-3, "ms": 1e-6, "s": 1e-9, "KiB": 2**-10, "MiB": 2**-20, "GiB": 2**-30,
+              "%": 1e-4}
+    shapes = {"pause": ["pause"], "bytes": ["changed", "written"], "overhead": ["overhead"]}
+    fields = {"pause": "pause_ns", "changed": "staged_bytes", "written": "written_bytes",
+              "overhead": "overhead_ppm"}
+    for panel, names in shapes.items():
+        label = groups[panel].find(f"{SVG}text[@transform]").text
+        scale = scales[re.search(r"\((.+)\)", label).group(1)]
+        axis = axis_of(groups[panel].findall(f"{SVG}text[@class='tick']"), "y")
+        legends = [t.text for t in groups[panel].findall(f"{SVG}text[@class='legend']")]
+        expect(sorted(legends) == sorted(names), f"wrong legends in {panel}: {legends}")
+        for name in names:
+            series = groups[panel].find(f"{SVG}g[@data-name='{name}']")
+            circles = series.findall(SVG + "circle")
+            expect(len(circles) == len(found), f"{len(circles)} points in {name}")
+            places = []
+            for circle, a in zip(circles, found):
+                seconds = (a["realtime_ns"] - found[0]["realtime_ns"]) / 1e9
+                place = (time_axis(seconds * second), axis(a[fields[name]] * scale) - 4)
+                at = (float(circle.get("cx")), float(circle.get("cy")))
+                expect(circle.get("data-number") == str(a["number"]), f"wrong order in {name}")
+                expect(abs(at[0] - place[0]) < 0.1 and abs(at[1] - place[1]) < 0.1,
+                       f"{name} of {a} is at {at}, not {place}")
+                places.append(circle.get("cx") + "," + circle.get("cy"))
+            lines = [p.get("points").split() for p in series.findall(SVG + "polyline")]
+            expect(lines == [places[:3], places[3:]], f"a line for each epoch: {lines}")
+    failed = groups["marks"].findall(f"{SVG}path[@class='failed']")
+    expect([p.get("data-number") for p in failed] == ["2"] * 3, "attempt 2 failed, in three panels")
+    expect("socket" in failed[0].find(SVG + "title").text, "the reason")
+    restores = groups["marks"].findall(f"{SVG}line[@class='restore']")
+    expect([r.get("data-epoch") for r in restores] == ["2"], "one restore")
+    done = inspect(workspace, "plot", "--out", "/nonexistent/x.svg", image, check=125)
+    expect_match("/nonexistent/x.svg: .*No such file", done.stderr, "the message")
+    if pathlib.Path("/dev/full").exists():
+        done = inspect(workspace, "plot", "--out", "/dev/full", image, check=125)
+        expect_match("No space left", done.stderr, "the message")
+
+
 def test_wrong_usage(workspace):
     """Misuse: exit status 2, a message on stderr, nothing on stdout."""
     for words in (["threads"], ["--json"], ["core", "x"], ["--out", "f", "maps", "x"], ["a", "b", "c"],
                   ["threads", "--json", "x"], ["verify", "--sequence", "3", "x"],
-                  ["maps", "--sequence", "0", "x"], ["maps", "--sequence"]):
+                  ["maps", "--sequence", "0", "x"], ["maps", "--sequence"],
+                  ["history", "--last", "0", "x"], ["history", "--last", "few", "x"],
+                  ["history", "--sequence", "1", "x"], ["summary", "--last", "1", "x"],
+                  ["plot", "x"], ["plot", "--json", "--out", "f", "x"],
+                  ["history", "--out", "f", "x"]):
         done = inspect(workspace, *words, check=2)
         expect(done.stderr != "" and done.stdout == "", f"{words}: {done}")
 

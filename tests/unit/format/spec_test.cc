@@ -2,35 +2,28 @@
 // spec_test.cc - docs/format/image.md says what src/format/image.h has: every struct with every
 // field at its offset, every constant, and an example whose bytes are right.
 #include <criterion/criterion.h>
-#include <limits.h>
-#include <unistd.h>
 
-#include <fstream>
 #include <map>
 #include <regex>
 #include <string>
 #include <vector>
 
 #include "format/image.h"
+#include "tests/unit/format/spec_document.h"
 #include "tests/unit/format/synthetic_image.h"
 
 namespace {
 
 using namespace cr::format;
 
-struct Field {
-  std::string name;
-  uint64_t off, bytes;
-};
-struct Struct {
-  uint64_t bytes = 0;
-  std::vector<Field> fields;
-};
-using Structs = std::map<std::string, Struct>;
+using cr_test::check_constants;
+using cr_test::check_example;
+using cr_test::check_structs;
+using cr_test::Document;
+using cr_test::read_document;
+using cr_test::Structs;
 
-#define F(type, field) \
-  { #field, offsetof(type, field), sizeof(type::field) }
-
+#define F CR_SPEC_FIELD
 Structs memory_and_frame_of_the_code() {
   Structs s;
   s["SuperBlock"] = {sizeof(SuperBlock),
@@ -56,6 +49,13 @@ Structs memory_and_frame_of_the_code() {
                       F(SuperBlock, pause_ns),
                       F(SuperBlock, memory_bytes),
                       F(SuperBlock, session_id),
+                      F(SuperBlock, tracker),
+                      F(SuperBlock, interval_mode),
+                      F(SuperBlock, overhead_ppm),
+                      F(SuperBlock, min_interval_ms),
+                      F(SuperBlock, max_interval_ms),
+                      F(SuperBlock, reserved0),
+                      F(SuperBlock, mtbf_ms),
                       F(SuperBlock, reserved),
                       F(SuperBlock, checksum)}};
   s["MetadataHeader"] = {
@@ -177,89 +177,18 @@ std::map<std::string, uint64_t> constants_of_the_code() {
           V(kThreadLeader),      V(kThreadNoNewPrivs),   V(kThreadKeepCaps),
           V(kFileRegular),       V(kFileDeleted),        V(kFileDirectory),
           V(kFileDevice),        V(kFileTerminal),       V(kFileStdPipe),
-          V(kFilePipe),          V(kFileOpath),          V(kFileProc)};
+          V(kFilePipe),          V(kFileOpath),          V(kFileProc),
+          V(kTrackerUnknown),    V(kTrackerEverything),  V(kTrackerUserfaultfd),
+          V(kTrackerSoftDirty),  V(kTrackerHash),        V(kIntervalFixed),
+          V(kIntervalAutomatic)};
 }
-
-// The document lies above the working directory or above this program.
-std::vector<std::string> read_document(const char* name) {
-  char exe[PATH_MAX] = "", cwd[PATH_MAX] = "";
-  if (readlink("/proc/self/exe", exe, sizeof(exe) - 1) < 0 || getcwd(cwd, sizeof(cwd)) == nullptr) {
-    return {};
-  }
-  for (std::string at : {std::string(cwd), std::string(exe)}) {
-    for (;; at.resize(at.find_last_of('/'))) {
-      std::ifstream in(at + "/" + name);
-      std::vector<std::string> lines;
-      for (std::string line; std::getline(in, line);) lines.push_back(line);
-      if (!lines.empty()) return lines;
-      if (at.find('/') == std::string::npos) break;
-    }
-  }
-  return {};
-}
-
-struct Document {
-  Structs structs;
-  std::map<std::string, uint64_t> constants;
-  std::vector<std::pair<uint64_t, std::string>> dump;  // offset, bytes in hexadecimal
-
-  explicit Document(const char* name) {
-    static const std::regex kTitle(R"(#+ (\w+) \((\d+) bytes\))");
-    static const std::regex kField(R"(\| (\d+) \| (\d+) \| `(\w+)` \|.*)");
-    static const std::regex kConstant(R"(\| (0x[0-9a-f]+|\d+) \| `(k\w+)` \|.*)");
-    static const std::regex kDump(R"(([0-9a-f]{8})  ([0-9a-f ]{48})  \|.*\|)");
-    const std::vector<std::string> lines = read_document(name);
-    cr_assert(!lines.empty(), "%s was not found", name);
-    std::string title;
-    for (const std::string& line : lines) {
-      std::smatch m;
-      if (line.starts_with('#')) title.clear();
-      if (std::regex_match(line, m, kTitle)) {
-        title = m[1];
-        structs[title].bytes = std::stoull(m[2]);
-      } else if (!title.empty() && std::regex_match(line, m, kField)) {
-        structs[title].fields.push_back({m[3], std::stoull(m[1]), std::stoull(m[2])});
-      } else if (std::regex_match(line, m, kConstant)) {
-        constants[m[2]] = std::stoull(m[1], nullptr, 0);
-      } else if (std::regex_match(line, m, kDump)) {
-        dump.emplace_back(std::stoull(m[1], nullptr, 16), m[2]);
-      }
-    }
-  }
-};
 
 constexpr char kDocument[] = "docs/format/image.md";
-
-void check_struct(const std::string& name, const Struct& code, const Struct& doc) {
-  const char* n = name.c_str();
-  cr_expect(doc.bytes == code.bytes, "%s has %lu bytes", n, code.bytes);
-  cr_expect(doc.fields.size() == code.fields.size(), "%s has %zu fields", n, code.fields.size());
-  uint64_t end = 0;
-  for (size_t i = 0; i < std::min(doc.fields.size(), code.fields.size()); i++) {
-    const Field &d = doc.fields[i], &c = code.fields[i];
-    cr_expect(d.name == c.name && d.off == c.off && d.bytes == c.bytes,
-              "%s.%s: offset %lu, %lu bytes; the document says %s: offset %lu, %lu bytes", n,
-              c.name.c_str(), c.off, c.bytes, d.name.c_str(), d.off, d.bytes);
-    cr_expect(c.off == end, "%s.%s: a field before it is in neither list", n, c.name.c_str());
-    end = c.off + c.bytes;
-  }
-  cr_expect(end == code.bytes, "%s: its last field is in neither list", n);
-}
 
 }  // namespace
 
 Test(spec, structs_are_as_documented) {
-  const Document doc(kDocument);
-  const Structs code = structs_of_the_code();
-  for (const auto& [name, s] : code) {
-    const auto it = doc.structs.find(name);
-    cr_expect(it != doc.structs.end(), "%s is not documented", name.c_str());
-    if (it != doc.structs.end()) check_struct(name, s, it->second);
-  }
-  for (const auto& [name, s] : doc.structs) {
-    cr_expect(code.contains(name), "%s is documented, but this test does not know it",
-              name.c_str());
-  }
+  check_structs(structs_of_the_code(), Document(kDocument).structs);
 }
 
 // A struct that has a size assert in image.h must be in this test, and with it in the document.
@@ -278,12 +207,7 @@ Test(spec, no_struct_of_the_header_is_forgotten) {
 
 Test(spec, constants_are_as_documented) {
   const Document doc(kDocument);
-  for (const auto& [name, value] : constants_of_the_code()) {
-    const auto it = doc.constants.find(name);
-    cr_expect(it != doc.constants.end(), "%s is not documented", name.c_str());
-    if (it != doc.constants.end()) cr_expect(it->second == value, "%s is %lu", name.c_str(), value);
-  }
-  cr_expect(doc.constants.size() == constants_of_the_code().size(), "one is only documented");
+  check_constants(constants_of_the_code(), doc.constants);
   cr_expect(kSectionKinds == 13, "a kind of section is in neither");
   cr_expect(kIncompatKnown == 0 && kRoCompatKnown == 0, "a feature is not documented");
   cr_expect(kImageVersion == 1);
@@ -293,16 +217,5 @@ Test(spec, example_is_right) {
   const Document doc(kDocument);
   const std::vector<uint8_t> file = cr_test::SyntheticImage().bytes();
   cr_assert(doc.dump.size() > 20);
-  for (const auto& [off, text] : doc.dump) {
-    std::string real;
-    for (size_t i = 0; i < 16; i++) {
-      char byte[8];
-      snprintf(byte, sizeof(byte), "%02x%s", off + i < file.size() ? file[off + i] : 0,
-               i == 7 ? "  " : " ");
-      real += byte;
-    }
-    real.resize(48, ' ');
-    cr_expect(text == real, "at %lx is\n%s\nbut the document says\n%s", off, real.c_str(),
-              text.c_str());
-  }
+  check_example(doc, file);
 }
