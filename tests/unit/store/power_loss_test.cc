@@ -343,7 +343,7 @@ void expect_right(const char* what, const Story& story, Loss loss, const Disk::E
 }
 
 constexpr uint64_t kPages = 140;
-constexpr Disk::Effort kThorough{.all_subsets_below = 6, .singles = 24, .samples = 60};
+constexpr Disk::Effort kThorough{.all_subsets_below = 6, .singles = 24, .samples = 30};
 constexpr Disk::Effort kQuick{.all_subsets_below = 4, .singles = 12, .samples = 6};
 
 // Both buffers, in place, with growth that moves METADATA, freed pages, abandoned attempts and new
@@ -423,7 +423,7 @@ std::vector<RecordedStep> without(std::vector<RecordedStep> steps, const std::st
 
 Test(power_loss, leaves_the_last_checkpoint_or_the_one_being_written) {
   Story story(kPages);
-  tell_many(story, 20);
+  tell_many(story, 14);
   expect_right("power loss", story, Loss::kPower, kThorough);
 }
 
@@ -464,7 +464,7 @@ Test(power_loss, after_a_session_that_did_not_care) {
 Test(power_loss, writer_killed) {
   Story story(kPages);
   story.set_durable(false);
-  tell_many(story, 20);
+  tell_many(story, 14);
   expect_right("writer killed", story, Loss::kWriter, kThorough);
   for (const RecordedStep& s : story.steps()) {
     cr_assert_neq(s.kind, cr::store::StorageStep::kSync, "--durable=crash does not wait for disks");
