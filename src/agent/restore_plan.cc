@@ -314,6 +314,7 @@ Trouble Planner::plan_file_segment(const format::SegmentRecord& s) {
 }
 
 Trouble Planner::plan_segments() {
+  sums_.reserve(image_.checksums.size());
   for (const format::SegmentRecord& s : image_.segments) {
     if (s.kind == format::kSegmentVdso || s.kind == format::kSegmentVvar) continue;
     if (s.kind == format::kSegmentFile || s.kind == format::kSegmentFileShared) {
@@ -444,6 +445,7 @@ void Planner::add_fills_to(Bytes& out) {
 }
 
 void Planner::write_out() {
+  plan_.bytes.reserve((sums_.size() + (size_t{1} << 17)) * sizeof(uint64_t));
   Bytes out(plan_.bytes);
   out.reserve(sizeof(format::PlanHeader), 16);
   format::PlanHeader& h = header_;

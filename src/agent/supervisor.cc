@@ -634,6 +634,10 @@ int Supervisor::run(Launched launched) {
   } else if (options_.own_child && exit_status_of(status_) != 125) {
     say("the restored program ended before it was complete");
   }
+  if (plan_ && options_.own_child && launched_.waiter != launched_.pid) {
+    kill(launched_.waiter, SIGKILL);  // nothing that was started shall outlive a failed restore
+    waitpid(launched_.waiter, nullptr, 0);
+  }
   session_.program_ended();
   if (fill_failed_) status_ = 125 << 8;
   after_end(status_);

@@ -207,19 +207,7 @@ Copied on_fault(const Restore& rs, Context& c, uint64_t addr) {
   return r;
 }
 
-void on_fork(Lazy& l, const Context& parent, int userfault) {
-  for (uint64_t i = 1; i < format::kMostLazyContexts; i++) {
-    Context& c = l.contexts[i];
-    if (c.used != 0) continue;
-    c = parent;
-    c.userfault = userfault;
-    c.runs = table_of(l.rs, i);
-    l.rs.plan->filler_forks++;
-    __builtin_memcpy(c.runs, parent.runs, parent.count * sizeof(PlanFill));
-    return;
-  }
-  fail(l.rs, format::kStepFill, -EMFILE, 0);
-}
+void on_fork(Lazy& l, const Context& parent, int userfault);
 
 void on_message(Lazy& l, Context& c, const uffd_msg& m) {
   switch (m.event) {
@@ -271,6 +259,32 @@ void bring_next(const Restore& rs, Context& c) {
   if (r == Copied::kGone) close_context(rs, c);
 }
 
+// Where there are very many forks at one time, some are completed first.
+Context* free_context(Lazy& l) {
+  constexpr int kPasses = 1 << 20;  // each brings a piece to all
+  for (int pass = 0; pass < kPasses; pass++) {
+    for (uint64_t i = 1; i < format::kMostLazyContexts; i++) {
+      if (l.contexts[i].used == 0) return &l.contexts[i];
+    }
+    for (uint64_t i = 1; i < format::kMostLazyContexts; i++) {
+      Context& c = l.contexts[i];
+      bring_next(l.rs, c);
+      if (c.used != 0 && c.left == 0) close_context(l.rs, c);
+    }
+  }
+  return nullptr;
+}
+
+void on_fork(Lazy& l, const Context& parent, int userfault) {
+  Context* c = free_context(l);
+  if (c == nullptr) fail(l.rs, format::kStepFill, -EMFILE, 0);
+  *c = parent;
+  c->userfault = userfault;
+  c->runs = table_of(l.rs, static_cast<uint64_t>(c - l.contexts));
+  __builtin_memcpy(c->runs, parent.runs, parent.count * sizeof(PlanFill));
+  l.rs.plan->filler_forks++;
+}
+
 bool has_ended(int pidfd) {
   struct {
     int fd;
@@ -285,7 +299,9 @@ void bring_all(Lazy& l) {
     for (Context& c : l.contexts) {
       if (c.used == 0) continue;
       serve(l, c);
-      if (c.used != 0 && c.left > 0) bring_next(l.rs, c);
+      // Most forks end or call exec soon: what they do not touch need not come twice.
+      const bool turn = &c == &l.contexts[0] || l.contexts[0].used == 0;
+      if (turn && c.used != 0 && c.left > 0) bring_next(l.rs, c);
       if (c.used != 0 && c.left == 0) close_context(l.rs, c);
       any = any || c.used != 0;
     }
