@@ -248,7 +248,7 @@ void bring_next(const Restore& rs, Context& c) {
     return;
   }
   const PlanFill run = c.runs[c.next];
-  if (rs.plan->lazy_pause_ns != 0) {
+  if (rs.plan->lazy_pause_ns != 0 && &c == &lazy_of(rs).contexts[0]) {
     const timespec pause{0, static_cast<long>(rs.plan->lazy_pause_ns)};
     sys(__NR_nanosleep, &pause, nullptr);
   }

@@ -1261,6 +1261,37 @@ def test_filler_killed(workspace):
                  harness.read_file(workspace.path / "restore-1.err"), "crrestore's message")
 
 
+MANY_FORKS = """
+import os, time
+memory = bytearray(b"Q" * (16 << 20))
+open("ready.txt", "w").close()
+while not os.path.exists("go"):
+    time.sleep(0.002)
+children = []
+for i in range(150):
+    pid = os.fork()
+    if pid == 0:
+        time.sleep(0.3)
+        os._exit(0 if memory.count(b"Q") == 16 << 20 else 1)
+    children.append(pid)
+assert all(os.waitpid(pid, 0)[1] == 0 for pid in children)
+assert memory == b"Q" * (16 << 20)
+"""
+
+
+def test_many_forks_of_a_lazy_restore(workspace):
+    """--lazy: more forks at one time than the filler has places for, each with all memory."""
+    harness.require_restore(workspace.user)
+    session = Session(workspace, ["/usr/bin/python3", "-c", MANY_FORKS])
+    session.start()
+    session.wait_until((workspace.path / "ready.txt").exists, "the program's start")
+    session.checkpoint(then="kill")
+    session.wait_end(137)
+    (workspace.path / "go").touch()
+    session.restore(("-i", "off", "--lazy"), {"CR_LAZY_PAUSE_US": "20000"})
+    session.wait_end(0)
+
+
 def test_checkpoint_of_a_lazy_restore(workspace):
     """A checkpoint that comes while memory is being brought waits for all of it."""
     session, log = large_memory(workspace)
