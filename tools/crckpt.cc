@@ -81,8 +81,10 @@ std::string directory_of(const char* pid) {
 }
 
 // Asks the agent and waits for its report. false: it went away.
-bool ask(const char* what, const std::string& dir, const format::Request& q, format::Report* ret) {
+bool ask(const char* what, const std::string& dir, const format::Request& q, bool again,
+         format::Report* ret) {
   const int s = tools::connect_to_agent(dir);
+  if (s < 0 && again) return false;
   if (s < 0) {
     no_session(
         std::string(what) + ": no session is running there" +
@@ -154,10 +156,10 @@ int main(int argc, char** argv) {
   }
   if (verbose) q.kind = format::kMessageAskWithProgress;
   format::Report r{};
-  bool answered = ask(what, dir, q, &r);
+  bool answered = ask(what, dir, q, false, &r);
   if (!answered && verbose) {  // an agent of an earlier version hangs up on what it does not know
     q.kind = format::kMessageAskCheckpoint;
-    answered = ask(what, dir, q, &r);
+    answered = ask(what, dir, q, true, &r);
   }
   if (!answered) {
     fprintf(stderr, "%s: %s: the session ended before the checkpoint was whole\n", kTool, what);

@@ -24,6 +24,13 @@ unsigned processors_of(pid_t pid) {
 
 uint64_t Session::agent_cpu_ns() { return rawsys::clock_ns(CLOCK_PROCESS_CPUTIME_ID); }
 
+// The program has attached: what was measured before says nothing of its next checkpoints.
+void Session::begin_measuring() {
+  meter_.reset();
+  whole_in_row_ = 0;
+  last_end_ns_ = rawsys::clock_ns(CLOCK_MONOTONIC);
+}
+
 void Session::begin_attempt() {
   attempts_++;
   attempt_ = {};

@@ -328,9 +328,7 @@ bool Session::attach(os::Fd connection, const format::Hello& hello, std::string*
     return false;
   }
   control_ = std::move(connection);
-  meter_.reset();
-  whole_in_row_ = 0;
-  last_end_ns_ = rawsys::clock_ns(CLOCK_MONOTONIC);
+  begin_measuring();
   return true;
 }
 

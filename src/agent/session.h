@@ -195,6 +195,7 @@ class Session {
                            store::Model& model);
   void publish(const std::string& error);
   static uint64_t agent_cpu_ns();
+  void begin_measuring();
   void begin_attempt();
   void end_attempt(const Trouble& result);
   void adapt_interval(bool whole);

@@ -19,6 +19,8 @@ import re
 import select
 import shutil
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import termios
@@ -543,6 +545,36 @@ def test_checkpoint_progress(workspace):
     session.kill()
     done = workspace.run([workspace.tool("crckpt"), "-v", session.image], check=1)
     expect_match("no session is running", done.stderr, "the message")
+
+
+def test_progress_with_an_earlier_agent(workspace):
+    """An agent that hangs up on a question it does not know is asked as before."""
+    directory = workspace.path / "old.image"
+    directory.mkdir()
+    workspace.user.give(directory)
+    kinds = []
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(directory / "agent.sock"))
+        workspace.user.give(directory / "agent.sock")
+        listener.listen(4)
+        listener.settimeout(30)
+
+        def serve(answers):
+            connection, _ = listener.accept()
+            with connection:
+                kinds.append(struct.unpack_from("<I", connection.recv(4096))[0])
+                if kinds[-1] in answers:
+                    connection.send(struct.pack("<IiiI5Q512s", 23, 0, 0, 0, 1, 9, 4096, 5, 6, b""))
+
+        for answers, status in (((7,), 0), ((), 1)):
+            kinds.clear()
+            command = workspace.start([workspace.tool("crckpt"), "-v", directory], stdout="old.out")
+            serve(answers)
+            serve(answers)
+            workspace.wait_until(lambda: command.poll() is not None, "the end of crckpt")
+            expect(command.returncode == status and kinds == [10, 7],
+                   f"status {command.returncode} after {kinds}")
+    expect("sequence 9 whole" in harness.read_file(workspace.path / "old.out"), "its report")
 
 
 def test_progress_of_a_large_checkpoint(workspace):
