@@ -13,7 +13,7 @@ constexpr double kFirstSeconds = 1;  // until the first cost is known
 constexpr double kAim = 0.9;         // of the budget, so that it is kept in spite of noise
 constexpr double kNew = 0.3;         // weight of the newest cost in the mean
 constexpr double kShrink = 0.5;      // an interval falls to no less than this in a step
-// Until it is known what a checkpoint of changes alone costs, at most this share is spent to learn.
+// Until three checkpoints of changes alone are measured, at most this share is spent to learn.
 constexpr double kLearning = 0.1;
 
 double median(double a, double b, double c) {
@@ -92,11 +92,11 @@ void IntervalChooser::add(const Sample& s) {
 
 double IntervalChooser::next(const IntervalPolicy& policy, double current) const {
   if (count_ == 0 && first_cost_ == 0) return bounded(policy, current);
-  if (count_ == 0) {
-    const double wanted = period_for(policy, first_cost_, first_cost_);
-    return bounded(policy, std::min(wanted, std::max(current, first_cost_ / kLearning)));
-  }
-  const double wanted = period_for(policy, cost_, latency_) - latency_;
+  const double cost = count_ == 0 ? first_cost_ : cost_;
+  double wanted = period_for(policy, cost, latency_) - latency_;
+  // One long pause at the beginning must not put off the next checkpoint, which would show that it
+  // was an exception, for an hour.
+  if (count_ < kRecent) wanted = std::min(wanted, std::max(current, cost / kLearning));
   return bounded(policy, std::max(wanted, current * kShrink));
 }
 
