@@ -24,7 +24,7 @@
 #include <unistd.h>
 
 enum { kPageBytes = 4096, kGaps = 254, kTickNs = 1000000 };
-static const uint64_t kGapNs = 2000000;
+static const uint64_t kGapNs = 1100000;
 
 struct gap {
   uint64_t end_ns, length_ns; /* CLOCK_MONOTONIC */
@@ -37,7 +37,8 @@ _Static_assert(sizeof(struct block) == kPageBytes, "a block is a page");
 
 static int g_status;
 static unsigned char *g_memory;
-static uint64_t g_pages, g_threads, g_dirty_pages_per_tick;
+static uint64_t g_pages, g_threads;
+static double g_dirty_pages_per_ns; /* and thread */
 
 static void die(const char *what) {
   fprintf(stderr, "hog: %s: %s\n", what, strerror(errno));
@@ -73,14 +74,16 @@ static void *work(void *arg) {
   fill(first, last);
   struct block head = {0};
   uint64_t at = first, last_ns = now_ns();
+  double due = 0;
   for (;;) {
     const struct timespec tick = {0, kTickNs};
     nanosleep(&tick, NULL);
-    for (uint64_t i = 0; i < g_dirty_pages_per_tick && last > first; i++) {
+    for (; due >= 1 && last > first; due -= 1) {
       ++*(uint64_t *)(g_memory + at * kPageBytes);
       if (++at == last) at = first;
     }
     const uint64_t now = now_ns();
+    due += (double)(now - last_ns) * g_dirty_pages_per_ns;
     if (now - last_ns > kGapNs) {
       const struct gap g = {now, now - last_ns};
       put(thread, &g, sizeof(g), offsetof(struct block, gap) + head.gaps % kGaps * sizeof(g));
@@ -100,8 +103,8 @@ int main(int argc, char **argv) {
   }
   g_threads = strtoul(argv[3], NULL, 0);
   g_pages = (strtoul(argv[2], NULL, 0) << 20) / kPageBytes;
-  const uint64_t dirty = argc > 4 ? strtoul(argv[4], NULL, 0) : 0;
-  g_dirty_pages_per_tick = (dirty << 20) / kPageBytes / 1000 / g_threads;
+  const double dirty = argc > 4 ? strtod(argv[4], NULL) : 0;
+  g_dirty_pages_per_ns = dirty * (1 << 20) / kPageBytes / 1e9 / (double)g_threads;
   g_status = open(argv[1], O_RDWR | O_CREAT | O_CLOEXEC, 0600);
   if (g_status < 0 || ftruncate(g_status, (off_t)(g_threads * kPageBytes)) != 0) die(argv[1]);
   g_memory =

@@ -65,14 +65,14 @@ class Status:
         return bool(blocks) and all(last > when_ns for _, last, _ in blocks)
 
     def longest_gap(self, begin_ns, end_ns):
-        """Seconds of the longest gap of any thread that overlaps the time span; a gap is only
-        recorded from 2 ms on, the tick is 1 ms."""
-        longest = 1e-3
+        """Seconds that the longest gap of any thread that overlaps the time span is longer than the
+        tick of 1 ms; recorded from 0.1 ms on."""
+        longest = 1.1e-3
         for _, _, gaps in self.read():
             for gap_end, length in gaps:
                 if gap_end >= begin_ns and gap_end - length <= end_ns:
                     longest = max(longest, length * 1e-9)
-        return longest
+        return longest - 1e-3
 
     def first_progress(self, begin_ns):
         """Seconds from then to the first stamp of all threads that had stood still since before."""
@@ -132,7 +132,10 @@ class Ours:
              *command], stdout=self.log, stderr=self.log, stdin=subprocess.DEVNULL)
 
     def checkpoint(self):
-        subprocess.run([common.tool("crckpt"), "-q", str(self.image)], check=True)
+        """Seconds that the program was stopped, as the session says."""
+        done = subprocess.run([common.tool("crckpt"), str(self.image)], check=True,
+                              capture_output=True, text=True)
+        return float(re.search(r"pause ([0-9.]+) ms", done.stdout).group(1)) / 1e3
 
     def image_bytes(self):
         """Of one checkpoint: the directory holds two."""
@@ -285,6 +288,8 @@ class Figures:
 
     def __init__(self):
         self.pause, self.whole, self.restore, self.lazy, self.quiet = [], [], [], [], []
+        self.stopped = []  # as the checkpointer says, where it does
+        self.first, self.first_whole = [], []
         self.image = 0
 
 
@@ -302,16 +307,24 @@ def measure(checkpointer, directory, mib, threads, dirty, runs):
         begin = now_ns()
         wait_for(lambda: status.all_stamped_after(begin), "start of the hog")
         time.sleep(0.3)
-        for _ in range(2):  # the first two make the files
+        for number in range(2):  # the first two make the files
+            begin = now_ns()
             checkpointer.checkpoint()
+            end = now_ns()
+            wait_for(lambda after=end: status.all_stamped_after(after), "progress")
+            if number == 0:
+                figures.first.append(status.longest_gap(begin, end))
+                figures.first_whole.append((end - begin) * 1e-9)
         for _ in range(runs):
             time.sleep(0.3)
             begin = now_ns()
             time.sleep(0.3)
             figures.quiet.append(status.longest_gap(begin, now_ns()))
             begin = now_ns()
-            checkpointer.checkpoint()
+            stopped = checkpointer.checkpoint()
             end = now_ns()
+            if stopped is not None:
+                figures.stopped.append(stopped)
             figures.whole.append((end - begin) * 1e-9)
             wait_for(lambda after=now_ns(): status.all_stamped_after(after), "progress")
             figures.pause.append(status.longest_gap(begin, end))
@@ -333,24 +346,36 @@ def measure(checkpointer, directory, mib, threads, dirty, runs):
     return figures
 
 
-def rows_of(results):
-    """Table rows; behind ours the ratio to the first peer whose images are in the same place."""
+def bare_scan(mib, percent, runs):
+    """Seconds that the kernel takes to find the dirty pages of so much memory, a list."""
+    done = subprocess.run([common.program("scan"), str(mib), str(percent), str(runs)],
+                          capture_output=True, text=True, check=False)
+    return [int(line) * 1e-9 for line in done.stdout.split()]
+
+
+def rows_of(results, scan):
+    """Table rows; behind ours the ratios to a bare scan, and to the first peer whose images are in
+    the same place."""
     rows = []
     for name, figures in results.items():
-        row = [name, common.milliseconds(figures.pause), common.milliseconds(figures.whole),
+        row = [name, common.milliseconds(figures.pause),
+               common.milliseconds(figures.stopped) if figures.stopped else "",
+               common.milliseconds(figures.whole), common.milliseconds(figures.first),
                f"{figures.image / (1 << 20):.0f}", common.milliseconds(figures.restore),
                common.milliseconds(figures.lazy) if figures.lazy else "",
                common.milliseconds(figures.quiet)]
         place = name.rsplit(", ", 1)[1]
         base = next((peer for peer in results
                      if not peer.startswith("crrun") and peer.endswith(", " + place)), None)
+        if scan and figures.stopped:
+            row[2] += f", {common.ratio(figures.stopped, scan)} of a bare scan"
         if base and name.startswith("crrun"):
             b = results[base]
             row[1] += f", {common.ratio(figures.pause, b.pause)} of {base.split(',')[0]}'s"
-            row[2] += f", {common.ratio(figures.whole, b.whole)}"
-            row[4] += f", {common.ratio(figures.restore, b.restore)}"
+            row[3] += f", {common.ratio(figures.whole, b.whole)}"
+            row[6] += f", {common.ratio(figures.restore, b.restore)}"
             if figures.lazy:
-                row[5] += f", {common.ratio(figures.lazy, b.restore)}"
+                row[7] += f", {common.ratio(figures.lazy, b.restore)}"
         rows.append(row)
     return rows
 
@@ -365,10 +390,12 @@ def places(arguments):
     return found
 
 
-def bench_one(arguments, peers, mib, threads):
-    """{row name: Figures} for one size and number of threads."""
+def bench_one(arguments, peers, mib, threads, percent):
+    """{row name: Figures} for one size, number of threads and percentage."""
     results = {}
     for place, folder in places(arguments).items():
+        if place == "disk" and (mib > 1024 or percent != arguments.dirty[0]):
+            continue
         jobs = [(f"crrun, {place}", Ours, "power")]
         if place == "disk":
             jobs.append((f"crrun --durable=crash, {place}", Ours, "crash"))
@@ -379,7 +406,7 @@ def bench_one(arguments, peers, mib, threads):
             try:
                 os.sync()
                 results[name] = measure(kind(directory["images"], durable), directory, mib,
-                                        threads, arguments.dirty, arguments.runs)
+                                        threads, mib * percent / 100, arguments.runs)
             except Unusable as reason:
                 print(f"{name}: {reason}", flush=True)
             finally:
@@ -401,15 +428,17 @@ def usable_peers(names):
     return peers, reasons
 
 
-HEADER = ("checkpointer, images on", "pause seen by the program", "until the image is whole",
-          "image, MiB", "restore to first progress", "--lazy", "longest gap without a checkpoint")
+HEADER = ("checkpointer, images on", "pause seen by the program", "stopped, as crckpt says",
+          "until the image is whole", "pause of the first checkpoint", "image, MiB",
+          "restore to first progress", "--lazy", "longest gap without a checkpoint")
 
 
 def main():
     parser = argparse.ArgumentParser(description="Checkpoints and restores a memory hog.")
     parser.add_argument("--mib", type=int, nargs="+", default=[256, 1024, 4096])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 8])
-    parser.add_argument("--dirty", type=int, default=50, help="MiB/s the hog dirties (default: 50)")
+    parser.add_argument("--dirty", type=float, nargs="+", default=[1, 10],
+                        help="percent of its memory that the hog dirties in a second")
     parser.add_argument("--runs", type=int, default=5, help="of each figure (default: 5)")
     parser.add_argument("--where", nargs="+", default=["shm", "disk"], choices=["shm", "disk"])
     parser.add_argument("--disk", default=tempfile.gettempdir(), help="folder for images on disk")
@@ -422,8 +451,9 @@ def main():
     for reason in reasons:
         print(reason, flush=True)
     text = (f"## Memory hog\n\n{where}. Images on shm: /dev/shm; disk: {disk_kind(arguments.disk)}. "
-            f"The hog dirties {arguments.dirty} MiB/s. Milliseconds, medians (lowest-highest) of "
-            f"{arguments.runs}.\n")
+            "Milliseconds, medians (lowest-highest) of "
+            f"{arguments.runs}. The hog looks at the clock every millisecond: its pauses are what a "
+            "gap between two looks is longer.\n")
     for reason in reasons:
         text += f"No figures beside it: {reason}.\n"
     for mib in arguments.mib:
@@ -433,11 +463,15 @@ def main():
             text += line
             continue
         for threads in arguments.threads:
-            results = bench_one(arguments, peers, mib, threads)
-            part = (f"\n### {mib} MiB, {threads} thread{'s' if threads > 1 else ''}\n\n"
-                    + common.table(HEADER, rows_of(results)) + "\n")
-            print(part, flush=True)
-            text += part
+            for percent in arguments.dirty:
+                scan = bare_scan(mib, percent, 2 * arguments.runs + 1)
+                results = bench_one(arguments, peers, mib, threads, percent)
+                part = (f"\n### {mib} MiB, {threads} thread{'s' if threads > 1 else ''}, "
+                        f"{percent:g} % dirtied per second\n\n"
+                        f"One bare PAGEMAP_SCAN: {common.milliseconds(scan)} ms.\n\n"
+                        + common.table(HEADER, rows_of(results, scan)) + "\n")
+                print(part, flush=True)
+                text += part
     common.write_section("hog", text)
     if not arguments.no_overhead:
         sys.exit(subprocess.run([sys.executable, str(common.REPO / "bench" / "overhead.py")],
