@@ -377,7 +377,7 @@ void Session::begin_command(format::CommandKind kind) {
 
 // Waits until the command is done, or, of a capture, until the process is described.
 Trouble Session::await_command(bool described_is_enough, uint64_t timeout_ns, World* world) {
-  const format::ChannelHeader* c = channel();
+  format::ChannelHeader* c = channel();
   constexpr uint64_t kSpinNs = 50000;
   const uint64_t begin = rawsys::clock_ns(CLOCK_MONOTONIC);
   for (;;) {
@@ -393,8 +393,9 @@ Trouble Session::await_command(bool described_is_enough, uint64_t timeout_ns, Wo
     if (recv(control_.get(), &c1, 1, MSG_PEEK | MSG_DONTWAIT) == 0) {
       return trouble(Errc::kAgentGone, EPIPE, "the program ended");
     }
-    const timespec slice{0, described_is_enough ? 1000000 : 20000000};
-    const long r = rawsys::sys_futex(&c->done_seq, FUTEX_WAIT, done, &slice);
+    const timespec slice{0, 20000000};
+    const long r = described_is_enough ? rawsys::sys_futex(&c->described, FUTEX_WAIT, 0, &slice)
+                                       : rawsys::sys_futex(&c->done_seq, FUTEX_WAIT, done, &slice);
     if (r == -ETIMEDOUT && world != nullptr) world->keep_control_running();
     tell_copied();
   }

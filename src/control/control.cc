@@ -240,6 +240,7 @@ void ControlThread::run_command() {
       capture::StoppedScope scope;  // the agent sends this only while it holds every thread
       r = capture::describe_process(scope.proof(), *ch_);
       __atomic_store_n(&ch_->described, 1u, __ATOMIC_RELEASE);
+      sys_futex(&ch_->described, FUTEX_WAKE, 0x7fffffff);
       if (r == 0) r = capture::copy_pages(scope.proof(), *ch_, files_);
       break;
     }

@@ -252,7 +252,7 @@ struct ChannelHeader {
   uint32_t can_track;  // out, when attached: this kernel tracks writes (userfaultfd)
   uint64_t ranges_off, runs_off, runs_cap;
   Spoiled spoiled;     // out, kCommandEarly
-  uint32_t described;  // kCommandCapture: 1 when `process` is filled in
+  uint32_t described;  // futex. kCommandCapture: 1 when `process` is filled in
   uint32_t reserved3;
   Process process;
   ThreadReport reports[kReportSlots];
