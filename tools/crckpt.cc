@@ -52,7 +52,7 @@ std::string directory_of(const char* pid) {
     for (const int fd : *fds) {
       auto link = os::read_link(std::string("/proc/") + pid + "/fd/" + std::to_string(fd));
       if (!link || !link->ends_with("/lock")) continue;
-      const std::string dir = link->substr(0, link->size() - 5);
+      std::string dir = link->substr(0, link->size() - 5);
       const int s = tools::connect_to_agent(dir);
       if (s < 0) continue;
       close(s);

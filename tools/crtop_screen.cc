@@ -4,6 +4,7 @@
 
 #include <langinfo.h>
 #include <locale.h>
+#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -101,7 +102,7 @@ std::string sparkline(const std::vector<format::HistoryRecord>& records, size_t 
   std::string out;
   for (auto r = first; r != records.end(); ++r) {
     const double share = static_cast<double>(r->pause_ns) / static_cast<double>(most);
-    const size_t step = share < 1 ? static_cast<size_t>(share * 7 + 0.5) : 7;
+    const size_t step = share < 1 ? static_cast<size_t>(lround(share * 7)) : 7;
     out += r->error_code != 0 ? "x" : (unicode ? kBlocks : kAscii)[step];
   }
   return out;

@@ -2,6 +2,7 @@
 // attempt.cc - what became of one attempt at a checkpoint: measured, and kept in the history.
 // Invariant: never changes whether the attempt succeeded.
 // Context: N (agent). Doc: docs/ARCHITECTURE.md, "What a checkpoint costs".
+#include <math.h>
 #include <sched.h>
 #include <time.h>
 
@@ -140,10 +141,10 @@ void Session::describe_interval(format::SuperBlock* super) const {
   super->tracker = tracker_;
   super->interval_mode = p.automatic ? format::kIntervalAutomatic : format::kIntervalFixed;
   if (!p.automatic) return;
-  super->overhead_ppm = static_cast<uint32_t>(p.overhead * 1e6 + 0.5);
+  super->overhead_ppm = static_cast<uint32_t>(lround(p.overhead * 1e6));
   super->min_interval_ms = milliseconds(p.least);
   super->max_interval_ms = milliseconds(p.most);
-  super->mtbf_ms = static_cast<uint64_t>(p.mtbf * 1000 + 0.5);
+  super->mtbf_ms = static_cast<uint64_t>(llround(p.mtbf * 1000));
 }
 
 void Session::adopt_interval(const format::ImageView& image) {
