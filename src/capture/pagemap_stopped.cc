@@ -5,11 +5,13 @@
 #include <errno.h>
 #include <fcntl.h>
 
-#include "capture/pagemap_abi.h"
+#include "rawsys/pagemap_abi.h"
 #include "rawsys/rawsys.h"
 
 namespace cr::capture {
 namespace {
+
+using namespace rawsys;  // the kernel's names
 
 constexpr uint64_t kBatch = 256;
 
@@ -37,7 +39,11 @@ long run_scan(int pagemap, PmScanArg& arg, PageRange* out, uint64_t cap, uint64_
   if (n < 0) return n;
   uint64_t used = 0;
   for (long i = 0; i < n; i++) {
-    const bool written = all_written || (vec[i].categories & kIsWritten) != 0;
+    // In a mapping of a file a page that was dropped (MADV_DONTNEED) leaves a mark behind that
+    // looks like a swapped page that was not written.
+    const bool dropped =
+        (arg.category_mask & kIsFile) != 0 && (vec[i].categories & kIsPresent) == 0;
+    const bool written = all_written || dropped || (vec[i].categories & kIsWritten) != 0;
     if (used > 0 && out[used - 1].end == vec[i].start && out[used - 1].written == written) {
       out[used - 1].end = vec[i].end;
     } else {
@@ -114,7 +120,13 @@ long open_tracker() {
 
 long track_writes(int tracker, uint64_t map_start, uint64_t map_end) {
   UffdioRegister arg{map_start, map_end - map_start, kUffdRegisterWp, 0};
-  return rawsys::sys(__NR_ioctl, tracker, kUffdioRegister, &arg);
+  const long r = rawsys::sys(__NR_ioctl, tracker, kUffdioRegister, &arg);
+  if (r < 0) return r;
+  // When the kernel joins memory that mremap moved with a tracked neighbour, both lose their
+  // tracking, and the neighbour's pages keep their marks: writable, and not written for ever. All
+  // marks are taken off.
+  UffdioWriteprotect none{map_start, map_end - map_start, 0};
+  return rawsys::sys(__NR_ioctl, tracker, kUffdioWriteprotect, &none);
 }
 
 long find_pages(int pagemap, bool use_scan, Pages which, uint64_t start, uint64_t end,
