@@ -17,6 +17,7 @@
 
 #include "agent/describe_files.h"
 #include "agent/frame.h"
+#include "agent/rollback_memory.h"
 #include "agent/session.h"
 #include "os/fault.h"
 #include "os/proc.h"
@@ -559,6 +560,7 @@ Trouble Session::checkpoint(uint32_t then, format::Report* ret_report) {
     if (bad.bad()) return bad;
     channel()->staging_pages = staging_pages;
     finish_stop();
+    const uint64_t lazy_free = lazy_free_count();
     fault_point(FaultPoint::kBeforeStop);
 
     store::Model model;
@@ -614,6 +616,7 @@ Trouble Session::checkpoint(uint32_t then, format::Report* ret_report) {
     sequence_++;
     last_ = std::move(taken_);
     last_.realtime_ns = super.realtime_ns;
+    last_.lazy_free = lazy_free;
     last_is_basis_ = channel()->tracking != format::kTrackNothing;
     image_bytes_ = writer_->bytes_written();
     pause_ns_ = super.pause_ns;

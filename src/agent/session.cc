@@ -312,7 +312,7 @@ void Session::adopt(const store::LoadedImage& image) {
   if (options_.interval_seconds < 0) {
     options_.interval_seconds = image.view.process->interval_ms / 1000.0;
   }
-  epoch_ = super.epoch + 1;
+  epoch_ = std::max(epoch_, super.epoch) + 1;
   sequence_ = super.sequence;
   newest_ = image.index;
   memcpy(session_id_, super.session_id, sizeof(session_id_));
@@ -334,6 +334,10 @@ void Session::publish(const std::string& error) {
   c->commit_ns = commit_ns_;
   c->realtime_ns = realtime_ns_;
   c->interval_seconds = options_.interval_seconds;
+  c->rollbacks = rollbacks_;
+  c->rollbacks_in_place = rollbacks_in_place_;
+  c->rollback_ns = rollback_ns_;
+  rawsys::str_copy(c->rollback_reason, rollback_reason_.c_str(), sizeof(c->rollback_reason));
   rawsys::str_copy(c->image_dir, options_.dir.c_str(), sizeof(c->image_dir));
   rawsys::str_copy(c->last_error, error.c_str(), sizeof(c->last_error));
   __atomic_add_fetch(&c->status_lock, 1, __ATOMIC_ACQ_REL);

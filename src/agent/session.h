@@ -76,6 +76,9 @@ class Session {
   void run_hooks(uint32_t when);
   // Answer API request `id`.
   void answer(uint64_t id, bool rollback, const Trouble& result);
+  // restore() in place (rollback.cc). in_place: it was done; else why it could not be, and the
+  // program runs on unchanged. An error: it had to be killed.
+  Trouble roll_back(bool* ret_in_place);
   // What restore() has to exec.
   bool offer_exec(const std::string& path, const std::string& argv, const std::string& env);
 
@@ -86,6 +89,7 @@ class Session {
   void set_epoch(uint64_t e) { epoch_ = e; }
   uint64_t sequence() const { return sequence_; }
   int newest_buffer() const { return newest_; }
+  void count_rollback() { rollbacks_++; }
   // Deals with threads that could not be let go when a checkpoint's stop ended. To be called after
   // SIGCHLD, before anybody else waits for the program.
   void finish_stop() {
@@ -103,6 +107,7 @@ class Session {
   void set_frozen(bool f) { frozen_ = f; }
 
  private:
+  friend class Rollback;
   explicit Session(SessionOptions o) : options_(std::move(o)) {}
   bool lock_directory();
   bool program_is_alive();
@@ -136,6 +141,8 @@ class Session {
   std::unique_ptr<store::LoadedImage> heap_image_;  // between open_heap and load_heap
   Leftover leftover_;
   uint64_t epoch_ = 1, sequence_ = 0, attempts_ = 0, failures_ = 0;
+  uint64_t rollbacks_ = 0, rollbacks_in_place_ = 0, rollback_ns_ = 0;
+  std::string rollback_reason_;  // why the newest one was not in place
   uint64_t image_bytes_ = 0, pause_ns_ = 0, commit_ns_ = 0, realtime_ns_ = 0;
   int newest_ = -1;  // buffer of the newest whole checkpoint, -1 none
   uint8_t session_id_[16] = {};
@@ -148,7 +155,8 @@ class Session {
     std::vector<FreeRange> without;                 // left out of it
     std::vector<format::SegmentRecord> file_parts;  // of these it has the file's own pages only
     uint64_t realtime_ns = 0;
-  } last_, taken_;  // taken_: what is being captured
+    uint64_t lazy_free = 0;  // lazy_free_count() before it
+  } last_, taken_;           // taken_: what is being captured
   void plan_tracking(MemoryPlan& plan, const store::Model& model);
   bool last_has_file_part(const store::Model& model, const format::Range& r) const;
   void note_file_parts(const store::Model& model);

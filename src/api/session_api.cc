@@ -454,6 +454,10 @@ int crstatus(struct crstatus* st) {
     s.interval_seconds = ch->interval_seconds;
     memcpy(s.image_dir, ch->image_dir, sizeof(s.image_dir));
     memcpy(s.last_error, ch->last_error, sizeof(s.last_error));
+    s.rollbacks = ch->rollbacks;
+    s.rollbacks_in_place = ch->rollbacks_in_place;
+    s.rollback_ns = ch->rollback_ns;
+    memcpy(s.rollback_reason, ch->rollback_reason, sizeof(s.rollback_reason));
     __atomic_thread_fence(__ATOMIC_ACQUIRE);
     after = __atomic_load_n(&ch->status_lock, __ATOMIC_ACQUIRE);
   } while ((before != after || (before & 1) != 0) && --tries > 0);

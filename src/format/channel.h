@@ -12,7 +12,7 @@
 
 namespace cr::format {
 
-inline constexpr uint32_t kChannelVersion = 3;
+inline constexpr uint32_t kChannelVersion = 4;
 inline constexpr char kAgentSocketName[] = "agent.sock";
 // Locked (shared) by the control thread while the program lives, with or without an agent, so that
 // a
@@ -48,12 +48,13 @@ struct Hello {
   uint64_t resume_entry;  // continues an interrupted timed call (crcontrol_resume_call)
   uint64_t control_entry, control_stack_top;
   uint64_t state, state_bytes;
-  uint64_t exclusions;  // Exclusions
-  uint32_t restored;    // 1: after a restore
+  uint64_t exclusions;   // Exclusions
+  uint64_t calls_entry;  // makes the calls of a CallList
+  uint32_t restored;     // 1: after a restore
   uint32_t reserved;
   uint64_t heap_words[2];  // addresses of words with the addresses of HeapDirectories; 0: none
 };
-CR_ON_DISK(Hello, 104);
+CR_ON_DISK(Hello, 112);
 
 // crexclude(): read by the agent from the program's memory.
 struct Exclusions {
@@ -105,6 +106,8 @@ enum CommandKind : uint32_t {
   kCommandExit = 4,      // end the control thread
   kCommandDescribe = 5,  // fill in `process`
   kCommandHooks = 6,     // run the hooks of kind arg0 (enum crhook_when)
+  kCommandCalls = 7,     // make the system calls of the CallList at offset arg0
+  kCommandRollback = 8,  // stand still while the agent puts memory back: `rollback`
 };
 
 inline constexpr uint32_t kRangeAnon = 0;   // no file: pages that are not zero
@@ -168,6 +171,11 @@ CR_ON_DISK(ThreadReport, 88);
 // itself if the agent dies meanwhile.
 inline constexpr uint64_t kReportFrameRoom = 16384;
 inline constexpr uint64_t kReportStackBytes = 32768;
+inline constexpr uint64_t kControlStackBytes = 65536;  // below control_stack_top
+
+// Of ChannelHeader::rollback, during kCommandRollback: the control thread says kRollbackHeld when
+// all it needs lies on its stack, the agent kRollbackFilled when memory is as it was.
+enum RollbackPhase : uint32_t { kRollbackNone = 0, kRollbackHeld = 1, kRollbackFilled = 2 };
 
 struct ChannelHeader {
   uint32_t version;
@@ -208,6 +216,11 @@ struct ChannelHeader {
   uint64_t heap_base, heap_bytes;
   uint32_t exited;  // the program called exit(): its images are not needed for a restart
   uint32_t reserved1;
+  uint32_t rollback;  // futex: RollbackPhase
+  int32_t tracker;    // out, when attached: the control thread's userfaultfd, or negative
+  // restore() calls since the session began; under the sequence lock
+  uint64_t rollbacks, rollbacks_in_place, rollback_ns;
+  char rollback_reason[256];  // why the newest one began the program anew
   // restore(): the program to exec, with its arguments and environment as NUL-separated strings
   char exec_path[4096];
   uint32_t exec_argv_bytes, exec_env_bytes;

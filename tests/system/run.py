@@ -134,6 +134,17 @@ def run_often(workspace, program):
     session.verify_image()
 
 
+def run_rollback(workspace, program, alone):
+    """The program takes its checkpoints and calls restore() itself; alone: by crinit() only."""
+    session = Session(workspace, [workspace.program(program.name)])
+    if alone:
+        session.foreground = workspace.start(session.command)
+        session.name = program.name
+    else:
+        session.start()
+    session.expect_pass()
+
+
 def run_refuse(workspace, program, expression):
     """Each checkpoint is refused with a message that names the cause, and the program lives."""
     session = Session(workspace, [workspace.program(program.name)])
@@ -172,6 +183,8 @@ def run_program(workspace, program, mode, plain):
         run_cycles(workspace, program)
     elif mode == "often":
         run_often(workspace, program)
+    elif mode in ("rollback", "rollback-alone"):
+        run_rollback(workspace, program, alone=mode == "rollback-alone")
     elif mode in ("live", "live-any"):
         run_live(workspace, program, must_succeed=mode == "live")
     else:
@@ -185,7 +198,7 @@ def modes_of(program):
         return {program.name: program.mode}
     modes = program.mode.split(",")
     for mode in modes:
-        if mode not in ("cycles", "often", "live", "live-any"):
+        if mode not in ("cycles", "often", "live", "live-any", "rollback", "rollback-alone"):
             raise SystemExit(f"{program.name}: unknown mode {mode}")
     return {program.name if mode == modes[0] else f"{program.name}/{mode}": mode for mode in modes}
 
