@@ -37,11 +37,11 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "capture/pagemap_abi.h"
+#include "rawsys/pagemap_abi.h"
 
 namespace {
 
-using namespace cr::capture;
+using namespace cr::rawsys;
 
 constexpr uint64_t kPage = 4096;
 constexpr uint32_t kObjects = 200000, kOperations = 10000;

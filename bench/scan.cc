@@ -19,9 +19,9 @@
 
 #include <memory>
 
-#include "capture/pagemap_abi.h"
+#include "rawsys/pagemap_abi.h"
 
-using namespace cr::capture;
+using namespace cr::rawsys;
 
 namespace {
 

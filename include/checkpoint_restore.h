@@ -121,7 +121,9 @@ CR_API int checkpoint_wait(int level) __asm__("crcheckpoint_wait");
 
 /* Roll the running process back to its newest whole checkpoint. On success it does not return
  * here: the thread that called checkpoint() sees CR_RESTORED; all other threads are where they
- * were. Threads made since are gone, ended ones are back.
+ * were. Threads made since are gone, ended ones are back. Only what has changed is put back; where
+ * that is not possible (crstatus() says why) the process begins anew from the image. If it fails
+ * half-way, or its agent is killed just then, the program is killed and the image is as it was.
  * Returns -1 on failure, and CR_RESTORED if the newest checkpoint was taken while this call was
  * under way (then this thread comes back inside it). Errors: EPERM not initialised; ENOENT no
  *   whole checkpoint yet; EBADMSG it is damaged; others as for checkpoint(). The process then runs
@@ -186,6 +188,10 @@ struct crstatus {
   uint32_t tracker;         /* enum crtracker, of the newest attempt */
   double overhead_percent;  /* of its time, that the program lost to its last checkpoints */
   uint64_t changed_bytes;   /* copied for the newest attempt */
+  uint64_t rollbacks;       /* restore() calls of this session that succeeded */
+  uint64_t rollbacks_in_place; /* of these, by putting back only what had changed */
+  uint64_t rollback_ns;     /* how long the newest of those took */
+  char rollback_reason[256]; /* why the newest one began the program anew; "" if it did not */
 };
 /* Fill *st (st->size set by the caller). Returns 0, or -1: EINVAL, EPERM (no session).
  * Context: thread-safe: yes; async-signal-safe: yes; blocks: no; hook: yes. */

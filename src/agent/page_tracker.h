@@ -53,6 +53,11 @@ class PageTracker {
   // The checkpoint is whole. without: what was left out of it.
   void commit(AddressSet without, int64_t realtime_ns);
 
+  // Between checkpoints: the last one is whole, and writes since it are counted.
+  bool is_whole() const { return whole_; }
+  // What was left out of it; and mappings of files of which it has the file's own pages only.
+  const AddressSet& last_without() const { return last_without_; }
+  const std::vector<format::SegmentRecord>& last_file_parts() const { return last_files_.segments; }
   // The last checkpoint can be built upon; that is, the buffer that holds it is needed.
   bool has_basis() const { return has_basis_; }
   bool any_early() const { return !early_.empty(); }

@@ -335,7 +335,7 @@ bool Session::attach(os::Fd connection, const format::Hello& hello, std::string*
 void Session::adopt(const store::LoadedImage& image) {
   const format::SuperBlock& super = image.view.super;
   if (options_.interval_of_image) adopt_interval(image.view);
-  epoch_ = super.epoch + 1;
+  epoch_ = std::max(epoch_, super.epoch) + 1;
   sequence_ = super.sequence;
   newest_ = image.index;
   memcpy(session_id_, super.session_id, sizeof(session_id_));
@@ -362,6 +362,10 @@ void Session::publish(const std::string& error) {
   c->tracker = tracker_;
   c->overhead_percent = meter_.share() * 100;
   c->staged_bytes = attempt_.staged_bytes;
+  c->rollbacks = rollbacks_;
+  c->rollbacks_in_place = rollbacks_in_place_;
+  c->rollback_ns = rollback_ns_;
+  rawsys::str_copy(c->rollback_reason, rollback_reason_.c_str(), sizeof(c->rollback_reason));
   rawsys::str_copy(c->image_dir, options_.dir.c_str(), sizeof(c->image_dir));
   rawsys::str_copy(c->last_error, error.c_str(), sizeof(c->last_error));
   __atomic_add_fetch(&c->status_lock, 1, __ATOMIC_ACQ_REL);

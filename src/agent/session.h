@@ -95,6 +95,9 @@ class Session {
   // Answer API request `id`.
   enum class Answer { kCheckpoint = 0, kRollback = 1, kWait = 2 };  // as control::Ask
   void answer(uint64_t id, Answer kind, const Trouble& result);
+  // restore() in place (rollback.cc). in_place: it was done; else why it could not be, and the
+  // program runs on unchanged. An error: it had to be killed.
+  Trouble roll_back(bool* ret_in_place);
   // What restore() has to exec.
   bool offer_exec(const std::string& path, const std::string& argv, const std::string& env);
 
@@ -105,6 +108,7 @@ class Session {
   void set_epoch(uint64_t e) { epoch_ = e; }
   uint64_t sequence() const { return sequence_; }
   int newest_buffer() const { return newest_; }
+  void count_rollback() { rollbacks_++; }
   // Deals with threads that could not be let go when a checkpoint's stop ended. To be called after
   // SIGCHLD, before anybody else waits for the program.
   void finish_stop() {
@@ -126,6 +130,7 @@ class Session {
   void set_frozen(bool f) { frozen_ = f; }
 
  private:
+  friend class Rollback;
   explicit Session(SessionOptions o) : options_(std::move(o)), history_(options_.dir) {}
   bool lock_directory();
   bool program_is_alive();
@@ -218,6 +223,8 @@ class Session {
   std::unique_ptr<store::LoadedImage> heap_image_;  // between open_heap and load_heap
   Leftover leftover_;
   uint64_t epoch_ = 1, sequence_ = 0, attempts_ = 0, failures_ = 0;
+  uint64_t rollbacks_ = 0, rollbacks_in_place_ = 0, rollback_ns_ = 0;
+  std::string rollback_reason_;  // why the newest one was not in place
   uint64_t image_bytes_ = 0, pause_ns_ = 0, commit_ns_ = 0, realtime_ns_ = 0;
   int newest_ = -1;  // buffer of the newest whole checkpoint, -1 none
   uint8_t session_id_[16] = {};
@@ -227,7 +234,7 @@ class Session {
   uint64_t untrackable_bytes_ = 0;   // of mappings that cannot be tracked
   std::vector<os::MapEntry> smaps_;  // as it was when the map had the text smaps_of_
   std::string smaps_of_;
-  uint64_t smaps_ns_ = 0;
+  uint64_t smaps_ns_ = 0, smaps_cost_ns_ = 0;
   bool lasting_known_ = false;
   LastingFacts lasting_;
   std::string own_status_, own_root_;   // of this process: they do not change
@@ -236,6 +243,7 @@ class Session {
   uint64_t staged_bytes_ = 0;           // by the checkpoint under way, or the last one
   uint64_t staging_pages_ = 0;          // bound of this checkpoint
   uint64_t early_pages_ = 0;            // of them, used before the stop
+  uint64_t last_lazy_free_ = 0;         // lazy_free_count() before the last checkpoint
   uint64_t last_copied_pages_ = ~0ull;  // for the last checkpoint that is whole
   uint64_t last_found_pages_ = 0;       // by the last early pass
   std::unique_ptr<store::BufferWriter> writer_;

@@ -334,13 +334,22 @@ Trouble Supervisor::restore(uint64_t sequence, Launched* ret) {
   return {};
 }
 
-// restore(): the running process execs itself and takes over as a restored one would.
+// restore(): what has changed is put back. Where that cannot be done, the running process execs
+// itself and takes over as a restored one would.
 void Supervisor::on_rollback(uint64_t id) {
   if (session_.options().heap != HeapMode::kNone) {
     session_.answer(id, Session::Answer::kRollback, session_.load_heap());
     return;
   }
   wait_until_filled();
+  bool in_place = false;
+  const Trouble half = session_.roll_back(&in_place);
+  note_death();
+  if (half.bad()) return say(half.text);
+  if (in_place) {
+    next_ns_ = now_ns() + static_cast<uint64_t>(session_.options().interval_seconds * 1e9);
+    return;
+  }
   Trouble bad = prepare(0, session_.pidfd());
   if (!bad.bad()) {
     format::PlanHeader& h = *plan_->header();
@@ -357,6 +366,7 @@ void Supervisor::on_rollback(uint64_t id) {
     } else if (!session_.offer_exec(plan_->program, join(plan_->argv), join(env))) {
       bad = trouble(Errc::kNoMemory, E2BIG, "the environment is too large");
     } else {
+      session_.count_rollback();
       session_.adopt(*plan_image_);
     }
   }

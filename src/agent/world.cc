@@ -369,7 +369,6 @@ Deliverable World::deliverable(const Thread& t, const format::SigactionRecord* a
   return worst;
 }
 
-namespace {
 std::vector<siginfo_t> peek_signals(pid_t tid, bool shared) {
   std::vector<siginfo_t> all;
   for (;;) {
@@ -383,7 +382,6 @@ std::vector<siginfo_t> peek_signals(pid_t tid, bool shared) {
     all.insert(all.end(), batch, batch + n);
   }
 }
-}  // namespace
 
 Trouble World::describe_thread(Thread& t, const format::SigactionRecord* actions) {
   if (trace(PTRACE_GETREGS, t.tid, nullptr, &t.regs) != 0) {

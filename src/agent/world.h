@@ -77,6 +77,9 @@ class World {
   // Lets all threads go on.
   void resume();
 
+  // For restore() in place: waits for the stop that PTRACE_INTERRUPT asked for.
+  Trouble wait_for(Thread& t, uint64_t deadline_ns) { return wait_stopped(t, deadline_ns); }
+
   std::vector<Thread>& threads() { return threads_; }
   const std::vector<siginfo_t>& shared_pending() const { return shared_pending_; }
   bool leader_gone() const { return leader_gone_; }
@@ -139,6 +142,9 @@ class World {
     restorer_end_ = end;
   }
 };
+
+// The signals that are pending for a stopped thread, or for its process.
+std::vector<siginfo_t> peek_signals(pid_t tid, bool shared);
 
 // Lets go or buries those of the threads that can be by now, and takes them from the list. True,
 // with its wait status, if one of them was the first thread of process `pid`, and has ended.

@@ -486,6 +486,10 @@ int crstatus(struct crstatus* st) {
     s.tracker = ch->tracker;
     s.overhead_percent = ch->overhead_percent;
     s.changed_bytes = ch->staged_bytes;
+    s.rollbacks = ch->rollbacks;
+    s.rollbacks_in_place = ch->rollbacks_in_place;
+    s.rollback_ns = ch->rollback_ns;
+    memcpy(s.rollback_reason, ch->rollback_reason, sizeof(s.rollback_reason));
     __atomic_thread_fence(__ATOMIC_ACQUIRE);
     after = __atomic_load_n(&ch->status_lock, __ATOMIC_ACQUIRE);
   } while ((before != after || (before & 1) != 0) && --tries > 0);

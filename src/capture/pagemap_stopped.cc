@@ -5,11 +5,13 @@
 #include <errno.h>
 #include <fcntl.h>
 
-#include "capture/pagemap_abi.h"
+#include "rawsys/pagemap_abi.h"
 #include "rawsys/rawsys.h"
 
 namespace cr::capture {
 namespace {
+
+using namespace rawsys;  // the kernel's names
 
 constexpr uint64_t kBatch = 256;
 
@@ -154,7 +156,13 @@ long open_tracker() {
 
 long track_writes(int tracker, uint64_t map_start, uint64_t map_end) {
   UffdioRegister arg{map_start, map_end - map_start, kUffdRegisterWp, 0};
-  return rawsys::sys(__NR_ioctl, tracker, kUffdioRegister, &arg);
+  const long r = rawsys::sys(__NR_ioctl, tracker, kUffdioRegister, &arg);
+  if (r < 0) return r;
+  // When the kernel joins memory that mremap moved with a tracked neighbour, both lose their
+  // tracking, and the neighbour's pages keep their marks: writable, and not written for ever. All
+  // marks are taken off.
+  UffdioWriteprotect none{map_start, map_end - map_start, 0};
+  return rawsys::sys(__NR_ioctl, tracker, kUffdioWriteprotect, &none);
 }
 
 long count_as_written(int tracker, uint64_t start, uint64_t end) {

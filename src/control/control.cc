@@ -14,6 +14,7 @@
 
 #include "capture/capture.h"
 #include "capture/pagemap.h"
+#include "control/calls.h"
 #include "rawsys/rawsys.h"
 
 extern "C" {
@@ -22,6 +23,7 @@ void cr_control_entry();
 void cr_resume_entry();
 void cr_resume_end();
 void cr_report_entry();
+void cr_calls_entry();
 [[noreturn]] void cr_control_main(uint64_t restored);
 }
 
@@ -31,7 +33,7 @@ namespace {
 using rawsys::sys;
 using rawsys::sys_futex;
 
-constexpr uint64_t kControlStackBytes = 64 * 1024;
+using format::kControlStackBytes;
 using format::kReportSlots;
 using format::kReportStackBytes;
 alignas(kPageSize) constinit unsigned char g_control_stack[kControlStackBytes] = {};
@@ -64,6 +66,7 @@ class ControlThread {
   long say_hello(bool restored);
   void run_command();
   long run_hooks_elsewhere(uint32_t when);
+  long stand_still();
   void forward_requests();
   void take_answer();
   bool agent_is_gone();
@@ -114,6 +117,7 @@ long ControlThread::say_hello(bool restored) {
   hello.state = a.state;
   hello.state_bytes = a.state_bytes;
   hello.exclusions = reinterpret_cast<uint64_t>(&g_exclusions);
+  hello.calls_entry = reinterpret_cast<uint64_t>(&cr_calls_entry);
   hello.heap_words[0] = g_state.heap_words[0];
   hello.heap_words[1] = g_state.heap_words[1];
   hello.restored = restored ? 1 : 0;
@@ -174,6 +178,7 @@ long ControlThread::attach(bool restored) {
   ch_->use_pagemap_scan = capture::has_pagemap_scan(files_.pagemap) ? 1 : 0;
   if (ch_->use_pagemap_scan != 0) files_.tracker = static_cast<int>(capture::open_tracker());
   ch_->can_track = files_.tracker >= 0 ? 1 : 0;
+  ch_->tracker_fd = files_.tracker;
   done_command_ = load(ch_->done_seq);
   g_state.channel = ch_;
   ch_->reports_addr = reinterpret_cast<uint64_t>(ch_->reports);
@@ -230,6 +235,49 @@ long ControlThread::run_hooks_elsewhere(uint32_t when) {
   return load(g_state.hooks_done) == before ? -ETIMEDOUT : 0;
 }
 
+// Requests that were with the agent at the checkpoint have come true: their callers are in a
+// restored process.
+void settle_requests(State& st) {
+  uint64_t sent = 0;
+  for (const uint64_t id : st.sent) sent = id > sent ? id : sent;
+  st.caller_waiting = st.sent[0] > st.answered[0];
+  for (uint64_t& id : st.answered) id = sent;
+  st.restored_up_to = sent;
+}
+
+// The caller of checkpoint() runs the hooks itself; without one the hook thread does.
+void wake_restored(State& st) {
+  __atomic_add_fetch(&st.answer_word, 1, __ATOMIC_ACQ_REL);
+  if (st.caller_waiting) return;
+  st.hook_when = 2;  // CR_HOOK_AFTER_RESTORE
+  st.hooks_wanted++;
+}
+
+// restore() in place: the agent puts the memory of the process back, this thread's own variables
+// with it; only this stack is left out. What must outlive that is kept here meanwhile.
+long ControlThread::stand_still() {
+  format::ChannelHeader* const ch = ch_;
+  const ControlThread self = *this;
+  const int32_t owner_pid = g_state.owner_pid;
+  char dir[sizeof(g_state.session_dir)];
+  __builtin_memcpy(dir, g_state.session_dir, sizeof(dir));
+  __atomic_store_n(&ch->rollback, uint32_t{format::kRollbackHeld}, __ATOMIC_RELEASE);
+  sys_futex(&ch->rollback, FUTEX_WAKE, 0x7fffffff);
+  while (__atomic_load_n(&ch->rollback, __ATOMIC_ACQUIRE) == format::kRollbackHeld) {
+    sys_futex(&ch->rollback, FUTEX_WAIT, format::kRollbackHeld);
+  }
+  *this = self;
+  State& st = g_state;
+  __builtin_memcpy(st.session_dir, dir, sizeof(dir));
+  st.owner_pid = owner_pid;
+  st.channel = ch;
+  st.epoch = ch->arg0;
+  st.status = kAttached;
+  settle_requests(st);
+  wake_restored(st);
+  return 0;
+}
+
 void ControlThread::run_command() {
   const uint32_t seq = load(ch_->command_seq);
   if (seq == done_command_) return;
@@ -270,6 +318,13 @@ void ControlThread::run_command() {
       break;
     case format::kCommandHooks:
       r = run_hooks_elsewhere(static_cast<uint32_t>(ch_->arg0));
+      break;
+    case format::kCommandCalls:
+      r = make_calls(
+          reinterpret_cast<format::CallList*>(reinterpret_cast<uint8_t*>(ch_) + ch_->arg0));
+      break;
+    case format::kCommandRollback:
+      r = stand_still();
       break;
     default:
       r = -EINVAL;
@@ -415,15 +470,10 @@ void cr_control_main(uint64_t restored) {
   rawsys::sys(__NR_prctl, PR_SET_NAME, kName);
   State& st = state();
   if (restored != 0) {
-    // What the saved memory says about the thread that was is void; requests that were with the
-    // agent then have come true: their callers are in a restored process.
+    // What the saved memory says about the thread that was is void.
     new (&g_thread) ControlThread();
     st.owner_pid = static_cast<int32_t>(rawsys::sys_getpid());
-    uint64_t sent = 0;
-    for (const uint64_t id : st.sent) sent = id > sent ? id : sent;
-    st.caller_waiting = st.sent[0] > st.answered[0];
-    for (uint64_t& id : st.answered) id = sent;
-    st.restored_up_to = sent;
+    settle_requests(st);
     st.status = kStarting;
   }
   const long r = g_thread.attach(restored != 0);
@@ -435,14 +485,7 @@ void cr_control_main(uint64_t restored) {
     set_status(kFailed);
     rawsys::sys_exit_thread(0);
   }
-  if (restored != 0) {
-    __atomic_add_fetch(&st.answer_word, 1, __ATOMIC_ACQ_REL);
-    // The caller of checkpoint() runs the hooks itself; without one the hook thread does.
-    if (!st.caller_waiting) {
-      st.hook_when = 2;  // CR_HOOK_AFTER_RESTORE
-      st.hooks_wanted++;
-    }
-  }
+  if (restored != 0) wake_restored(st);
   set_status(kAttached);
   g_thread.serve();
 }

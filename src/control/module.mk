@@ -3,5 +3,6 @@
 control_SRCS := $(call layer_sources,control)
 control_KIND := freestanding
 
-# Runs on the program's threads while their vector registers are live.
+# These run on the program's threads while their vector registers are live.
 $(O)/lib/src/control/report_stopped.o: CXX_COMMON += -mgeneral-regs-only
+$(O)/lib/src/control/calls_stopped.o: CXX_COMMON += -mgeneral-regs-only

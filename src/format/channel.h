@@ -53,12 +53,13 @@ struct Hello {
   uint64_t resume_entry;  // continues an interrupted timed call (crcontrol_resume_call)
   uint64_t control_entry, control_stack_top;
   uint64_t state, state_bytes;
-  uint64_t exclusions;  // Exclusions
-  uint32_t restored;    // 1: after a restore
+  uint64_t exclusions;   // Exclusions
+  uint64_t calls_entry;  // makes the calls of a CallList
+  uint32_t restored;     // 1: after a restore
   uint32_t reserved;
   uint64_t heap_words[2];  // addresses of words with the addresses of HeapDirectories; 0: none
 };
-CR_ON_DISK(Hello, 104);
+CR_ON_DISK(Hello, 112);
 
 // crexclude(): read by the agent from the program's memory.
 struct Exclusions {
@@ -145,14 +146,16 @@ inline constexpr uint32_t kFdsPerMessage = 128;
 // ---- the shared memfd -------------------------------------------------------------------------
 enum CommandKind : uint32_t {
   kCommandNone = 0,
-  kCommandCapture = 1,   // describe the process, and copy pages by the table of ranges
-  kCommandReply = 2,     // answers to API requests are in the header
-  kCommandUnmap = 3,     // munmap [arg0, arg0 + arg1): leftovers of a restore
-  kCommandExit = 4,      // end the control thread
-  kCommandDescribe = 5,  // fill in `process`
-  kCommandHooks = 6,     // run the hooks of kind arg0 (enum crhook_when)
-  kCommandTrack = 7,     // count writes to the mappings of the table of ranges from now on
-  kCommandEarly = 8,     // copy pages by the table of ranges while the program runs
+  kCommandCapture = 1,    // describe the process, and copy pages by the table of ranges
+  kCommandReply = 2,      // answers to API requests are in the header
+  kCommandUnmap = 3,      // munmap [arg0, arg0 + arg1): leftovers of a restore
+  kCommandExit = 4,       // end the control thread
+  kCommandDescribe = 5,   // fill in `process`
+  kCommandHooks = 6,      // run the hooks of kind arg0 (enum crhook_when)
+  kCommandTrack = 7,      // count writes to the mappings of the table of ranges from now on
+  kCommandEarly = 8,      // copy pages by the table of ranges while the program runs
+  kCommandCalls = 9,      // make the system calls of the CallList at offset arg0
+  kCommandRollback = 10,  // stand still while the agent puts memory back: `rollback`
 };
 
 inline constexpr uint32_t kRangeAnon = 0;   // no file: pages that are not zero
@@ -227,6 +230,11 @@ inline constexpr uint64_t kReportStackBytes = 32768;
 // So many threads report at a time, each on a stack of its own: report_stack_top is the first's,
 // the others' lie above.
 inline constexpr uint64_t kReportSlots = 8;
+inline constexpr uint64_t kControlStackBytes = 65536;  // below control_stack_top
+
+// Of ChannelHeader::rollback, during kCommandRollback: the control thread says kRollbackHeld when
+// all it needs lies on its stack, the agent kRollbackFilled when memory is as it was.
+enum RollbackPhase : uint32_t { kRollbackNone = 0, kRollbackHeld = 1, kRollbackFilled = 2 };
 
 struct ChannelHeader {
   uint32_t version;
@@ -279,6 +287,11 @@ struct ChannelHeader {
   uint64_t heap_base, heap_bytes;
   uint32_t exited;  // the program called exit(): its images are not needed for a restart
   uint32_t reserved1;
+  uint32_t rollback;   // futex: RollbackPhase
+  int32_t tracker_fd;  // out, when attached: the control thread's userfaultfd, or negative
+  // restore() calls since the session began; under the sequence lock
+  uint64_t rollbacks, rollbacks_in_place, rollback_ns;
+  char rollback_reason[256];  // why the newest one began the program anew
   // restore(): the program to exec, with its arguments and environment as NUL-separated strings
   char exec_path[4096];
   uint32_t exec_argv_bytes, exec_env_bytes;

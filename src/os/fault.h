@@ -29,6 +29,10 @@ enum class FaultPoint {
   kRestoreExec,        // crrestore: process made
   kRestoreTaken,       // crrestore: plan and descriptors handed over
   kRestoreAttached,    // crrestore: control thread is there
+  kRollbackPlanned,    // restore() in place: all is known, nothing changed
+  kRollbackMapped,     // ... mappings are as they were, pages are not
+  kRollbackFilled,     // ... pages are
+  kRollbackDone,       // ... everything is; the program is still held
   kCount,
 };
 

@@ -21,6 +21,8 @@ CHECKPOINT_POINTS = (
     "answered", "lock_cleared", "lock_cleared_synced", "pages_half", "pages_written",
     "metadata_written", "payload_synced", "committed", "committed_synced")
 RESTORE_POINTS = ("restore_planned", "restore_exec", "restore_taken", "restore_attached")
+# Of restore() in place; tried by tests/system/cli_test.py, rollback_killed.
+ROLLBACK_POINTS = ("rollback_planned", "rollback_mapped", "rollback_filled", "rollback_done")
 SCOPES = ("all", "agent")
 NTHS = (1, 3)
 

@@ -982,6 +982,41 @@ def test_checkpoint_right_after_restore(workspace):
     session.verify_image()
 
 
+def rollback_dies_at(workspace, point, scope):
+    """The agent (scope "agent"), or program and agent, are killed in the middle of restore()."""
+    for name in ("ready", "go"):
+        (workspace.path / name).unlink(missing_ok=True)
+    session = harness.Session(workspace, [workspace.program("lib_rollback_again")],
+                              image=f"{point}.{scope or 'all'}.image", stdout=f"{point}{scope}.txt")
+    environment = {"CR_FAULT": f"{point}:3"}
+    if scope:
+        environment["CR_FAULT_SCOPE"] = scope
+    session.foreground = workspace.start(
+        [workspace.tool("crrun"), "-d", session.image, "-i", "off", "--", *session.command],
+        stdout=session.stdout, environment=environment)
+    session.name = f"crrun, killed at {point}"
+    workspace.wait_until(session.ended, f"death at {point}")
+    expect(session.foreground.returncode == -9, f"{session.name} {session.ending()}")
+    # Until rollback_planned nothing is changed: the program learns that its agent is gone, and may
+    # go on. From then on it must not.
+    crrestore = [workspace.tool("crrestore"), "--check-only", session.image]
+    workspace.wait_until(lambda: workspace.run(crrestore).returncode == 0, "a whole image")
+    session.restore()
+    session.ping()
+    session.go()
+    session.expect_pass()
+    session.verify_image()
+
+
+def test_rollback_killed(workspace):
+    """Whatever dies at whatever moment of restore() in place: half a process never runs on, and
+    crrestore brings the checkpoint back."""
+    harness.require_restore(workspace.user)
+    for point in ("rollback_planned", "rollback_mapped", "rollback_filled", "rollback_done"):
+        for scope in ("", "agent"):
+            rollback_dies_at(workspace, point, scope)
+
+
 def test_image_moved_and_copied(workspace):
     """The image directory is restored wherever it is, also while its old place is in use."""
     harness.require_restore(workspace.user)

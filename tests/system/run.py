@@ -176,6 +176,15 @@ def run_lazy(workspace, program):
     session.go()
     session.expect_pass()
     session.verify_image()
+def run_rollback(workspace, program, alone):
+    """The program takes its checkpoints and calls restore() itself; alone: by crinit() only."""
+    session = Session(workspace, [workspace.program(program.name)])
+    if alone:
+        session.foreground = workspace.start(session.command)
+        session.name = program.name
+    else:
+        session.start()
+    session.expect_pass()
 
 
 def run_refuse(workspace, program, expression):
@@ -218,6 +227,8 @@ def run_program(workspace, program, mode, plain):
         run_often(workspace, program)
     elif mode == "lazy":
         run_lazy(workspace, program)
+    elif mode in ("rollback", "rollback-alone"):
+        run_rollback(workspace, program, alone=mode == "rollback-alone")
     elif mode in ("live", "live-any"):
         run_live(workspace, program, must_succeed=mode == "live")
     else:
@@ -231,7 +242,8 @@ def modes_of(program):
         return {program.name: program.mode}
     modes = program.mode.split(",")
     for mode in modes:
-        if mode not in ("cycles", "often", "lazy", "live", "live-any"):
+        if mode not in ("cycles", "often", "lazy", "live", "live-any", "rollback",
+                        "rollback-alone"):
             raise SystemExit(f"{program.name}: unknown mode {mode}")
     return {program.name if mode == modes[0] else f"{program.name}/{mode}": mode for mode in modes}
 

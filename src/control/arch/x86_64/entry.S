@@ -9,7 +9,9 @@
 //   restorer.
 	.text
 	.globl cr_clone_control, cr_control_entry, cr_resume_entry, cr_resume_end, cr_report_entry
+	.globl cr_calls_entry, cr_clone_waiting
 	.hidden cr_clone_control, cr_control_entry, cr_resume_entry, cr_resume_end, cr_report_entry
+	.hidden cr_calls_entry, cr_clone_waiting
 	.type cr_clone_control, @function
 cr_clone_control:
 	mov	$56, %eax		// clone
@@ -44,6 +46,28 @@ cr_report_entry:
 	mov	$15, %eax		// rt_sigreturn
 	syscall
 	ud2
+
+// rdi = CallList*: a thread that the agent holds makes system calls for it (calls_stopped.cc).
+	.type cr_calls_entry, @function
+cr_calls_entry:
+	xor	%ebp, %ebp
+	and	$-16, %rsp
+	cld
+	call	cr_thread_calls
+	ud2
+
+// cr_clone_waiting(clone_args, bytes): clone3 without a stack. The new thread, every signal blocked,
+// uses none: it waits for the agent, which sets its registers.
+	.type cr_clone_waiting, @function
+cr_clone_waiting:
+	mov	$435, %eax		// clone3
+	syscall
+	test	%rax, %rax
+	jz	1f
+	ret
+1:	mov	$34, %eax		// pause
+	syscall
+	jmp	1b
 
 // rsp = ResumeFrame (src/agent/timed_calls.h):
 //   0 mode  8 nr  16..56 arguments  64..104 the program's rdi rsi rdx r10 r8 r9

@@ -6,7 +6,7 @@
 
 #include <stdint.h>
 
-namespace cr::capture {
+namespace cr::rawsys {
 
 struct PmScanArg {
   uint64_t size, flags, start, end, walk_end, vec, vec_len, max_pages;
@@ -37,8 +37,7 @@ struct UffdioWriteprotect {
 inline constexpr uint64_t kUffdApi = 0xaa, kUffdFeatureWpAsync = 1u << 15, kUffdRegisterWp = 2;
 inline constexpr unsigned long kUffdioApi = 0xc018aa3f;       // _IOWR(0xaa, 0x3f, uffdio_api)
 inline constexpr unsigned long kUffdioRegister = 0xc020aa00;  // _IOWR(0xaa, 0, uffdio_register)
-
 // _IOWR(0xaa, 6, uffdio_writeprotect)
 inline constexpr unsigned long kUffdioWriteprotect = 0xc018aa06;
 
-}  // namespace cr::capture
+}  // namespace cr::rawsys

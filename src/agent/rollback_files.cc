@@ -1,0 +1,330 @@
+// SPDX-License-Identifier: MIT
+// rollback_files.cc - see rollback_files.h. Invariant: as there. Context: N (agent).
+#include "agent/rollback_files.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/kcmp.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <map>
+
+#include "os/proc.h"
+
+namespace cr::agent {
+namespace {
+
+using format::FileRecord;
+
+constexpr uint32_t kSettable = O_APPEND | O_NONBLOCK | O_ASYNC | O_DIRECT | O_NOATIME;
+
+struct Now {  // a descriptor as it is
+  struct stat st {};
+  os::FdInfo info;
+};
+
+class FileDiff {
+ public:
+  FileDiff(const format::ImageView& image, pid_t pid, pid_t tid, int pidfd, FileChange& out)
+      : image_(image), pid_(pid), tid_(tid), pidfd_(pidfd), out_(out) {}
+  std::string run();
+
+ private:
+  void look_at_all();
+  void look_at_new(int fd);
+  void put_back(uint32_t file);
+  void put_back_live(const FileRecord& f, int fd);
+  void reopen(uint32_t file);
+  void pipe_content(const FileRecord& f, int fd);
+  void deleted_content(const FileRecord& f, int fd);
+  bool matches(int fd, const FileRecord& f) const;
+  bool same_description(int a, int b);
+  bool taken(int fd);
+  std::string fd_path(int fd) const {
+    return "/proc/" + std::to_string(pid_) + "/task/" + std::to_string(tid_) + "/fd/" +
+           std::to_string(fd);
+  }
+  std::string name(const FileRecord& f) const { return image_.string(f.path); }
+  void refuse(const std::string& why) {
+    if (why_.empty()) why_ = why;
+  }
+
+  const format::ImageView& image_;
+  pid_t pid_, tid_;
+  int pidfd_;
+  FileChange& out_;
+  std::map<int, Now> now_;
+  std::vector<int> live_;  // descriptors that are what they were, one of each open file
+  struct Pipe {
+    int read_fd = -1, write_fd = -1;
+    format::BlobRef content{};
+  };
+  std::map<uint32_t, Pipe> pipes_;
+  std::string why_;
+};
+
+void FileDiff::look_at_all() {
+  auto fds = os::list_fds(pid_, tid_);
+  if (!fds) return refuse("the descriptors cannot be listed");
+  for (const int fd : *fds) {
+    Now n;
+    auto info = os::read_fdinfo(pid_, tid_, fd);
+    if (!info || stat(fd_path(fd).c_str(), &n.st) != 0) {
+      return refuse("fd " + std::to_string(fd) + " cannot be looked at");
+    }
+    n.info = std::move(*info);
+    out_.free_number = std::max(out_.free_number, fd + 1);
+    now_.emplace(fd, std::move(n));
+  }
+  for (const format::FdRecord& r : image_.fds) {
+    out_.free_number = std::max(out_.free_number, r.fd + 1);
+  }
+}
+
+// Opened since: it is closed. The kernel may go on writing to memory for these two.
+void FileDiff::look_at_new(int fd) {
+  auto link = os::read_link(fd_path(fd));
+  if (!link || link->starts_with("anon_inode:[io_uring]") ||
+      link->starts_with("anon_inode:[userfaultfd]")) {
+    return refuse("fd " + std::to_string(fd) + " (" + (link ? *link : "?") + ") was opened since");
+  }
+  out_.close.push_back(fd);
+}
+
+bool FileDiff::same_description(int a, int b) {
+  if (a == b) return true;
+  const Now &x = now_[a], &y = now_[b];
+  if (x.st.st_dev != y.st.st_dev || x.st.st_ino != y.st.st_ino) return false;
+  const long r = syscall(__NR_kcmp, pid_, pid_, KCMP_FILE, a, b);
+  if (r < 0) refuse(std::string("kcmp: ") + strerror(errno));
+  return r == 0;
+}
+
+// Another open file of the image has this descriptor's already.
+bool FileDiff::taken(int fd) {
+  return std::ranges::any_of(live_, [&](int other) { return same_description(fd, other); });
+}
+
+bool FileDiff::matches(int fd, const FileRecord& f) const {
+  const auto it = now_.find(fd);
+  if (it == now_.end()) return false;
+  const Now& n = it->second;
+  if (n.st.st_dev != f.dev || n.st.st_ino != f.ino) return false;
+  const bool outside = f.kind == format::kFileTerminal || f.kind == format::kFileStdPipe;
+  const auto differ = static_cast<uint32_t>(n.info.flags) ^ f.open_flags;
+  return (differ & (outside ? O_ACCMODE : ~(kSettable | O_CLOEXEC))) == 0;
+}
+
+void FileDiff::deleted_content(const FileRecord& f, int fd) {
+  const auto want = image_.blob(f.content);
+  const Now& n = now_[fd];
+  os::Fd in(open(fd_path(fd).c_str(), O_RDONLY | O_CLOEXEC));
+  if (!in) return refuse("the unnamed file " + name(f) + " cannot be read");
+  bool same = static_cast<uint64_t>(n.st.st_size) == want.size();
+  std::string buffer(1 << 20, '\0');
+  for (size_t at = 0; same && at < want.size();) {
+    const ssize_t r = pread(in.get(), buffer.data(), std::min(buffer.size(), want.size() - at),
+                            static_cast<off_t>(at));
+    same = r > 0 && memcmp(buffer.data(), want.data() + at, static_cast<size_t>(r)) == 0;
+    if (same) at += static_cast<size_t>(r);
+  }
+  if (same) return;
+  FileChange::Content c;
+  c.file = os::Fd(open(fd_path(fd).c_str(), O_RDWR | O_CLOEXEC));
+  if (!c.file) return refuse("the unnamed file " + name(f) + " cannot be written");
+  c.bytes.assign(reinterpret_cast<const char*>(want.data()), want.size());
+  out_.contents.push_back(std::move(c));
+}
+
+void FileDiff::pipe_content(const FileRecord& f, int fd) {
+  Pipe& p = pipes_[f.pair];
+  ((f.open_flags & O_ACCMODE) == O_RDONLY ? p.read_fd : p.write_fd) = fd;
+  if (f.content.bytes != 0) p.content = f.content;
+}
+
+// What hangs on the open file and not on its number.
+void FileDiff::put_back_live(const FileRecord& f, int fd) {
+  using What = FileChange::What;
+  const Now& n = now_[fd];
+  const auto set = [&](What what, uint64_t value) { out_.set.push_back({fd, what, value}); };
+  if (n.info.extra.find("\nlock:") != std::string::npos) out_.unlock.push_back(fd);
+  const auto flags = static_cast<uint32_t>(n.info.flags);
+  if (f.kind == format::kFileTerminal || f.kind == format::kFileStdPipe) return;
+  if (((flags ^ f.open_flags) & kSettable) != 0) set(What::kFlags, f.open_flags & kSettable);
+  switch (f.kind) {
+    case format::kFileRegular: {
+      struct stat st;
+      if (lstat(name(f).c_str(), &st) != 0 || st.st_ino != f.ino || st.st_dev != f.dev) {
+        return refuse(name(f) + " was removed or renamed");
+      }
+      const auto bytes = static_cast<uint64_t>(n.st.st_size);
+      if (bytes < f.file_bytes) return refuse(name(f) + " is shorter than it was");
+      const bool writable = (f.open_flags & O_ACCMODE) != O_RDONLY;
+      if (writable && bytes > f.file_bytes) set(What::kSize, f.file_bytes);
+      break;
+    }
+    case format::kFileDeleted:
+      deleted_content(f, fd);
+      break;
+    case format::kFilePipe:
+      return pipe_content(f, fd);
+    case format::kFileDirectory:
+    case format::kFileProc:
+      break;
+    default:
+      return;
+  }
+  if (n.info.position != f.position) set(What::kPosition, f.position);
+}
+
+// Closed since: opened again, by path.
+void FileDiff::reopen(uint32_t file) {
+  const FileRecord& f = image_.files[file];
+  const std::string path = name(f);
+  const bool by_path = f.kind == format::kFileRegular || f.kind == format::kFileDirectory ||
+                       f.kind == format::kFileDevice || f.kind == format::kFileOpath;
+  struct stat st;
+  if (!by_path || stat(path.c_str(), &st) != 0 || st.st_ino != f.ino || st.st_dev != f.dev) {
+    return refuse(path + " was closed or replaced");
+  }
+  if (f.kind == format::kFileRegular && static_cast<uint64_t>(st.st_size) < f.file_bytes) {
+    return refuse(path + " is shorter than it was");
+  }
+  const uint32_t flags =
+      f.open_flags & ~static_cast<uint32_t>(O_CREAT | O_EXCL | O_TRUNC | O_NOCTTY | O_CLOEXEC);
+  const size_t index = out_.reopen.size();
+  out_.reopen.push_back({path, flags | O_CLOEXEC | O_NOCTTY, -1});
+  int first = -1;
+  for (const format::FdRecord& r : image_.fds) {
+    if (r.file != file) continue;
+    out_.place.push_back({r.fd, -1, index, r.cloexec != 0});
+    if (first < 0) first = r.fd;
+  }
+  if (f.kind != format::kFileRegular && f.kind != format::kFileDirectory) return;
+  const bool writable = (f.open_flags & O_ACCMODE) != O_RDONLY;
+  if (f.kind == format::kFileRegular && writable &&
+      static_cast<uint64_t>(st.st_size) > f.file_bytes) {
+    out_.set.push_back({first, FileChange::What::kSize, f.file_bytes});
+  }
+  if (f.position != 0) {
+    out_.set.push_back({first, FileChange::What::kPosition, f.position});
+  }
+}
+
+void FileDiff::put_back(uint32_t file) {
+  const FileRecord& f = image_.files[file];
+  int live = -1;
+  for (const format::FdRecord& r : image_.fds) {
+    if (r.file == file && live < 0 && matches(r.fd, f) && !taken(r.fd)) live = r.fd;
+  }
+  if (live < 0) return reopen(file);
+  live_.push_back(live);
+  put_back_live(f, live);
+  for (const format::FdRecord& r : image_.fds) {
+    if (r.file != file) continue;
+    const auto it = now_.find(r.fd);
+    if (it == now_.end() || !same_description(live, r.fd)) {
+      out_.place.push_back({r.fd, live, 0, r.cloexec != 0});
+    } else if (((it->second.info.flags & O_CLOEXEC) != 0) != (r.cloexec != 0)) {
+      out_.set.push_back({r.fd, FileChange::What::kCloseOnExec, r.cloexec});
+    }
+  }
+}
+
+// What is in the pipe, which stays there.
+bool peek_pipe(int read_end, std::string* ret) {
+  int waiting = 0;
+  if (ioctl(read_end, FIONREAD, &waiting) != 0) return false;
+  ret->assign(static_cast<size_t>(waiting), '\0');
+  if (waiting == 0) return true;
+  int ends[2];
+  if (pipe2(ends, O_CLOEXEC | O_NONBLOCK) != 0) return false;
+  os::Fd r(ends[0]), w(ends[1]);
+  const int bytes = fcntl(read_end, F_GETPIPE_SZ);
+  fcntl(w.get(), F_SETPIPE_SZ, bytes);
+  if (tee(read_end, w.get(), static_cast<size_t>(bytes), SPLICE_F_NONBLOCK) < waiting) return false;
+  size_t done = 0;
+  while (done < ret->size()) {
+    const ssize_t k = read(r.get(), ret->data() + done, ret->size() - done);
+    if (k <= 0) return false;
+    done += static_cast<size_t>(k);
+  }
+  return true;
+}
+
+std::string FileDiff::run() {
+  look_at_all();
+  if (!why_.empty()) return why_;
+  for (uint32_t i = 0; i < image_.files.size(); i++) put_back(i);
+  for (const auto& [fd, n] : now_) {
+    const bool then = std::ranges::any_of(
+        image_.fds, [fd = fd](const format::FdRecord& r) { return r.fd == fd; });
+    if (!then) look_at_new(fd);
+  }
+  for (auto& [pair, p] : pipes_) {
+    auto copy = [&](int fd) {
+      return os::Fd(static_cast<int>(fd < 0 ? -1 : syscall(__NR_pidfd_getfd, pidfd_, fd, 0)));
+    };
+    FileChange::Content c;
+    c.read_end = copy(p.read_fd);
+    if (!c.read_end) continue;  // nobody can read what is in it
+    const auto want = image_.blob(p.content);
+    std::string here;
+    if (!peek_pipe(c.read_end.get(), &here)) return "a pipe's content cannot be read";
+    c.bytes.assign(reinterpret_cast<const char*>(want.data()), want.size());
+    if (c.bytes == here) continue;
+    c.write_end = os::Fd(open(("/proc/self/fd/" + std::to_string(c.read_end.get())).c_str(),
+                              O_WRONLY | O_NONBLOCK | O_CLOEXEC));
+    if (!c.write_end) return "a pipe cannot be written";
+    out_.contents.push_back(std::move(c));
+  }
+  return why_;
+}
+
+bool write_all(int fd, const std::string& bytes, bool at_offset) {
+  size_t done = 0;
+  while (done < bytes.size()) {
+    const ssize_t n =
+        at_offset ? pwrite(fd, bytes.data() + done, bytes.size() - done, static_cast<off_t>(done))
+                  : write(fd, bytes.data() + done, bytes.size() - done);
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return false;
+    done += static_cast<size_t>(n);
+  }
+  return true;
+}
+
+}  // namespace
+
+std::string find_file_change(const format::ImageView& image, pid_t pid, pid_t tid, int pidfd,
+                             FileChange* ret) {
+  return FileDiff(image, pid, tid, pidfd, *ret).run();
+}
+
+std::string put_contents_back(FileChange& change) {
+  for (FileChange::Content& c : change.contents) {
+    if (c.file) {
+      if (ftruncate(c.file.get(), static_cast<off_t>(c.bytes.size())) != 0 ||
+          !write_all(c.file.get(), c.bytes, true)) {
+        return std::string("writing a file without a name: ") + strerror(errno);
+      }
+      continue;
+    }
+    os::Fd nowhere(open("/dev/null", O_WRONLY | O_CLOEXEC));
+    while (splice(c.read_end.get(), nullptr, nowhere.get(), nullptr, 1 << 20, SPLICE_F_NONBLOCK) >
+           0) {
+    }
+    if (!write_all(c.write_end.get(), c.bytes, false)) {
+      return std::string("filling a pipe: ") + strerror(errno);
+    }
+  }
+  change.contents.clear();  // the program's pipes must not be held open here
+  return "";
+}
+
+}  // namespace cr::agent
