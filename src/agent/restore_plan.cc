@@ -108,7 +108,6 @@ class Planner {
   format::PlanHeader header_{};
   std::vector<format::PlanMap> maps_;
   std::vector<format::PlanFill> fills_;
-  std::vector<uint64_t> sums_;
   std::vector<format::PlanZero> zeros_;
   std::vector<format::PlanVdsoPatch> patches_;
   std::vector<format::PlanFd> fds_;
@@ -180,9 +179,6 @@ int Planner::send_file(const std::string& path, int fd) {
 
 void Planner::add_fill(uint64_t addr, uint64_t pages, uint64_t slot) {
   const uint64_t off = image_.super.payload_off + slot * kPageSize, bytes = pages * kPageSize;
-  const uint64_t first_sum = sums_.size();
-  const auto sums = image_.checksums.subspan(slot, pages);
-  sums_.insert(sums_.end(), sums.begin(), sums.end());
   if (fills_.size() > first_of_segment_) {
     format::PlanFill& f = fills_.back();
     if (f.addr + f.bytes == addr && f.image_off + f.bytes == off) {
@@ -190,7 +186,7 @@ void Planner::add_fill(uint64_t addr, uint64_t pages, uint64_t slot) {
       return;
     }
   }
-  fills_.push_back({addr, bytes, off, first_sum, format::kFillRead, 0});
+  fills_.push_back({addr, bytes, off, 0, format::kFillRead, 0});
 }
 
 void Planner::add_zeros(uint64_t addr, uint64_t pages) {
@@ -314,7 +310,6 @@ Trouble Planner::plan_file_segment(const format::SegmentRecord& s) {
 }
 
 Trouble Planner::plan_segments() {
-  sums_.reserve(image_.checksums.size());
   for (const format::SegmentRecord& s : image_.segments) {
     if (s.kind == format::kSegmentVdso || s.kind == format::kSegmentVvar) continue;
     if (s.kind == format::kSegmentFile || s.kind == format::kSegmentFileShared) {
@@ -421,31 +416,26 @@ Trouble Planner::plan_program() {
   return {};
 }
 
-// The lazy fills in a list of their own; the checksums in the order of both.
+// The lazy fills in a list of their own.
 void Planner::add_fills_to(Bytes& out) {
   format::PlanHeader& h = header_;
-  std::vector<uint64_t> sums;
-  sums.reserve(sums_.size());
   std::vector<format::PlanFill> now, later;
-  for (const bool lazy : {false, true}) {
-    for (format::PlanFill f : fills_) {
-      if ((f.how == format::kFillLazy) != lazy) continue;
-      const auto from = sums_.begin() + static_cast<ptrdiff_t>(f.first_sum);
-      f.first_sum = sums.size();
-      sums.insert(sums.end(), from, from + static_cast<ptrdiff_t>(f.bytes / kPageSize));
-      (lazy ? later : now).push_back(f);
+  for (format::PlanFill f : fills_) {
+    if (f.how == format::kFillLazy) {
+      plan_.lazy_bytes += f.bytes;
+      later.push_back(f);
+      continue;
     }
-    if (!lazy) h.fill_pages = sums.size();
+    f.first_page = h.fill_pages;
+    h.fill_pages += f.bytes / kPageSize;
+    now.push_back(f);
   }
+  plan_.eager_bytes = h.fill_pages * kPageSize;
   h.fills = out.add(now.data(), now.size());
   h.lazy_fills = out.add(later.data(), later.size());
-  h.sums = out.add(sums.data(), sums.size());
-  plan_.eager_bytes = h.fill_pages * kPageSize;
-  plan_.lazy_bytes = (sums.size() - h.fill_pages) * kPageSize;
 }
 
 void Planner::write_out() {
-  plan_.bytes.reserve((sums_.size() + (size_t{1} << 17)) * sizeof(uint64_t));
   Bytes out(plan_.bytes);
   out.reserve(sizeof(format::PlanHeader), 16);
   format::PlanHeader& h = header_;
@@ -516,6 +506,13 @@ void Planner::write_out() {
   }
   h.payload_off = image_.super.payload_off;
   h.fill_workers = fill_workers(h.fill_pages);
+  const auto* sums = reinterpret_cast<const uint8_t*>(image_.checksums.data());
+  const uint64_t table = sums == nullptr ? 0 : static_cast<uint64_t>(sums - image_.file);
+  h.sums_file_off = page_floor(table);
+  h.sums_skip = table - h.sums_file_off;
+  h.sums_map_bytes = page_ceil(h.sums_skip + image_.checksums.size_bytes() + 1);
+  h.sums_area_off = end;
+  end += h.sums_map_bytes;
   h.fill_area_off = end;
   end += h.fill_workers * format::kFillAreaBytes;
   if (h.lazy_fills.count > 0) {

@@ -44,8 +44,8 @@ enum PlanUserfault : uint32_t {
 // Pages that come from the image, each of which must have its checksum.
 struct PlanFill {
   uint64_t addr, bytes, image_off;
-  uint64_t first_sum;  // index of the first page's checksum in `sums`: rises from fill to fill
-  uint32_t how;        // PlanFillHow
+  uint64_t first_page;  // pages in the fills before it
+  uint32_t how;         // PlanFillHow
   uint32_t reserved;
 };
 CR_ON_DISK(PlanFill, 40);
@@ -108,7 +108,7 @@ struct PlanHeader {
   uint64_t magic;
   uint64_t bytes;  // of the whole plan
   ProcessRecord process;
-  PlanArray maps, fills, lazy_fills, sums, zeros, overlays, threads, fds, file_changes, patches;
+  PlanArray maps, fills, lazy_fills, zeros, overlays, threads, fds, file_changes, patches;
   PlanArray sigactions, siginfos;
   uint64_t auxv_off, auxv_bytes;
   uint64_t cwd_off;        // a string
@@ -118,7 +118,12 @@ struct PlanHeader {
   uint32_t fill_workers;   // threads that fill, the calling one included
   uint64_t fill_area_off;  // kFillAreaBytes for each of them, behind the plan
   uint64_t payload_off;    // of the image
-  uint64_t fill_pages;     // of `fills`; the checksums of `lazy_fills` follow theirs
+  uint64_t fill_pages;     // of `fills`
+  // Room behind the plan for the image's table of checksums, which is not copied but mapped: what
+  // is wrong in it makes right pages wrong, but no wrong one right.
+  uint64_t sums_area_off, sums_map_bytes;
+  uint64_t sums_file_off;  // of the first page of the table, which begins sums_skip behind
+  uint64_t sums_skip;
   uint64_t lazy_area_off;  // kLazyAreaBytes and the tables (lazy_room for each context)
   uint64_t lazy_room;
   uint64_t lazy_pause_ns;  // before each piece that nobody has asked for: for tests, else 0

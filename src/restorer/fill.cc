@@ -27,6 +27,13 @@ struct Worker {
   int32_t tid;      // futex: 0 when the kernel is done with it
 };
 
+void map_checksums(const Restore& rs) {
+  const auto at = reinterpret_cast<uint64_t>(rs.at<uint8_t>(rs.plan->sums_area_off));
+  const long r = rawsys::sys_mmap(at, rs.plan->sums_map_bytes, PROT_READ, MAP_PRIVATE | MAP_FIXED,
+                                  rs.args->image_fd, rs.plan->sums_file_off);
+  if (rawsys::is_error(r)) fail(rs, format::kStepFill, r, at);
+}
+
 long register_segments(const Restore& rs, int fd) {
   const auto* m = rs.array<format::PlanMap>(rs.plan->maps);
   for (uint64_t i = 0; i < rs.plan->maps.count; i++) {
@@ -121,7 +128,7 @@ const PlanFill* fill_of(const Restore& rs, uint64_t page) {
   uint64_t low = 0, high = rs.plan->fills.count;
   while (high - low > 1) {
     const uint64_t mid = low + (high - low) / 2;
-    (f[mid].first_sum <= page ? low : high) = mid;
+    (f[mid].first_page <= page ? low : high) = mid;
   }
   return f + low;
 }
@@ -133,9 +140,9 @@ void work(const Worker& w) {
     if (page >= all) return;
     const uint64_t end = page + kClaimPages < all ? page + kClaimPages : all;
     const PlanFill* f = fill_of(w.rs, page);
-    read_ahead(w, *f, (page - f->first_sum) * kPageSize);
+    read_ahead(w, *f, (page - f->first_page) * kPageSize);
     while (page < end) {
-      const uint64_t off = (page - f->first_sum) * kPageSize;
+      const uint64_t off = (page - f->first_page) * kPageSize;
       uint64_t bytes = (end - page) * kPageSize;
       if (bytes > f->bytes - off) bytes = f->bytes - off;
       if (bytes > format::kFillBufferBytes) bytes = format::kFillBufferBytes;
@@ -171,15 +178,22 @@ void fetch_pages(const Restore& rs, const PlanFill& f, uint64_t off, uint64_t by
   const uint64_t from = f.image_off + off;
   const long r = rawsys::read_all_at(rs.args->image_fd, to, bytes, from);
   if (r != 0) fail(rs, format::kStepFill, r, f.addr + off);
-  const uint64_t* sum = rs.array<uint64_t>(rs.plan->sums) + f.first_sum + off / kPageSize;
+  const uint64_t slot = (from - rs.plan->payload_off) / kPageSize;
+  const auto* sum = rs.at<uint64_t>(rs.plan->sums_area_off + rs.plan->sums_skip) + slot;
   for (uint64_t p = 0; p < bytes; p += kPageSize) {
     if (format::checksum(to + p, kPageSize) == *sum++) continue;
-    fail(rs, format::kStepFill, -EBADMSG, f.addr + off + p,
-         (from + p - rs.plan->payload_off) / kPageSize);
+    fail(rs, format::kStepFill, -EBADMSG, f.addr + off + p, slot + p / kPageSize);
   }
 }
 
+void unmap_checksums(const Restore& rs) {
+  // Never a hole: it is the agent that has the region unmapped, with whatever lies in it.
+  sys(__NR_mmap, rs.at<uint8_t>(rs.plan->sums_area_off), rs.plan->sums_map_bytes, PROT_NONE,
+      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+}
+
 void fill_memory(const Restore& rs) {
+  map_checksums(rs);
   const int userfault = open_userfault(rs);
   Worker workers[format::kMostFillWorkers] = {};
   uint32_t made = 0;
@@ -203,12 +217,7 @@ void fill_memory(const Restore& rs) {
     rawsys::sys_close(userfault);
   }
   sys(__NR_madvise, area_of(rs, 0), rs.plan->fill_workers * format::kFillAreaBytes, MADV_DONTNEED);
-  if (rs.plan->sums.count > 0 && !lazy) {  // may be large, and the region stays for a while
-    const uint64_t from = page_ceil(reinterpret_cast<uint64_t>(rs.array<uint64_t>(rs.plan->sums)));
-    const uint64_t to = reinterpret_cast<uint64_t>(rs.array<uint64_t>(rs.plan->sums)) +
-                        rs.plan->sums.count * sizeof(uint64_t);
-    if (page_floor(to) > from) sys(__NR_madvise, from, page_floor(to) - from, MADV_DONTNEED);
-  }
+  if (!lazy) unmap_checksums(rs);
 }
 
 }  // namespace cr::restorer

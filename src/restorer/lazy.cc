@@ -96,7 +96,7 @@ void insert(const Restore& rs, Context& c, const PlanFill& run) {
 
 PlanFill part_of(const PlanFill& r, uint64_t from, uint64_t to) {
   const uint64_t skip = from - r.addr;
-  return {from, to - from, r.image_off + skip, r.first_sum + skip / kPageSize, r.how, 0};
+  return {from, to - from, r.image_off + skip, 0, r.how, 0};
 }
 
 // [from, to) is not to come any more.
@@ -345,6 +345,7 @@ void filler_main(void* arg) {
   __atomic_store_n(&start.rs.plan->filler_ready, 1u, __ATOMIC_RELEASE);
   rawsys::sys_futex(&start.rs.plan->filler_ready, FUTEX_WAKE_PRIVATE, 1);
   bring_all(l);
+  unmap_checksums(l.rs);
   format::Report done{};
   done.kind = format::kMessageReport;
   done.code = format::kStepFilled;

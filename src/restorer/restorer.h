@@ -44,6 +44,9 @@ void fill_memory(const Restore& rs);
 void fetch_pages(const Restore& rs, const format::PlanFill& f, uint64_t off, uint64_t bytes,
                  uint8_t* to);
 
+// When no page is to come any more.
+void unmap_checksums(const Restore& rs);
+
 // Lazy restores (lazy.cc); without lazy fills these do nothing.
 // userfault: with all lazy segments registered. The descriptor is taken over.
 void begin_lazy(const Restore& rs, int userfault);
