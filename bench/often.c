@@ -2,9 +2,8 @@
 /*
  * often.c - how much a program slows down that takes a checkpoint many times in a second.
  *
- * In each period it writes to so many pages, calls checkpoint() if it shall, and computes until the
- * period is over; what it got computed is the measure. The pages are the same ones each time ("hot")
- * or others each time ("moving").
+ * In each period it writes to so many pages, calls checkpoint() if it shall, and computes until that
+ * is over; what it got computed is the measure. The pages are the same ones each time ("hot")
  * Context: an ordinary program that links the library.
  *
  *   often IMAGE_DIR|- MIB PAGES hot|moving RATE SECONDS    "-": no checkpoints

@@ -39,6 +39,7 @@ class FileDescriber {
  private:
   Trouble look(int fd, Descriptor* ret);
   Trouble describe(const Descriptor& d, format::FileRecord* ret);
+  std::string own_proc_path(const std::string& link) const;
   Trouble describe_regular(const Descriptor& d, format::FileRecord& f);
   Trouble describe_device(const Descriptor& d, format::FileRecord& f);
   Trouble describe_pipe(const Descriptor& d, format::FileRecord& f);
@@ -159,16 +160,26 @@ Trouble FileDescriber::read_deleted(const Descriptor& d, format::FileRecord& f) 
   return {};
 }
 
+// A path below /proc of the process itself, by whichever id its own /proc knows it, is /proc/self.
+std::string FileDescriber::own_proc_path(const std::string& link) const {
+  auto status =
+      os::read_file("/proc/" + std::to_string(pid_) + "/task/" + std::to_string(tid_) + "/status");
+  const std::string ids = status ? os::status_field(*status, "NStgid") : "";
+  for (const std::string& id : {std::to_string(pid_), ids.substr(ids.find_last_of(" \t") + 1)}) {
+    const std::string self = "/proc/" + id + "/";
+    if (link.starts_with(self)) return "/proc/self/" + link.substr(self.size());
+  }
+  return link;
+}
+
 Trouble FileDescriber::describe_regular(const Descriptor& d, format::FileRecord& f) {
   if (d.info.extra.find("\nlock:") != std::string::npos) {
     return refuse(d, "a file lock", "release it before the checkpoint");
   }
   if (d.link.starts_with("/memfd:")) return refuse(d, "a memfd", "close it before the checkpoint");
-  const std::string self = "/proc/" + std::to_string(pid_) + "/";
   if (d.link.starts_with("/proc/")) {
     f.kind = format::kFileProc;
-    f.path = model_.add_string(d.link.starts_with(self) ? "/proc/self/" + d.link.substr(self.size())
-                                                        : d.link);
+    f.path = model_.add_string(own_proc_path(d.link));
     return {};
   }
   if (d.deleted || d.st.st_nlink == 0) return read_deleted(d, f);
