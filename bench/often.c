@@ -2,8 +2,9 @@
 /*
  * often.c - how much a program slows down that takes a checkpoint many times in a second.
  *
- * In each period it writes to so many pages, calls checkpoint() if it shall, and computes until that
- * is over; what it got computed is the measure. The pages are the same ones each time ("hot")
+ * In each period it writes to so many pages, calls checkpoint() if it shall, and computes until
+ * that is over; what it got computed is the measure. The pages are the same ones each time ("hot")
+ * or others each time ("moving").
  * Context: an ordinary program that links the library.
  *
  *   often IMAGE_DIR|- MIB PAGES hot|moving RATE SECONDS    "-": no checkpoints

@@ -2,8 +2,8 @@
 // mremap.cc - mremap over memory that is one mapping for the program, and several for the kernel.
 // Invariant: without a session, and whenever the kernel can do it, mremap is the kernel's.
 // Writes to a program's memory are counted in its mappings of the last checkpoint. The kernel does
-// not join such a mapping with one that was made or moved beside it since, so it refuses (EFAULT) to
-// move both by one call, as it would not without us. They are then moved one after the other.
+// not join such a mapping with one that was made or moved beside it since, so it refuses (EFAULT)
+// to move both by one call, as it would not without us. They are then moved one after the other.
 // Context: N; async-signal-safe as the system call is. Doc: docs/ARCHITECTURE.md, "Known limits".
 #include <errno.h>
 #include <fcntl.h>
