@@ -23,7 +23,7 @@ inline constexpr int kExitOwnFailure = 125;
 
 // "10", "0.5", "off" or "0" (no automatic checkpoints). Misuse otherwise.
 double parse_interval(const char* tool, const char* text);
-// "auto" or "all". Misuse otherwise.
+// One of auto, uffd, softdirty, hash, all. Misuse otherwise; own failure if this kernel lacks it.
 agent::TrackMode parse_tracking(const char* tool, const char* text);
 // Bytes with an optional K, M, G (powers of 1024).
 uint64_t parse_bytes(const char* tool, const char* text);

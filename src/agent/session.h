@@ -15,6 +15,7 @@
 
 #include "agent/describe_memory.h"
 #include "agent/page_tracker.h"
+#include "agent/tracking.h"
 #include "agent/world.h"
 #include "format/channel.h"
 #include "os/fd.h"
@@ -24,9 +25,6 @@ namespace cr::agent {
 
 // A session of the heap alone: its images have no process, and nothing else is looked at.
 enum class HeapMode { kNone, kOpen, kCreate, kRead };
-
-// Which pages a checkpoint copies: those written since the last one where the kernel tells, or all.
-enum class TrackMode { kAuto, kAll };
 
 struct SessionOptions {
   std::string dir;               // absolute
@@ -152,7 +150,10 @@ class Session {
   const format::Range* answered_ranges() const;
   Trouble read_runs(std::vector<format::Run>* ret) const;
   AddressSet spoiled() const;
-  bool tracks() const;
+  format::Tracking back_end() const;
+  bool tracks() const { return back_end() > format::kTrackEverything; }
+  Trouble choose_back_end();
+  bool early_pays() const;
   size_t most_ranges() const;
   size_t most_holes() const;
   Trouble append(Attempt& a);
@@ -194,6 +195,8 @@ class Session {
   uint64_t staging_pages_ = 0;      // bound of this checkpoint
   uint64_t early_pages_ = 0;        // of them, used before the stop
   uint64_t last_found_pages_ = 0;   // by the last early pass
+  uint64_t last_copied_pages_ = 0;  // by the last checkpoint, early and in the stop
+  uint64_t looked_at_pages_ = 0;    // in the program's memory when this checkpoint began
   std::unique_ptr<store::BufferWriter> writer_;
   uint64_t runs_off_ = 0;  // in the channel
   uint64_t vdso_start_ = 0, vdso_end_ = 0;

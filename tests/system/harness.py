@@ -239,6 +239,7 @@ class Workspace:
         self.path.chmod(0o755)
         user.give(self.path)
         self.build = BUILD.for_user(user)
+        self.variables = {}  # more of the environment of everything that is started
         self.sessions = []
         self._popens = []
         self._lock = threading.Lock()
@@ -259,7 +260,7 @@ class Workspace:
         """A small one that is the same everywhere; CR_* go through, for debugging."""
         kept = {k: v for k, v in os.environ.items() if k.startswith("CR_")}
         key, value = self.mark.split("=")
-        return {**kept, "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "LANG": "C",
+        return {**kept, **self.variables, "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "LANG": "C",
                 "HOME": str(self.path), "TMPDIR": str(self.path), key: value,
                 "CRTEST_READY": str(self.path / "ready"), "CRTEST_PING": str(self.path / "ping"),
                 "CRTEST_GO": str(self.path / "go")}
