@@ -318,10 +318,18 @@ bool Session::early_pays() const {
 // Copies pages while the program runs, again and again until few are left, so that the stop has
 // little to do.
 Trouble Session::copy_early(Attempt& a) {
-  format::ChannelHeader* c = channel();
   const format::Tracking how = back_end();
+  if (how != format::kTrackUserfault && !early_pays()) return {};
+  // Soft-dirty marks are gone once they were read: what is not copied then counts as written.
+  AddressSet unseen = how == format::kTrackSoftDirty ? AddressSet::everything() : AddressSet();
+  Trouble bad = early_passes(a, how, &unseen);
+  tracker_.spoil(unseen);
+  return bad;
+}
+
+Trouble Session::early_passes(Attempt& a, format::Tracking how, AddressSet* ret_unseen) {
+  format::ChannelHeader* c = channel();
   const bool counts = how == format::kTrackUserfault;
-  if (!counts && !early_pays()) return {};
   // Stops nobody: should a stop signal halt the program, the control thread must run nonetheless.
   World world(pid_, control_tid_, hello_, pidfd_.get(), mem_.get(), channel(), unfinished_);
   bool stopped = failed_before_ || how == format::kTrackSoftDirty;
@@ -355,6 +363,9 @@ Trouble Session::copy_early(Attempt& a) {
     early.spoiled = spoiled();
     early.knows_its_copies = how == format::kTrackHash;
     tracker_.add_early(std::move(early), a.map.model);
+    if (how == format::kTrackSoftDirty) {
+      *ret_unseen = c->more != 0 ? AddressSet({{c->cursor_addr, ~uint64_t{0}}}) : AddressSet();
+    }
     const uint64_t used = std::min(c->staging_used, staging_pages_);
     const uint64_t found = used - std::min(used, early_pages_);
     early_pages_ = std::max(early_pages_, used);

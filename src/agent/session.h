@@ -135,6 +135,7 @@ class Session {
   Trouble prepare_staging();
   Trouble reserve_staging();
   Trouble copy_early(Attempt& a);
+  Trouble early_passes(Attempt& a, format::Tracking how, AddressSet* ret_unseen);
   Trouble track_mappings(MapDescription& map);
   Trouble describe_map(pid_t tid, bool stopped, MapDescription& map);
   AddressSet ranges_without_pages() const;

@@ -5,7 +5,6 @@
 // error code and never a fault.
 // Context: S; copy_early() N.
 #include <errno.h>
-#include <sys/uio.h>
 
 #include "capture/capture.h"
 #include "capture/pagemap.h"
@@ -221,13 +220,12 @@ class Copier {
 
   // Pages to the window, so that what is hashed is what is copied, whoever writes to them.
   long look_at(uint64_t from, uint64_t bytes, bool readable) {
-    uint8_t* window = memory_.hashes.window();
     if (readable) {
-      iovec to{window, bytes}, there{reinterpret_cast<void*>(from), bytes};
-      const long n = rawsys::sys(__NR_process_vm_readv, tid_, &to, 1, &there, 1, 0);
-      if (n == static_cast<long>(bytes)) return 0;
+      const long e = rawsys::write_all_at(memory_.hashes.window_fd(),
+                                          reinterpret_cast<void*>(from), bytes, 0);
+      if (e != -EFAULT) return e;
     }
-    return rawsys::read_all_at(files_.mem, window, bytes, from);
+    return rawsys::read_all_at(files_.mem, memory_.hashes.window(), bytes, from);
   }
 
   long compare_window(const format::Range& r, uint64_t from, uint64_t bytes) {
@@ -510,7 +508,6 @@ class Copier {
   bool tracking_, hashing_, marks_;
   bool full_ = false;
   uint64_t zero_hash_ = 0;
-  const long tid_ = rawsys::sys_gettid();
 };
 
 }  // namespace

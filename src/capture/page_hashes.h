@@ -27,6 +27,7 @@ class PageHashes {
   void clear();
   bool ready() const { return memory_.bytes != 0; }
   uint8_t* window() const { return memory_.data; }
+  int window_fd() const { return memory_.fd; }  // at its beginning
 
   // Had the newest copy of the page, if it was made at least_stamp or later, this hash?
   bool is_same(uint64_t addr, uint64_t hash, uint64_t least_stamp);

@@ -20,16 +20,21 @@ long make_side_memory(uint64_t bytes, SideMemory* ret) {
   if (r == 0) {
     r = rawsys::sys_mmap(0, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, static_cast<int>(fd), 0);
   }
-  rawsys::sys_close(static_cast<int>(fd));
-  if (rawsys::is_error(r)) return r;
+  if (rawsys::is_error(r)) {
+    rawsys::sys_close(static_cast<int>(fd));
+    return r;
+  }
   sys(__NR_madvise, r, bytes, MADV_DONTFORK);
   sys(__NR_madvise, r, bytes, MADV_DONTDUMP);
-  *ret = {reinterpret_cast<uint8_t*>(r), bytes};
+  *ret = {reinterpret_cast<uint8_t*>(r), bytes, static_cast<int>(fd)};
   return 0;
 }
 
 void free_side_memory(SideMemory& memory) {
-  if (memory.bytes != 0) rawsys::sys_munmap(reinterpret_cast<uint64_t>(memory.data), memory.bytes);
+  if (memory.bytes != 0) {
+    rawsys::sys_munmap(reinterpret_cast<uint64_t>(memory.data), memory.bytes);
+    rawsys::sys_close(memory.fd);
+  }
   memory = {};
 }
 

@@ -13,6 +13,7 @@ namespace cr::capture {
 struct SideMemory {
   uint8_t* data = nullptr;
   uint64_t bytes = 0;
+  int fd = -1;  // of the same memory
 };
 
 // Zeroed. 0 or -errno, then *ret is as it was.

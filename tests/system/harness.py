@@ -420,6 +420,7 @@ class Session:
         def look():
             value = predicate()
             if not value and self.ended() and not predicate():
+                self.skip_if_it_says_so()
                 raise Failure(f"{what}: {self.name} ended before, {self.ending()}")
             return value
         return self.workspace.wait_until(look, what)
@@ -471,13 +472,18 @@ class Session:
     def go(self):
         (self.workspace.path / "go").touch()
 
+    def skip_if_it_says_so(self):
+        """Of a program that has ended."""
+        output = read_file(self.workspace.path / self.stdout)
+        if self.foreground.returncode == SKIP_STATUS and "SKIP: " in output:
+            raise Skip(output.partition("SKIP: ")[2].strip())
+
     def expect_pass(self):
         """The end of a three-phase program."""
         self.workspace.wait_until(self.ended, f"end of {self.name}")
+        self.skip_if_it_says_so()
         output = read_file(self.workspace.path / self.stdout)
         status = self.foreground.returncode
-        if status == SKIP_STATUS and "SKIP: " in output:
-            raise Skip(output.partition("SKIP: ")[2].strip())
         if status != 0 or not output.endswith("PASS\n"):
             raise Failure(f"{self.name} {self.ending()}\nthe program printed:\n{output[-1500:]}")
 
