@@ -11,7 +11,8 @@ namespace cr::capture {
 long SoftDirty::reserve(uint64_t pages) {
   const uint64_t most = pages * kPageSize / 16 / sizeof(Entry);
   uint64_t wanted = pages < most ? pages : most;
-  if (wanted < 4096) wanted = 4096;
+  constexpr uint64_t kLeast = kPageSize / sizeof(Entry);
+  if (wanted < kLeast) wanted = kLeast;
   if (wanted <= capacity_) return 0;
   SideMemory fresh;
   const long e = make_side_memory(wanted * sizeof(Entry), &fresh);
