@@ -306,9 +306,9 @@ Trouble Session::track_mappings(MapDescription& map) {
   return bad;
 }
 
-// Where the kernel does not count writes for each mapping, an early pass costs a look at all memory,
-// or another stop. The stop itself looks at all memory in any case, so it is only worth it if much
-// will be copied.
+// Where the kernel does not count writes for each mapping, an early pass costs a look at all
+// memory, or another stop. The stop itself looks at all memory in any case, so it is only worth it
+// if much will be copied.
 bool Session::early_pays() const {
   constexpr uint64_t kMuchPages = (64ull << 20) / kPageSize;
   return !tracker_.has_basis() ||

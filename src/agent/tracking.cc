@@ -54,12 +54,11 @@ bool try_userfault() {
   capture::PmScanArg nothing{};
   nothing.size = sizeof(nothing);
   nothing.start = nothing.end = 0x10000;
-  if (!pagemap ||
-      rawsys::sys(__NR_ioctl, pagemap.get(), capture::kPagemapScan, &nothing) < 0) {
+  if (!pagemap || rawsys::sys(__NR_ioctl, pagemap.get(), capture::kPagemapScan, &nothing) < 0) {
     return false;
   }
-  const os::Fd fd(static_cast<int>(
-      rawsys::sys(__NR_userfaultfd, O_CLOEXEC | O_NONBLOCK | kUserModeOnly)));
+  const os::Fd fd(
+      static_cast<int>(rawsys::sys(__NR_userfaultfd, O_CLOEXEC | O_NONBLOCK | kUserModeOnly)));
   capture::UffdioApi api{capture::kUffdApi, capture::kUffdFeatureWpAsync, 0};
   return fd && rawsys::sys(__NR_ioctl, fd.get(), capture::kUffdioApi, &api) == 0;
 }
@@ -112,8 +111,9 @@ std::string check_tracking(TrackMode mode) {
                               : "(userfaultfd with asynchronous write protection and PAGEMAP_SCAN "
                                 "need Linux 6.7, and no seccomp filter against them)";
   } else if (mode == TrackMode::kSoftDirty) {
-    why = "(a page that was written after /proc/self/clear_refs has no soft-dirty mark; the kernel "
-          "is built without CONFIG_MEM_SOFT_DIRTY)";
+    why =
+        "(a page that was written after /proc/self/clear_refs has no soft-dirty mark; the kernel "
+        "is built without CONFIG_MEM_SOFT_DIRTY)";
   }
   const format::Tracking best = choose_tracking(TrackMode::kAuto, possible_tracking());
   std::string other = "all";

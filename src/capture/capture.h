@@ -37,8 +37,8 @@ class StoppedScope {
 struct Files {
   int staging = -1;  // where pages go
   int pagemap = -1;
-  int mem = -1;      // reads what the program may not
-  int tracker = -1;  // userfaultfd; -1: writes cannot be tracked
+  int mem = -1;         // reads what the program may not
+  int tracker = -1;     // userfaultfd; -1: writes cannot be tracked
   int clear_refs = -1;  // -1: there are no soft-dirty marks
 };
 

@@ -221,8 +221,8 @@ class Copier {
   // Pages to the window, so that what is hashed is what is copied, whoever writes to them.
   long look_at(uint64_t from, uint64_t bytes, bool readable) {
     if (readable) {
-      const long e = rawsys::write_all_at(memory_.hashes.window_fd(),
-                                          reinterpret_cast<void*>(from), bytes, 0);
+      const long e =
+          rawsys::write_all_at(memory_.hashes.window_fd(), reinterpret_cast<void*>(from), bytes, 0);
       if (e != -EFAULT) return e;
     }
     return rawsys::read_all_at(files_.mem, memory_.hashes.window(), bytes, from);

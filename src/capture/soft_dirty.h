@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 // soft_dirty.h - pages that were written since they were last asked for, by the kernel's soft-dirty
 // marks (--track=softdirty). Clearing the marks is possible for the whole process only.
-// Invariant: marks are read and cleared with every thread stopped, and nothing writes to the program
-// in between; what was read is kept here, in a list, until it is copied.
+// Invariant: marks are read and cleared with every thread stopped, and nothing writes to the
+// program in between; what was read is kept here, in a list, until it is copied.
 // Context: reserve N; the rest S; looking at the list also N (control thread).
 // Doc: docs/ARCHITECTURE.md, "Back ends".
 #pragma once

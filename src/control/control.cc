@@ -177,8 +177,8 @@ long ControlThread::attach(bool restored) {
   files_.clear_refs = static_cast<int>(
       rawsys::sys_openat(AT_FDCWD, "/proc/thread-self/clear_refs", O_WRONLY | O_CLOEXEC));
   memory_ = {};  // what lay there in another process
-  ch_->can_track = format::tracking_bit(format::kTrackEverything) |
-                   format::tracking_bit(format::kTrackHash);
+  ch_->can_track =
+      format::tracking_bit(format::kTrackEverything) | format::tracking_bit(format::kTrackHash);
   if (files_.tracker >= 0) ch_->can_track |= format::tracking_bit(format::kTrackUserfault);
   if (files_.clear_refs >= 0) ch_->can_track |= format::tracking_bit(format::kTrackSoftDirty);
   done_command_ = load(ch_->done_seq);

@@ -3,9 +3,9 @@
  *
  * As memory_model, of kinds of memory that need care of their own: huge pages, shared anonymous
  * memory, memory without access, memory that was given up (MADV_FREE), mappings that grow, shrink,
- * change places or are cut in two, the stack, pages shared with a fork child that wrote to them. All
- * pages hold one of a few contents, so that what was there once comes back again and again: in the
- * same place, in another mapping, after it was dropped.
+ * change places or are cut in two, the stack, pages shared with a fork child that wrote to them.
+ * All pages hold one of a few contents, so that what was there once comes back again and again: in
+ * the same place, in another mapping, after it was dropped.
  */
 #define _GNU_SOURCE
 #include <sys/mman.h>

@@ -204,9 +204,8 @@ class Machine {
     for (const Range& r : all) {
       for (uint64_t p = r.start / kPageSize; p < r.end / kPageSize; p++) {
         if (!pages_[p].is_there()) continue;
-        const bool same = kind_ == Kind::kHash
-                              ? is_same(r, p)
-                              : p < known_end && r.fresh == 0 && !list_[p].written;
+        const bool same = kind_ == Kind::kHash ? is_same(r, p)
+                                               : p < known_end && r.fresh == 0 && !list_[p].written;
         if (same) {
           runs.push_back({p * kPageSize, 1, cr::format::kPagesSame});
         } else {

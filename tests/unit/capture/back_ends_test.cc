@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-// back_ends_test.cc - the control thread's part of checkpoints by hashes and by soft-dirty marks, on
-// real memory of this process. The kernel that marks pages is a model: its pagemap is a file, and
-// what is written to clear_refs ends in another.
+// back_ends_test.cc - the control thread's part of checkpoints by hashes and by soft-dirty marks,
+// on real memory of this process. The kernel that marks pages is a model: its pagemap is a file,
+// and what is written to clear_refs ends in another.
 // Invariant under test: what a checkpoint is put together from is the memory at the moment of the
 // stop; marks are read once, cleared once, and none is lost.
 #include <criterion/criterion.h>
@@ -259,7 +259,8 @@ class Machine {
     }
     for (uint64_t p = 0; p < kPages; p++) {
       bool out = false;
-      for (const auto& r : without.ranges()) out = out || (address(p) >= r.start && address(p) < r.end);
+      for (const auto& r : without.ranges())
+        out = out || (address(p) >= r.start && address(p) < r.end);
       if (out) image.erase(p);
       if (out || torn_.count(p) != 0) continue;
       const uint8_t* has = image.count(p) != 0 ? image[p].data() : zeros.data();
