@@ -252,13 +252,18 @@ Trouble Session::choose_back_end() {
   format::ChannelHeader* c = channel();
   const format::Tracking t = back_end();
   if (t == format::kTrackUnknown) {
-    return trouble(Errc::kUnsupported, 0, why_not(options_.tracking) + "in this program");
+    return trouble(Errc::kUnsupported, 0,
+                   why_not(options_.tracking) +
+                       "in this program (has it a seccomp filter?); start it with --track=auto or "
+                       "--track=hash");
   }
   c->tracking = t;
   if (t != format::kTrackSoftDirty && t != format::kTrackHash) return {};
   c->stamp += 2;
   c->arg0 = looked_at_pages_;
-  Trouble bad = command(format::kCommandReserve, kCommandTimeoutNs, nullptr);
+  // As in early_passes: the program may be halted by a stop signal.
+  World world(pid_, control_tid_, hello_, pidfd_.get(), mem_.get(), channel(), unfinished_);
+  Trouble bad = command(format::kCommandReserve, kCommandTimeoutNs, &world);
   // Without room everything is copied: no reason not to have a checkpoint.
   return bad.error.code == Errc::kSystem ? Trouble{} : bad;
 }
