@@ -134,10 +134,13 @@ uint64_t parse_bytes(const char* tool, const char* text) {
 }
 
 agent::TrackMode parse_tracking(const char* tool, const char* text) {
-  const std::string t = text;
-  if (t == "auto") return agent::TrackMode::kAuto;
-  if (t != "all") misuse(tool, "--track: \"" + t + "\" is not one of auto, all");
-  return agent::TrackMode::kAll;
+  agent::TrackMode mode;
+  if (!agent::tracking_of_word(text, &mode)) {
+    misuse(tool, "--track=" + std::string(text) + ": one of auto, uffd, softdirty, hash, all");
+  }
+  const std::string why = agent::check_tracking(mode);
+  if (!why.empty()) own_failure(tool, why);
+  return mode;
 }
 
 agent::Ids parse_ids(const char* tool, const char* text) {

@@ -38,7 +38,7 @@ bool parse_interval_option(const char* tool, int option, const char* text,
 void finish_interval(const char* tool, agent::SessionOptions* options);
 // "90", "1.5h": seconds, or with s, m, h, d.
 double parse_duration(const char* tool, const char* what, const char* text);
-// "auto" or "all". Misuse otherwise.
+// One of auto, uffd, softdirty, hash, all. Misuse otherwise; own failure if this kernel lacks it.
 agent::TrackMode parse_tracking(const char* tool, const char* text);
 // Bytes with an optional K, M, G (powers of 1024).
 uint64_t parse_bytes(const char* tool, const char* text);

@@ -51,6 +51,11 @@ std::string read_or_empty(const std::string& path) {
   return r ? *r : "";
 }
 
+// What a process has in memory or in swap, by its status file.
+uint64_t resident_bytes(const std::string& status) {
+  return kilobytes(status, "RssAnon") + kilobytes(status, "RssShmem") + kilobytes(status, "VmSwap");
+}
+
 uint64_t available_memory() { return kilobytes(read_or_empty("/proc/meminfo"), "MemAvailable"); }
 
 }  // namespace
@@ -59,6 +64,7 @@ uint64_t available_memory() { return kilobytes(read_or_empty("/proc/meminfo"), "
 // the memory file, which fails where memory is short.
 Trouble Session::prepare_staging() {
   const std::string status = read_or_empty(task_path(pid_, control_tid_, "status"));
+  looked_at_pages_ = resident_bytes(status) / kPageSize;
   uint64_t need = kilobytes(status, "VmRSS") + kilobytes(status, "VmSwap") + embedded_bytes_;
   if (embedded_bytes_ == 0) {  // nothing is known of the map yet
     auto maps = os::parse_maps(read_or_empty(task_path(pid_, control_tid_, "maps")));
@@ -93,7 +99,10 @@ Trouble Session::prepare_staging() {
 // rest fails or is captured in portions, and the pause includes writing.
 Trouble Session::reserve_staging() {
   const uint64_t left = staging_pages_ - early_pages_;
-  const uint64_t likely = std::max(kLeastForStopBytes / kPageSize, 2 * last_found_pages_);
+  uint64_t likely = std::max(kLeastForStopBytes / kPageSize, 2 * last_found_pages_);
+  if (!pages_.any_early()) {  // nobody has looked how much it will be
+    likely = std::max({likely, 2 * last_copied_pages_, looked_at_pages_ / 16});
+  }
   const uint64_t pages = pages_.knows_most() ? std::min(left, likely) : left;
   channel()->staging_first = early_pages_;
   channel()->staging_pages = early_pages_ + pages;
@@ -228,8 +237,7 @@ Trouble Session::write_ranges(const std::vector<format::Range>& ranges) {
          ranges.size() * sizeof(format::Range));
   c->range_count = ranges.size();
   c->cursor_range = c->cursor_addr = 0;
-  c->tracking = tracks() ? format::kTrackWrites : format::kTrackNothing;
-  tracker_ = tracks() ? format::kTrackerUserfaultfd : format::kTrackerEverything;
+  c->tracking = tracker_ = back_end();
   c->use_pagemap_scan = getenv("CR_NO_PAGEMAP_SCAN") == nullptr ? c->use_pagemap_scan : 0;
   return {};
 }
@@ -246,9 +254,29 @@ size_t Session::most_ranges() const {
 // Each hole may cut a range in two, now and when the next checkpoint takes it anew.
 size_t Session::most_holes() const { return std::min<size_t>(20000, most_ranges() / 8); }
 
-bool Session::tracks() const {
-  return channel()->can_track != 0 && options_.tracking != TrackMode::kAll &&
-         getenv("CR_NO_PAGEMAP_SCAN") == nullptr;
+format::Tracking Session::back_end() const {
+  return choose_tracking(options_.tracking, channel()->can_track & possible_tracking());
+}
+
+// Tells the control thread which one it is, and has it make room for what it must remember.
+Trouble Session::choose_back_end() {
+  format::ChannelHeader* c = channel();
+  const format::Tracking t = back_end();
+  if (t == format::kTrackUnknown) {
+    return trouble(Errc::kUnsupported, 0,
+                   why_not(options_.tracking) +
+                       "in this program (has it a seccomp filter?); start it with --track=auto or "
+                       "--track=hash");
+  }
+  c->tracking = t;
+  if (t != format::kTrackSoftDirty && t != format::kTrackHash) return {};
+  c->stamp += 2;
+  c->arg0 = looked_at_pages_;
+  // As in early_passes: the program may be halted by a stop signal.
+  World world(pid_, control_tid_, hello_, pidfd_.get(), mem_.get(), channel(), unfinished_);
+  Trouble bad = command(format::kCommandReserve, kCommandTimeoutNs, &world);
+  // Without room everything is copied: no reason not to have a checkpoint.
+  return bad.error.code == Errc::kSystem ? Trouble{} : bad;
 }
 
 AddressSet Session::spoiled() const {
@@ -297,13 +325,33 @@ Trouble Session::track_mappings(MapDescription& map) {
   return bad;
 }
 
+// Where the kernel does not count writes for each mapping, an early pass costs a look at all
+// memory, or another stop. The stop itself looks at all memory in any case, so it is only worth it
+// if much will be copied.
+bool Session::early_pays() const {
+  constexpr uint64_t kMuchPages = (64ull << 20) / kPageSize;
+  return !pages_.has_basis() ||
+         (last_copied_pages_ >= kMuchPages && last_copied_pages_ >= looked_at_pages_ / 8);
+}
+
 // Copies pages while the program runs, again and again until few are left, so that the stop has
 // little to do.
 Trouble Session::copy_early(Attempt& a) {
+  const format::Tracking how = back_end();
+  if (how != format::kTrackUserfault && !early_pays()) return {};
+  // Soft-dirty marks are gone once they were read: what is not copied then counts as written.
+  AddressSet unseen = how == format::kTrackSoftDirty ? AddressSet::everything() : AddressSet();
+  Trouble bad = early_passes(a, how, &unseen);
+  pages_.spoil(unseen);
+  return bad;
+}
+
+Trouble Session::early_passes(Attempt& a, format::Tracking how, AddressSet* ret_unseen) {
   format::ChannelHeader* c = channel();
+  const bool counts = how == format::kTrackUserfault;
   // Stops nobody: should a stop signal halt the program, the control thread must run nonetheless.
   World world(pid_, control_tid_, hello_, pidfd_.get(), mem_.get(), channel(), unfinished_);
-  bool stopped = failed_before_;
+  bool stopped = failed_before_ || how == format::kTrackSoftDirty;
   if (stopped) {
     Trouble bad = track_mappings(a.map);
     if (bad.bad()) return bad;
@@ -311,7 +359,11 @@ Trouble Session::copy_early(Attempt& a) {
   uint64_t before = ~0ull;
   for (int pass = 0; pass < kMostEarlyPasses; pass++) {
     // What is wrong with the map is for the stop to say.
-    if (describe_map(control_tid_, /*stopped=*/false, a.map).bad()) return {};
+    // The marks were read of the mappings as they were in the stop.
+    if (how != format::kTrackSoftDirty &&
+        describe_map(control_tid_, /*stopped=*/false, a.map).bad()) {
+      return {};
+    }
     std::vector<format::Range> ranges = a.map.plan.ranges;
     pages_.mark_fresh(ranges, a.map.model, most_ranges());
     if (write_ranges(ranges).bad()) return {};
@@ -330,12 +382,16 @@ Trouble Session::copy_early(Attempt& a) {
     early.cursor_range = c->cursor_range;
     early.cursor_addr = c->cursor_addr;
     early.spoiled = spoiled();
+    early.knows_its_copies = how == format::kTrackHash;
     pages_.add_early(std::move(early), a.map.model);
+    if (how == format::kTrackSoftDirty) {
+      *ret_unseen = c->more != 0 ? AddressSet({{c->cursor_addr, ~uint64_t{0}}}) : AddressSet();
+    }
     const uint64_t used = std::min(c->staging_used, staging_pages_);
     const uint64_t found = used - std::min(used, early_pages_);
     early_pages_ = std::max(early_pages_, used);
     last_found_pages_ = found;
-    if (c->more != 0) return {};
+    if (c->more != 0 || !counts) return {};
     if (!stopped && c->untracked_bytes >= untrackable_bytes_ + kWorthAStopBytes) {
       stopped = true;
       bad = track_mappings(a.map);
@@ -350,7 +406,8 @@ Trouble Session::copy_early(Attempt& a) {
 
 // So few that copying them early would not pay.
 bool Session::few_are_expected() const {
-  return pages_.has_basis() && !failed_before_ && last_copied_pages_ <= kFewInStopPages;
+  return back_end() == format::kTrackUserfault && pages_.has_basis() && !failed_before_ &&
+         last_copied_pages_ <= kFewInStopPages;
 }
 
 // Everything between stop and go.
@@ -483,7 +540,6 @@ Trouble Session::write_image(Attempt& a) {
     return trouble(r.error().code, r.error().sys_errno,
                    store::describe_error(options_.dir, r.error()));
   }
-  last_copied_pages_ = early_pages_ + a.copied_pages;
   a.without.add(a.free_ranges);
   pages_.commit(std::move(a.without), static_cast<int64_t>(a.super.realtime_ns));
   return {};
@@ -501,6 +557,8 @@ Trouble Session::take(uint32_t then, const std::function<void()>& captured) {
   Attempt a;
   a.begin_ns = now_ns();
   read_lasting();
+  bad = choose_back_end();
+  if (bad.bad()) return bad;
   pages_.begin(tracks());
   if (tracks() && options_.heap == HeapMode::kNone && !few_are_expected()) bad = copy_early(a);
   fault_point(FaultPoint::kCopiedEarly);
@@ -547,6 +605,7 @@ Trouble Session::take(uint32_t then, const std::function<void()>& captured) {
   bad = write_image(a);
   last_captured_ = bad;
   if (bad.bad()) return bad;
+  last_copied_pages_ = early_pages_ + a.copied_pages;
   newest_ = newest_ == 0 ? 1 : 0;
   sequence_++;
   last_lazy_free_ = lazy_free;

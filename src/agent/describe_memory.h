@@ -20,7 +20,7 @@ namespace cr::agent {
 // Clean pages of mapped files up to this size are kept in the image; of larger ones that are no
 // program text only the name, size and time of last change.
 inline constexpr uint64_t kEmbedFileBytes = 16ull << 20;
-inline constexpr char kChannelMemfdName[] = "cr-channel";
+using format::kChannelMemfdName;
 
 struct MemoryPlan {
   std::vector<format::Range> ranges;

@@ -114,8 +114,10 @@ void PageTracker::add_early(EarlyPass pass, const store::Model& model) {
     const format::Range& r = pass.ranges[pass.cursor_range];
     if (r.mode != format::kRangeAll) seen.push_back({r.start, pass.cursor_addr});
   }
-  unknown_.remove(AddressSet(std::move(seen)));
-  unknown_.add(pass.spoiled);
+  if (!pass.knows_its_copies) {
+    unknown_.remove(AddressSet(std::move(seen)));
+    unknown_.add(pass.spoiled);
+  }
   if (early_files_.segments.empty()) {
     note_file_parts(pass.ranges, through, model, /*only_fresh=*/true, early_files_);
     early_files_.realtime_ns = pass.realtime_ns;

@@ -26,6 +26,9 @@ struct EarlyPass {
   AddressSet spoiled;                  // nobody knows what was seen there
   std::vector<format::Run> runs;
   int64_t realtime_ns;  // of its beginning
+  // The control thread itself knows of each page whether its newest copy is one of these: what it
+  // has not copied may still not be in the last checkpoint.
+  bool knows_its_copies;
 };
 
 class PageTracker {

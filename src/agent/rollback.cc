@@ -178,7 +178,7 @@ std::string Rollback::find_out() {
                                   pagemap_.get(),
                                   image_->fd.get(),
                                   s_.leftover_,
-                                  s_.pages_.is_whole(),
+                                  s_.pages_.is_whole() && s_.back_end() == format::kTrackUserfault,
                                   without_,
                                   s_.pages_.last_file_parts(),
                                   lazy == ~0ull || lazy != s_.last_lazy_free_,
@@ -492,6 +492,7 @@ Trouble Session::roll_back(bool* ret_in_place) {
     case Rollback::Outcome::kDone:
       break;
   }
+  if (back_end() != format::kTrackUserfault) pages_.forget();
   *ret_in_place = true;
   return {};
 }

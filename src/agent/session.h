@@ -21,6 +21,7 @@
 #include "agent/interval.h"
 #include "agent/overhead.h"
 #include "agent/page_tracker.h"
+#include "agent/tracking.h"
 #include "agent/world.h"
 #include "format/channel.h"
 #include "os/fd.h"
@@ -30,9 +31,6 @@ namespace cr::agent {
 
 // A session of the heap alone: its images have no process, and nothing else is looked at.
 enum class HeapMode { kNone, kOpen, kCreate, kRead };
-
-// Which pages a checkpoint copies: those written since the last one where the kernel tells, or all.
-enum class TrackMode { kAuto, kAll };
 
 struct SessionOptions {
   std::string dir;                 // absolute
@@ -164,6 +162,7 @@ class Session {
   Trouble reserve_staging();
   bool few_are_expected() const;
   Trouble copy_early(Attempt& a);
+  Trouble early_passes(Attempt& a, format::Tracking how, AddressSet* ret_unseen);
   Trouble track_mappings(MapDescription& map);
   Trouble describe_map(pid_t tid, bool stopped, MapDescription& map);
   AddressSet ranges_without_pages() const;
@@ -180,7 +179,10 @@ class Session {
   const format::Range* answered_ranges() const;
   Trouble read_runs(std::vector<format::Run>* ret) const;
   AddressSet spoiled() const;
-  bool tracks() const;
+  format::Tracking back_end() const;
+  bool tracks() const { return back_end() > format::kTrackEverything; }
+  Trouble choose_back_end();
+  bool early_pays() const;
   size_t most_ranges() const;
   size_t most_holes() const;
   Trouble append(Attempt& a);
@@ -237,15 +239,16 @@ class Session {
   uint64_t smaps_ns_ = 0, smaps_cost_ns_ = 0;
   bool lasting_known_ = false;
   LastingFacts lasting_;
-  std::string own_status_, own_root_;   // of this process: they do not change
-  uint64_t embedded_bytes_ = 0;         // of mapped files, to be captured whole
-  uint64_t staging_kept_pages_ = 0;     // from its beginning, in memory
-  uint64_t staged_bytes_ = 0;           // by the checkpoint under way, or the last one
-  uint64_t staging_pages_ = 0;          // bound of this checkpoint
-  uint64_t early_pages_ = 0;            // of them, used before the stop
-  uint64_t last_lazy_free_ = 0;         // lazy_free_count() before the last checkpoint
-  uint64_t last_copied_pages_ = ~0ull;  // for the last checkpoint that is whole
-  uint64_t last_found_pages_ = 0;       // by the last early pass
+  std::string own_status_, own_root_;  // of this process: they do not change
+  uint64_t embedded_bytes_ = 0;        // of mapped files, to be captured whole
+  uint64_t staging_kept_pages_ = 0;    // from its beginning, in memory
+  uint64_t staged_bytes_ = 0;          // by the checkpoint under way, or the last one
+  uint64_t staging_pages_ = 0;         // bound of this checkpoint
+  uint64_t early_pages_ = 0;           // of them, used before the stop
+  uint64_t last_lazy_free_ = 0;        // lazy_free_count() before the last checkpoint
+  uint64_t last_copied_pages_ = 0;     // by the last checkpoint, early and in the stop
+  uint64_t last_found_pages_ = 0;      // by the last early pass
+  uint64_t looked_at_pages_ = 0;       // in the program's memory when this checkpoint began
   std::unique_ptr<store::BufferWriter> writer_;
   uint64_t runs_off_ = 0;  // in the channel
   uint64_t vdso_start_ = 0, vdso_end_ = 0;

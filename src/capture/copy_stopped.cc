@@ -8,6 +8,7 @@
 
 #include "capture/capture.h"
 #include "capture/pagemap.h"
+#include "format/checksum.h"
 #include "rawsys/rawsys.h"
 
 namespace cr::capture {
@@ -21,11 +22,13 @@ enum class When { kStopped, kRunning };
 
 class Copier {
  public:
-  Copier(format::ChannelHeader& ch, const Files& files, When when)
-      : ch_(ch), files_(files), when_(when), used_pages_(ch.staging_first) {
+  Copier(format::ChannelHeader& ch, const Files& files, Memory& memory, When when)
+      : ch_(ch), files_(files), memory_(memory), when_(when), used_pages_(ch.staging_first) {
     runs_ = reinterpret_cast<format::Run*>(reinterpret_cast<uint8_t*>(&ch) + ch.runs_off);
     ranges_ = reinterpret_cast<format::Range*>(reinterpret_cast<uint8_t*>(&ch) + ch.ranges_off);
-    tracking_ = ch.tracking != format::kTrackNothing && files.tracker >= 0;
+    tracking_ = ch.tracking == format::kTrackUserfault && files.tracker >= 0;
+    hashing_ = ch.tracking == format::kTrackHash && memory.hashes.ready();
+    marks_ = ch.tracking == format::kTrackSoftDirty;
   }
 
   long work() {
@@ -77,6 +80,11 @@ class Copier {
 
   // Pages that pagemap reports, from the cursor to `end`.
   long take_found(const format::Range& r, uint64_t end) {
+    if (hashing_ && r.mode != format::kRangeEmbed) return take_compared(r, end);
+    if (marks_ && r.mode == format::kRangeAnon) {
+      const long e = take_listed(r, end);
+      if (e != 0 || full_) return e;  // what the list does not know any more is taken whole
+    }
     bool tracked = tracking_ && is_trackable(r);
     if (tracked && r.fresh == 0 && r.mode == format::kRangeAnon) {
       const long e = take_differing(r, end);
@@ -168,6 +176,173 @@ class Copier {
     return 0;
   }
 
+  // What the soft-dirty marks said. Ends before `end` where the list does.
+  long take_listed(const format::Range& r, uint64_t end) {
+    const uint64_t known_end = memory_.soft_dirty.known_end();
+    if (when_ == When::kRunning && known_end < end) {
+      spoil(ch_.cursor_addr > known_end ? ch_.cursor_addr : known_end, end);
+    }
+    if (known_end < end) end = known_end;
+    PageRange found[kBatch];
+    while (ch_.cursor_addr < end) {
+      uint64_t next = 0;
+      const uint64_t n = memory_.soft_dirty.listed(ch_.cursor_addr, end, found, kBatch, &next);
+      for (uint64_t i = 0; i < n; i++) {
+        long e = 0;
+        if (found[i].state == PageState::kWritten || r.fresh != 0) {
+          e = copy_run(found[i].start, found[i].end, r.readable != 0);
+          if (e != 0 && when_ == When::kRunning) {
+            spoil(found[i].start, found[i].end);
+            e = 0;
+          }
+        } else if (when_ == When::kStopped) {
+          say_same(found[i].start, found[i].end);
+        }
+        if (e != 0 || full_) return e;
+      }
+      ch_.cursor_addr = next;
+    }
+    return 0;
+  }
+
+  // Every page that is there, by its hash.
+  long take_compared(const format::Range& r, uint64_t end) {
+    const bool running = when_ == When::kRunning;
+    PageRange found[kBatch];
+    while (ch_.cursor_addr < end) {
+      const uint64_t from = ch_.cursor_addr;
+      uint64_t next = 0;
+      const long n = find_pages(files_.pagemap, ch_.use_pagemap_scan != 0, kind_of(r), from, end,
+                                found, kBatch, &next);
+      if (n < 0) return running ? 0 : n;
+      for (long i = 0; i < n; i++) {
+        const long e = compare(r, found[i].start, found[i].end);
+        if (e != 0 || full_) return e;
+      }
+      if (next <= from && n == 0) return running ? 0 : -EIO;
+      if (next > ch_.cursor_addr) ch_.cursor_addr = next;
+    }
+    return 0;
+  }
+
+  // Moves the cursor behind what was dealt with.
+  long compare(const format::Range& r, uint64_t from, uint64_t to) {
+    while (from < to) {
+      const uint64_t left = to - from;
+      const uint64_t bytes = left < PageHashes::kWindowBytes ? left : PageHashes::kWindowBytes;
+      long e = look_at(from, bytes, r.readable != 0);
+      if (e == 0) {
+        e = compare_window(r, from, bytes);
+        if (e != 0 || full_) return e;
+      } else if (when_ == When::kStopped) {
+        return e;  // else it is for the stop to look at
+      }
+      from += bytes;
+      ch_.cursor_addr = from;
+    }
+    return 0;
+  }
+
+  // Pages to the window, so that what is hashed is what is copied, whoever writes to them.
+  long look_at(uint64_t from, uint64_t bytes, bool readable) {
+    if (readable) {
+      const long e =
+          rawsys::write_all_at(memory_.hashes.window_fd(), reinterpret_cast<void*>(from), bytes, 0);
+      if (e != -EFAULT) return e;
+    }
+    return rawsys::read_all_at(files_.mem, memory_.hashes.window(), bytes, from);
+  }
+
+  long compare_window(const format::Range& r, uint64_t from, uint64_t bytes) {
+    constexpr uint64_t kMost = PageHashes::kWindowBytes / kPageSize;
+    const uint64_t pages = bytes / kPageSize;
+    // What the last checkpoint does not have can only be the same as an early copy.
+    const uint64_t least = r.fresh != 0 ? ch_.stamp : ch_.stamp - 1;
+    uint64_t hash[kMost];
+    bool same[kMost];
+    for (uint64_t i = 0; i < pages; i++) {
+      hash[i] = format::checksum(memory_.hashes.window() + i * kPageSize, kPageSize);
+      same[i] = memory_.hashes.is_same(from + i * kPageSize, hash[i], least) &&
+                (r.mode == format::kRangeAnon || hash[i] != zero_hash());
+    }
+    for (uint64_t i = 0; i < pages && !full_;) {
+      uint64_t n = 1;
+      while (i + n < pages && same[i + n] == same[i]) n++;
+      const uint64_t addr = from + i * kPageSize;
+      if (!same[i]) {
+        const long e = stage(memory_.hashes.window() + i * kPageSize, addr, &n);
+        if (e != 0) return e;
+      } else if (when_ == When::kStopped) {
+        say_more_same(addr, addr + n * kPageSize);
+        if (full_) n = 0;
+      }
+      if (!same[i] || when_ == When::kStopped) note(addr, hash + i, n);
+      i += n;
+    }
+    return 0;
+  }
+
+  void note(uint64_t addr, const uint64_t* hash, uint64_t pages) {
+    const uint64_t stamp = when_ == When::kStopped ? ch_.stamp + 1 : ch_.stamp;
+    for (uint64_t i = 0; i < pages; i++) memory_.hashes.note(addr + i * kPageSize, hash[i], stamp);
+  }
+
+  // A page of zeros in a file's mapping is never the same: where the last checkpoint had no file
+  // mapped, it has left out such a page.
+  uint64_t zero_hash() {
+    static constexpr uint8_t kZeros[kPageSize] = {};
+    if (zero_hash_ == 0) zero_hash_ = format::checksum(kZeros, kPageSize);
+    return zero_hash_;
+  }
+
+  // As say_same, in one run with what was said last.
+  void say_more_same(uint64_t from, uint64_t to) {
+    if (ch_.run_count > 0) {
+      format::Run& last = runs_[ch_.run_count - 1];
+      if (last.staging_page == format::kPagesSame && last.addr + last.pages * kPageSize == from) {
+        last.pages += (to - from) / kPageSize;
+        ch_.cursor_addr = to;
+        return;
+      }
+    }
+    say_same(from, to);
+  }
+
+  // As copy_run, of pages in the window. *pages becomes the number of those for which there was
+  // room.
+  long stage(const uint8_t* data, uint64_t addr, uint64_t* pages) {
+    const uint64_t room = ch_.staging_pages - used_pages_;
+    format::Run* last = ch_.run_count > 0 ? &runs_[ch_.run_count - 1] : nullptr;
+    const bool goes_on = last != nullptr && last->staging_page != format::kPagesSame &&
+                         last->addr + last->pages * kPageSize == addr &&
+                         last->staging_page + last->pages == used_pages_;
+    if (room == 0 || (!goes_on && ch_.run_count == ch_.runs_cap)) {
+      *pages = 0;
+      full_ = true;
+    } else if (*pages > room) {
+      *pages = room;
+      full_ = true;
+    }
+    ch_.cursor_addr = addr + *pages * kPageSize;
+    if (*pages == 0) return 0;
+    const long e =
+        rawsys::write_all_at(files_.staging, data, *pages * kPageSize, used_pages_ * kPageSize);
+    if (e != 0 && when_ == When::kRunning) {  // the stop has memory that was set aside
+      *pages = 0;
+      full_ = true;
+      ch_.cursor_addr = addr;
+      return 0;
+    }
+    if (e != 0) return e;
+    if (goes_on) {
+      last->pages += *pages;
+    } else {
+      runs_[ch_.run_count++] = {addr, *pages, used_pages_};
+    }
+    used_pages_ += *pages;
+    return 0;
+  }
+
   // Pages of staging (*ret_pages) and runs. Sets full_ if there is none of either.
   uint64_t room_for(uint64_t* ret_pages) {
     *ret_pages = ch_.staging_pages - used_pages_;
@@ -185,12 +360,16 @@ class Copier {
   long take_early(format::Range& r) {
     if (r.mode == format::kRangeEmbed) {
       if (r.fresh == 0 || ch_.cursor_addr >= r.limit) return 0;
+      memory_.hashes.forget(ch_.cursor_addr, r.limit);
       const long e = copy_file(r);
       if (full_) return e;
       if (e != 0) r.has_private = 1;  // that is, not to be relied on
       return 0;
     }
     if (!is_trackable(r)) return 0;
+    if (hashing_) return take_compared(r, r.end);
+    if (marks_) return r.mode == format::kRangeAnon ? take_listed(r, r.end) : 0;
+    if (!tracking_) return 0;
     // Fails where a mapping is not tracked, as the scan below will.
     if (r.fresh != 0) (void)count_as_written(files_.tracker, ch_.cursor_addr, r.end);
     PageRange found[kBatch];
@@ -257,7 +436,7 @@ class Copier {
   // Every page up to the end of the mapped file; pages beyond are found as private ones.
   long take_embedded(format::Range& r) {
     if (ch_.cursor_addr < r.limit) {
-      const long e = r.fresh != 0 || !tracking_ ? copy_file(r) : take_private(r);
+      const long e = r.fresh != 0 ? copy_file(r) : take_private(r);
       if (e != 0 || full_) return e;
     }
     return take_found(r, r.end);
@@ -348,30 +527,54 @@ class Copier {
 
   format::ChannelHeader& ch_;
   const Files& files_;
+  Memory& memory_;
   When when_;
   format::Run* runs_;
   format::Range* ranges_;
   uint64_t used_pages_;  // of staging
-  bool tracking_;
+  bool tracking_, hashing_, marks_;
   bool full_ = false;
+  uint64_t zero_hash_ = 0;
 };
 
 }  // namespace
 
-long copy_pages(const Stopped&, format::ChannelHeader& channel, const Files& files) {
-  return Copier(channel, files, When::kStopped).work();
+long copy_pages(const Stopped&, format::ChannelHeader& channel, const Files& files,
+                Memory& memory) {
+  return Copier(channel, files, memory, When::kStopped).work();
 }
 
-long track_ranges(const Stopped&, format::ChannelHeader& channel, const Files& files) {
+long begin_capture(const Stopped&, format::ChannelHeader& channel, const Files& files,
+                   Memory& memory) {
+  if (channel.tracking != format::kTrackSoftDirty) return 0;
+  return memory.soft_dirty.take_marks(files.pagemap, channel.use_pagemap_scan != 0,
+                                      files.clear_refs, channel);
+}
+
+long track_ranges(const Stopped& stopped, format::ChannelHeader& channel, const Files& files,
+                  Memory& memory) {
   channel.spoiled.count = 0;
-  if (files.tracker >= 0) Copier(channel, files, When::kStopped).track_all();
+  if (channel.tracking == format::kTrackUserfault && files.tracker >= 0) {
+    Copier(channel, files, memory, When::kStopped).track_all();
+  }
+  return begin_capture(stopped, channel, files, memory);
+}
+
+long reserve(uint64_t pages, const format::ChannelHeader& channel, Memory& memory) {
+  if (channel.tracking == format::kTrackHash) {
+    memory.soft_dirty.clear();
+    return memory.hashes.reserve(pages, channel.stamp - 1);
+  }
+  memory.hashes.clear();
+  if (channel.tracking == format::kTrackSoftDirty) return memory.soft_dirty.reserve(pages);
+  memory.soft_dirty.clear();
   return 0;
 }
 
-long copy_early(format::ChannelHeader& channel, const Files& files) {
+long copy_early(format::ChannelHeader& channel, const Files& files, Memory& memory) {
   channel.spoiled.count = 0;
   channel.untracked_bytes = 0;
-  return Copier(channel, files, When::kRunning).work();
+  return Copier(channel, files, memory, When::kRunning).work();
 }
 
 }  // namespace cr::capture

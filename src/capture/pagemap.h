@@ -38,6 +38,11 @@ long find_pages(int pagemap, bool use_scan, Pages which, uint64_t start, uint64_
 long take_changes(int pagemap, Pages which, uint64_t start, uint64_t end, uint64_t max_pages,
                   PageRange* out, uint64_t cap, uint64_t* ret_next);
 
+// As find_pages, of anonymous memory, and says which have the kernel's soft-dirty mark.
+// (PAGEMAP_SCAN knows the marks too, but not that of a whole mapping, which a new one has.)
+long find_marked(int pagemap, bool use_scan, uint64_t start, uint64_t end, PageRange* out,
+                 uint64_t cap, uint64_t* ret_next);
+
 // As take_changes, but of anonymous memory, with what is not the same only, and the next capture
 // will find the same ones written: everything in [start, *ret_next) that is in no range of `out`
 // holds data and was not written. Takes a quarter of the time of listing everything. (Protecting in

@@ -66,9 +66,21 @@ long scan(int pagemap, Pages which, uint64_t start, uint64_t end, PageRange* out
   return run_scan(pagemap, arg, out, cap, ret_next);
 }
 
-long read_entries(int pagemap, bool shared, uint64_t start, uint64_t end, PageRange* out,
-                  uint64_t cap, uint64_t* ret_next) {
-  constexpr uint64_t kPresent = 1ull << 63, kSwapped = 1ull << 62, kFileOrShared = 1ull << 61;
+constexpr uint64_t kEntryPresent = 1ull << 63, kEntrySwapped = 1ull << 62,
+                   kEntryFileOrShared = 1ull << 61, kEntryExclusive = 1ull << 56,
+                   kEntrySoftDirty = 1ull << 55;
+
+// The page of zeros that a read of untouched memory maps has no mark, and is not what the program
+// had there before: pages that are not this process's alone are never the same.
+PageState state_by_mark(uint64_t entry) {
+  const bool own = (entry & (kEntrySwapped | kEntryExclusive)) != 0;
+  return own && (entry & kEntrySoftDirty) == 0 ? PageState::kSame : PageState::kWritten;
+}
+
+enum class Marks { kIgnored, kRead };
+
+long read_entries(int pagemap, bool shared, Marks marks, uint64_t start, uint64_t end,
+                  PageRange* out, uint64_t cap, uint64_t* ret_next) {
   uint64_t entries[1024];
   uint64_t used = 0, at = start;
   while (at < end && used < cap) {
@@ -80,12 +92,13 @@ long read_entries(int pagemap, bool shared, uint64_t start, uint64_t end, PageRa
     pages = static_cast<uint64_t>(r) / 8;
     for (uint64_t i = 0; i < pages; i++, at += kPageSize) {
       const uint64_t e = entries[i];
-      if ((e & (kPresent | kSwapped)) == 0) continue;
-      if (!shared && (e & kFileOrShared) != 0) continue;
-      if (used > 0 && out[used - 1].end == at) {
+      if ((e & (kEntryPresent | kEntrySwapped)) == 0) continue;
+      if (!shared && (e & kEntryFileOrShared) != 0) continue;
+      const PageState state = marks == Marks::kRead ? state_by_mark(e) : PageState::kWritten;
+      if (used > 0 && out[used - 1].end == at && out[used - 1].state == state) {
         out[used - 1].end += kPageSize;
       } else if (used < cap) {
-        out[used++] = {at, at + kPageSize, PageState::kWritten};
+        out[used++] = {at, at + kPageSize, state};
       } else {
         *ret_next = at;
         return static_cast<long>(used);
@@ -173,7 +186,20 @@ long count_as_written(int tracker, uint64_t start, uint64_t end) {
 long find_pages(int pagemap, bool use_scan, Pages which, uint64_t start, uint64_t end,
                 PageRange* out, uint64_t cap, uint64_t* ret_next) {
   return use_scan ? scan(pagemap, which, start, end, out, cap, ret_next)
-                  : read_entries(pagemap, which == Pages::kPresent, start, end, out, cap, ret_next);
+                  : read_entries(pagemap, which == Pages::kPresent, Marks::kIgnored, start, end,
+                                 out, cap, ret_next);
+}
+
+long find_marked(int pagemap, bool use_scan, uint64_t start, uint64_t end, PageRange* out,
+                 uint64_t cap, uint64_t* ret_next) {
+  if (use_scan) {  // only to pass over what is not there
+    PageRange there;
+    const long n = scan(pagemap, Pages::kAnonymous, start, end, &there, 1, ret_next);
+    if (n <= 0) return n;
+    start = there.start;
+    end = there.end;
+  }
+  return read_entries(pagemap, /*shared=*/false, Marks::kRead, start, end, out, cap, ret_next);
 }
 
 }  // namespace cr::capture

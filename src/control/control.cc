@@ -73,6 +73,7 @@ class ControlThread {
   void give_up();
 
   capture::Files files_;
+  capture::Memory memory_;
   int sock_ = -1;
   uint32_t done_command_ = 0;
   format::ChannelHeader* ch_ = nullptr;
@@ -177,7 +178,13 @@ long ControlThread::attach(bool restored) {
   files_.mem = static_cast<int>(r);
   ch_->use_pagemap_scan = capture::has_pagemap_scan(files_.pagemap) ? 1 : 0;
   if (ch_->use_pagemap_scan != 0) files_.tracker = static_cast<int>(capture::open_tracker());
-  ch_->can_track = files_.tracker >= 0 ? 1 : 0;
+  files_.clear_refs = static_cast<int>(
+      rawsys::sys_openat(AT_FDCWD, "/proc/thread-self/clear_refs", O_WRONLY | O_CLOEXEC));
+  memory_ = {};  // what lay there in another process
+  ch_->can_track =
+      format::tracking_bit(format::kTrackEverything) | format::tracking_bit(format::kTrackHash);
+  if (files_.tracker >= 0) ch_->can_track |= format::tracking_bit(format::kTrackUserfault);
+  if (files_.clear_refs >= 0) ch_->can_track |= format::tracking_bit(format::kTrackSoftDirty);
   ch_->tracker_fd = files_.tracker;
   done_command_ = load(ch_->done_seq);
   g_state.channel = ch_;
@@ -197,6 +204,8 @@ bool ControlThread::agent_is_gone() {
 
 // The program runs on without checkpoints; waiting calls are told.
 void ControlThread::give_up() {
+  memory_.hashes.clear();
+  memory_.soft_dirty.clear();
   set_status(kAgentGone);
   rawsys::str_copy(g_state.answer_text,
                    "the agent process (crrun or cragent) has ended; the program runs on without "
@@ -286,19 +295,25 @@ void ControlThread::run_command() {
   switch (ch_->command) {
     case format::kCommandCapture: {
       capture::StoppedScope scope;  // the agent sends this only while it holds every thread
+      const bool first = ch_->cursor_range == 0 && ch_->cursor_addr == 0;
       r = capture::describe_process(scope.proof(), *ch_);
+      // From `described` on the agent makes threads report.
+      if (r == 0 && first) r = capture::begin_capture(scope.proof(), *ch_, files_, memory_);
       __atomic_store_n(&ch_->described, 1u, __ATOMIC_RELEASE);
       sys_futex(&ch_->described, FUTEX_WAKE, 0x7fffffff);
-      if (r == 0) r = capture::copy_pages(scope.proof(), *ch_, files_);
+      if (r == 0) r = capture::copy_pages(scope.proof(), *ch_, files_, memory_);
       break;
     }
     case format::kCommandTrack: {
       capture::StoppedScope scope;
-      r = capture::track_ranges(scope.proof(), *ch_, files_);
+      r = capture::track_ranges(scope.proof(), *ch_, files_, memory_);
       break;
     }
     case format::kCommandEarly:
-      r = capture::copy_early(*ch_, files_);
+      r = capture::copy_early(*ch_, files_, memory_);
+      break;
+    case format::kCommandReserve:
+      r = capture::reserve(ch_->arg0, *ch_, memory_);
       break;
     case format::kCommandDescribe: {
       capture::StoppedScope scope;
@@ -313,6 +328,8 @@ void ControlThread::run_command() {
       break;
     case format::kCommandExit:
       leave = true;
+      memory_.hashes.clear();
+      memory_.soft_dirty.clear();
       g_state.channel = nullptr;
       set_status(kDetached);
       break;

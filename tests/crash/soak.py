@@ -165,7 +165,7 @@ class Round:
 
 def crrun_options(rnd):
     options = ["-i", INTERVAL, f"--durable={rnd.choice(('crash', 'power'))}"]
-    return options + (["--track=all"] if rnd.random() < 0.2 else [])
+    return options + (["--track=" + rnd.choice(("all", "hash"))] if rnd.random() < 0.3 else [])
 
 
 def run_real(workspace, program, rnd, deaths):

@@ -230,6 +230,7 @@ def test_wrong_usage(workspace):
     cases = [
         ("crrun",), ("crrun", "--no-such-option", "true"), ("crrun", "-i", "soon", "true"),
         ("crrun", "-i", "-3", "true"), ("crrun", "--restart=perhaps", "true"), ("crrun", "-d"),
+        ("crrun", "--track=some", "true"), ("crrestore", "--track=", "image.dir"),
         ("crckpt",), ("crckpt", "--then=dance", "image.dir"), ("crckpt", "a", "b"),
         ("crrestore",), ("crrestore", "--sequence", "many", "image.dir"), ("crrestore", "a", "b"),
         ("crinspect",), ("crinspect", "--no-such-option"),
@@ -775,6 +776,58 @@ def test_interval(workspace):
     later = sequence_of(session.checkpoint())
     expect(later - first >= 3, f"only {later - first - 1} automatic checkpoints in 1.6 s")
     expect(later - first <= 8, f"{later - first - 1} automatic checkpoints in 1.6 s")
+
+
+def mappings_of_session(pid):
+    """Shared mappings of ours in the program: the channel, and what is remembered about pages."""
+    return harness.read_file(f"/proc/{pid}/maps").count("/memfd:cr-channel")
+
+
+def test_track(workspace):
+    """--track=hash remembers pages, in memory of its own, before and after a restore; =all none."""
+    session = started_counter(workspace, options=("-i", "off", "--track=hash"))
+    session.checkpoint()
+    session.checkpoint()
+    pid = session.wait_until(session.program_pid, "the program's pid")
+    expect(mappings_of_session(pid) == 2, f"{mappings_of_session(pid)} mappings with --track=hash")
+    session.checkpoint(then="kill")
+    session.wait_end(status=137)
+    session.restore(("--track=all",))
+    session.wait_progress()
+    session.checkpoint()
+    pid = session.wait_until(session.program_pid, "the program's pid")
+    expect(mappings_of_session(pid) == 1, f"{mappings_of_session(pid)} mappings with --track=all")
+
+
+def test_track_without_memory(workspace):
+    """Where there is no room to remember pages (ulimit -v), everything is copied, as long as so."""
+    session = started_counter(workspace, options=("-i", "off", "--track=hash"))
+    pid = session.wait_until(session.program_pid, "the program's pid")
+    for limit, mappings in (("1000000", 1), ("unlimited", 2)):
+        workspace.run(["prlimit", "--pid", str(pid), f"--as={limit}:unlimited"], check=0)
+        session.checkpoint()
+        session.checkpoint()
+        expect(mappings_of_session(pid) == mappings,
+               f"{mappings_of_session(pid)} mappings with an address space of {limit} bytes")
+    session.kill()
+    session.restore()
+    session.wait_progress()
+
+
+def test_track_refused(workspace):
+    """A way of tracking that this kernel lacks is refused by name, before the program starts."""
+    done = crrun(workspace, "--track=uffd", "true", environment={"CR_NO_PAGEMAP_SCAN": "1"})
+    expect(done.returncode == 125, f"crrun --track=uffd: status {done.returncode}\n{done.stderr}")
+    expect_match(rf"--track=uffd cannot be had on Linux {re.escape(os.uname().release)} .*"
+                 r"--track=(auto|hash)", done.stderr, "the message")
+    done = crrun(workspace, "--track=softdirty", "-d", workspace.path / "i", "true")
+    if done.returncode != 0:
+        expect(done.returncode == 125, f"status {done.returncode}\n{done.stderr}")
+        expect_match(rf"--track=softdirty cannot be had on Linux {re.escape(os.uname().release)} .*"
+                     r"soft-dirty.*--track=hash", done.stderr, "the message")
+        done = workspace.run([workspace.tool("crrestore"), "--track=softdirty", "image.dir"])
+        expect(done.returncode == 125, f"crrestore: status {done.returncode}\n{done.stderr}")
+        expect_match("--track=softdirty cannot be had", done.stderr, "crrestore's message")
 
 
 def test_interval_off(workspace):

@@ -239,6 +239,7 @@ class Workspace:
         self.path.chmod(0o755)
         user.give(self.path)
         self.build = BUILD.for_user(user)
+        self.variables = {}  # more of the environment of everything that is started
         self.sessions = []
         self._popens = []
         self._lock = threading.Lock()
@@ -259,7 +260,7 @@ class Workspace:
         """A small one that is the same everywhere; CR_* go through, for debugging."""
         kept = {k: v for k, v in os.environ.items() if k.startswith("CR_")}
         key, value = self.mark.split("=")
-        return {**kept, "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "LANG": "C",
+        return {**kept, **self.variables, "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "LANG": "C",
                 "HOME": str(self.path), "TMPDIR": str(self.path), key: value,
                 "CRTEST_READY": str(self.path / "ready"), "CRTEST_PING": str(self.path / "ping"),
                 "CRTEST_GO": str(self.path / "go")}
@@ -420,6 +421,7 @@ class Session:
         def look():
             value = predicate()
             if not value and self.ended() and not predicate():
+                self.skip_if_it_says_so()
                 raise Failure(f"{what}: {self.name} ended before, {self.ending()}")
             return value
         return self.workspace.wait_until(look, what)
@@ -471,13 +473,18 @@ class Session:
     def go(self):
         (self.workspace.path / "go").touch()
 
+    def skip_if_it_says_so(self):
+        """Of a program that has ended."""
+        output = read_file(self.workspace.path / self.stdout)
+        if self.foreground.returncode == SKIP_STATUS and "SKIP: " in output:
+            raise Skip(output.partition("SKIP: ")[2].strip())
+
     def expect_pass(self):
         """The end of a three-phase program."""
         self.workspace.wait_until(self.ended, f"end of {self.name}")
+        self.skip_if_it_says_so()
         output = read_file(self.workspace.path / self.stdout)
         status = self.foreground.returncode
-        if status == SKIP_STATUS and "SKIP: " in output:
-            raise Skip(output.partition("SKIP: ")[2].strip())
         if status != 0 or not output.endswith("PASS\n"):
             raise Failure(f"{self.name} {self.ending()}\nthe program printed:\n{output[-1500:]}")
 

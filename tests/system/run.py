@@ -26,6 +26,7 @@ PROGRAMS = pathlib.Path(__file__).resolve().parent / "programs"
 CYCLES = 3
 LIVE_CHECKPOINTS = 5
 REFUSED_ATTEMPTS = 3
+MOST_REFUSALS = 20
 DEFAULT_USERS = "root,nobody"
 
 
@@ -39,6 +40,8 @@ class Program:
     users: str = DEFAULT_USERS
     timeout: float = harness.DEFAULT_TIMEOUT
     skip_unprivileged: str = ""
+    track: str = "auto"
+    children: str = "no"
 
 
 def parse_directive(name, text):
@@ -76,25 +79,56 @@ def find_programs():
     return programs
 
 
+# -------------------------------------------------------------------------------- back ends -----
+
+
+def track_options(workspace, back_end):
+    """The options of crrun and crrestore that force this back end; Skip where it is refused."""
+    if back_end == "auto":
+        return ()
+    option = f"--track={back_end.removesuffix('-entries')}"
+    done = workspace.run([workspace.tool("crrun"), option, "-d", str(workspace.path / "probe"), "-i",
+                          "off", "--", "true"])
+    if done.returncode == 125 and "cannot be had on Linux" in done.stderr:
+        raise Skip(done.stderr.strip())
+    if done.returncode != 0:
+        raise Failure(f"crrun {option} true: status {done.returncode}\n{done.stderr}")
+    return (option,)
+
+
+def checkpoint(session, program):
+    """One that must succeed; of a program that forks now and then as soon as it has no child."""
+    if program.children == "no":
+        session.checkpoint()
+        return
+    for _ in range(MOST_REFUSALS):
+        done = session.checkpoint(check=None)
+        if done.returncode == 0:
+            return
+        if "child" not in done.stderr:
+            raise Failure(f"crckpt: status {done.returncode}\n{done.stderr}")
+    raise Failure(f"{MOST_REFUSALS} checkpoints in a row met a child")
+
+
 # ------------------------------------------------------------------------------------ modes -----
 
 
-def run_cycles(workspace, program):
+def run_cycles(workspace, program, track):
     """Checkpoint, kill, restore, three times; then the program verifies its state."""
     harness.require_restore(workspace.user)
-    session = Session(workspace, [workspace.program(program.name)])
+    session = Session(workspace, [workspace.program(program.name)], ("-i", "off", *track))
     session.start()
     session.wait_ready()
     for _ in range(CYCLES):
         if program.kill == "later":
-            session.checkpoint()
+            checkpoint(session, program)
             session.ping()  # it has run on since the checkpoint
             time.sleep(0.02)
             session.kill()
         else:
             session.checkpoint(then="kill")
             session.wait_end(status=137)
-        session.restore()
+        session.restore(track)
         session.ping()
     session.go()
     session.expect_pass()
@@ -115,18 +149,19 @@ def run_live(workspace, program, must_succeed):
     session.expect_pass()
 
 
-def run_often(workspace, program):
+def run_often(workspace, program, track):
     """Checkpoints all the time, so that each builds on the one before; kills at any moment."""
     harness.require_restore(workspace.user)
-    session = Session(workspace, [workspace.program(program.name)], options=("-i", "0.02"))
+    options = ("-i", "0.02", *track)
+    session = Session(workspace, [workspace.program(program.name)], options)
     session.start()
     session.wait_ready()
     for number in range(CYCLES):
         time.sleep(0.7 + 0.13 * number)
         session.ping()
-        session.checkpoint()
+        checkpoint(session, program)
         session.kill()
-        session.restore(("-i", "0.02"))
+        session.restore(options)
         session.ping()
     time.sleep(0.7)
     session.go()
@@ -215,16 +250,18 @@ def run_plain(workspace, program):
     session.expect_pass()
 
 
-def run_program(workspace, program, mode, plain):
+def run_program(workspace, program, mode, back_end, plain):
     if plain:
         run_plain(workspace, program)
         return
     if program.skip_unprivileged and (workspace.user.uid is not None or os.geteuid() != 0):
         raise Skip(program.skip_unprivileged)
+    if back_end.endswith("-entries"):
+        workspace.variables["CR_NO_PAGEMAP_SCAN"] = "1"
     if mode == "cycles":
-        run_cycles(workspace, program)
+        run_cycles(workspace, program, track_options(workspace, back_end))
     elif mode == "often":
-        run_often(workspace, program)
+        run_often(workspace, program, track_options(workspace, back_end))
     elif mode == "lazy":
         run_lazy(workspace, program)
     elif mode in ("rollback", "rollback-alone"):
@@ -235,17 +272,22 @@ def run_program(workspace, program, mode, plain):
         run_refuse(workspace, program, mode.removeprefix("refuse:"))
 
 
-def modes_of(program):
-    """The modes of a program and the names of its tests: NAME, and NAME/MODE for all but the
-    first."""
+def variants_of(program):
+    """The names of a program's tests, with mode and back end: NAME, NAME/MODE for all modes but the
+    first, NAME/BACK-END and so on for all back ends but the first."""
     if program.mode.startswith("refuse:"):
-        return {program.name: program.mode}
-    modes = program.mode.split(",")
+        return {program.name: (program.mode, "auto")}
+    modes, back_ends = program.mode.split(","), program.track.split(",")
+    variants = {}
     for mode in modes:
         if mode not in ("cycles", "often", "lazy", "live", "live-any", "rollback",
                         "rollback-alone"):
             raise SystemExit(f"{program.name}: unknown mode {mode}")
-    return {program.name if mode == modes[0] else f"{program.name}/{mode}": mode for mode in modes}
+        for back_end in back_ends:
+            name = program.name + (f"/{mode}" if mode != modes[0] else "")
+            name += f"/{back_end}" if back_end != back_ends[0] else ""
+            variants[name] = (mode, back_end)
+    return variants
 
 
 def tests(plain=False, extra_user=None):
@@ -255,12 +297,12 @@ def tests(plain=False, extra_user=None):
         names = program.users.split(",")
         if extra_user and extra_user not in names:
             names.append(extra_user)
-        for name, mode in modes_of(program).items():
+        for name, (mode, back_end) in variants_of(program).items():
             for user in harness.usable_users(names):
                 result.append(Test(
                     name=name, user=user, timeout=program.timeout,
-                    function=lambda workspace, program=program, mode=mode: run_program(
-                        workspace, program, mode, plain),
+                    function=lambda workspace, program=program, mode=mode, back_end=back_end:
+                    run_program(workspace, program, mode, back_end, plain),
                     repeat=f"python3 tests/system/run.py {name} --user={user.name}"
                            + (" --plain" if plain else "")))
     return result

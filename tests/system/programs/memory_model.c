@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* crtest: mode=often,cycles kill=later users=root,nobody
+/* crtest: mode=often,cycles kill=later users=root,nobody track=auto,uffd,hash,hash-entries,all
  *
  * Random changes of the memory map and of what is in it, against a table of what every page must
  * hold: stores, stores by the kernel, MADV_DONTNEED, mappings replaced in place, moved, grown,

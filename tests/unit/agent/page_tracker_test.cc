@@ -8,6 +8,7 @@
 
 #include <array>
 #include <map>
+#include <set>
 
 #include "tests/unit/nvheap/random.h"
 
@@ -24,10 +25,14 @@ namespace {
 
 constexpr uint64_t kPages = 96, kMappings = 4;
 
-// A memory with a kernel that counts writes, and a control thread that copies.
+// How the control thread knows what was written (format::Tracking).
+enum class Kind { kUserfault, kSoftDirty, kHash };
+
+// A memory with a kernel that counts writes, or marks them, or does nothing, and a control thread
+// that copies.
 class Machine {
  public:
-  explicit Machine(uint64_t seed) : random_(seed) {}
+  Machine(Kind kind, uint64_t seed) : kind_(kind), random_(seed) {}
 
   void run(int checkpoints) {
     for (int i = 0; i < checkpoints; i++) checkpoint();
@@ -35,15 +40,23 @@ class Machine {
 
  private:
   struct Page {
-    uint64_t value = 0;  // 0: not there
+    uint64_t value = 0;  // 0: not there, or the kernel's page of zeros
     bool written = true;
+    bool marked = false, zero_page = false;
+    bool is_there() const { return value != 0 || zero_page; }
+  };
+  struct Hashed {  // of the newest copy; here a page's hash is its value
+    uint64_t hash = 0, stamp = 0;
+  };
+  struct Listed {
+    bool there = false, written = false;
   };
 
   // What the program does between two looks at it.
   void change() {
     for (uint64_t n = random_.below(12); n > 0; n--) {
       Page& p = pages_[random_.below(kPages)];
-      switch (random_.below(6)) {
+      switch (random_.below(7)) {
         case 0:
           p = {};  // MADV_DONTNEED
           break;
@@ -53,11 +66,18 @@ class Machine {
           tracked_[m] = false;
           break;
         }
+        case 2:  // read
+          if (p.value == 0 && kind_ != Kind::kUserfault) p.zero_page = true;
+          break;
         default:
-          p.value = ++values_;
-          p.written = true;
+          store(p);
       }
     }
+  }
+
+  // Often what was there, or elsewhere, before.
+  void store(Page& p) {
+    p = {random_.below(2) == 0 ? 1 + random_.below(3) : ++values_, true, true, false};
   }
 
   static uint64_t first_of(uint64_t mapping) { return mapping * (kPages / kMappings); }
@@ -89,7 +109,118 @@ class Machine {
     tracker.spoil(AddressSet(std::move(spoiled)));
   }
 
+  // All marks, and a list that may end early. Returns where it does.
+  uint64_t take_marks() {
+    for (uint64_t p = 0; p < kPages; p++) {
+      list_[p] = {pages_[p].is_there(), pages_[p].marked || pages_[p].value == 0};
+      pages_[p].marked = false;
+    }
+    return random_.below(8) == 0 ? random_.below(kPages) : kPages;
+  }
+
+  // false: there is no room.
+  bool take(EarlyPass& pass, uint64_t page, uint64_t* room) {
+    if ((*room)-- == 0) return false;
+    copy(pass.runs, page);
+    return true;
+  }
+
+  void early_pass_by_marks() {
+    const uint64_t known_end = take_marks();
+    const std::vector<Range> then = ranges();
+    change();
+    early_pass_of(then, [&](EarlyPass& pass, std::vector<AddressRange>& spoiled, const Range& r,
+                            uint64_t p, uint64_t* room) {
+      if (p >= known_end) {
+        spoiled.push_back({p * kPageSize, (p + 1) * kPageSize});
+      } else if (list_[p].there && (r.fresh != 0 || list_[p].written)) {
+        if (pages_[p].is_there()) return take(pass, p, room);
+        spoiled.push_back({p * kPageSize, (p + 1) * kPageSize});
+      }
+      return true;
+    });
+  }
+
+  void early_pass_by_hash() {
+    early_pass_of(ranges(), [&](EarlyPass& pass, std::vector<AddressRange>&, const Range& r,
+                                uint64_t p, uint64_t* room) {
+      pass.knows_its_copies = true;
+      const Page& page = pages_[p];
+      if (!page.is_there() || is_same(r, p)) return true;
+      if (random_.below(40) == 0) return true;  // went away
+      if (!take(pass, p, room)) return false;
+      hashed_[p] = {page.value, stamp_};
+      return true;
+    });
+  }
+
+  bool is_same(const Range& r, uint64_t p) const {
+    return hashed_[p].stamp >= (r.fresh != 0 ? stamp_ : stamp_ - 1) &&
+           hashed_[p].hash == pages_[p].value;
+  }
+
+  // look(pass, spoiled, range, page, room) is false where the pass must end.
+  template <typename Look>
+  void early_pass_of(std::vector<Range> all, Look look) {
+    tracker_.mark_fresh(all, model_, random_.below(8) == 0 ? 2 : 1000);
+    EarlyPass pass{};
+    pass.knows_its_copies = kind_ == Kind::kHash;
+    std::vector<AddressRange> spoiled;
+    uint64_t room = random_.below(4) == 0 ? random_.below(30) : kPages;
+    pass.cursor_range = all.size();
+    for (uint64_t i = 0; i < all.size() && pass.cursor_range == all.size(); i++) {
+      for (uint64_t p = all[i].start / kPageSize; p < all[i].end / kPageSize; p++) {
+        if (!look(pass, spoiled, all[i], p, &room)) {
+          pass.cursor_range = i;
+          pass.cursor_addr = p * kPageSize;
+          break;
+        }
+        if (random_.below(30) == 0) change();
+      }
+    }
+    pass.ranges = all.data();
+    pass.range_count = all.size();
+    pass.spoiled = AddressSet(std::move(spoiled));
+    const uint64_t cursor = pass.cursor_addr;
+    const bool through = pass.cursor_range == all.size();
+    tracker_.add_early(std::move(pass), model_);
+    // The marks of the rest are gone, and it was not copied.
+    if (!through && kind_ == Kind::kSoftDirty) tracker_.spoil(AddressSet({{cursor, ~0ull}}));
+  }
+
+  // The stop, by marks or by hash.
+  std::vector<Run> compare_in_stop() {
+    std::vector<Range> all = ranges();
+    tracker_.mark_fresh(all, model_, 1000);
+    const uint64_t known_end = kind_ == Kind::kSoftDirty ? take_marks() : 0;
+    if (kind_ == Kind::kSoftDirty && random_.below(2) == 0) {  // the agent makes a thread report
+      const uint64_t p = random_.below(kPages);
+      if (pages_[p].is_there()) {
+        store(pages_[p]);
+        torn_.insert(p);
+      }
+    }
+    std::vector<Run> runs;
+    for (const Range& r : all) {
+      for (uint64_t p = r.start / kPageSize; p < r.end / kPageSize; p++) {
+        if (!pages_[p].is_there()) continue;
+        const bool same = kind_ == Kind::kHash ? is_same(r, p)
+                                               : p < known_end && r.fresh == 0 && !list_[p].written;
+        if (same) {
+          runs.push_back({p * kPageSize, 1, cr::format::kPagesSame});
+        } else {
+          copy(runs, p);
+        }
+        hashed_[p] = {pages_[p].value, stamp_ + 1};
+      }
+    }
+    tracker_.note_final(all.data(), all.size(), model_);
+    return runs;
+  }
+
   void early_pass() {
+    if (kind_ == Kind::kSoftDirty) return early_pass_by_marks();
+    if (kind_ == Kind::kHash) return early_pass_by_hash();
     std::vector<Range> all = ranges();
     tracker_.mark_fresh(all, model_, random_.below(8) == 0 ? 2 : 1000);
     EarlyPass pass{};
@@ -127,6 +258,7 @@ class Machine {
   }
 
   std::vector<Run> stop() {
+    if (kind_ != Kind::kUserfault) return compare_in_stop();
     std::vector<Range> all = ranges();
     tracker_.mark_fresh(all, model_, 1000);
     const bool protect = !tracker_.any_early();
@@ -155,9 +287,11 @@ class Machine {
   void checkpoint() {
     change();
     staging_.clear();
+    torn_.clear();
+    stamp_ += 2;
     tracker_.begin(true);
     for (uint64_t n = random_.below(4); n > 0; n--) {
-      if (random_.below(2) == 0) register_all(tracker_);
+      if (kind_ == Kind::kUserfault && random_.below(2) == 0) register_all(tracker_);
       early_pass();
       change();
     }
@@ -193,6 +327,7 @@ class Machine {
         image.erase(p);
         continue;
       }
+      if (torn_.count(p) != 0) continue;  // written in the stop, not by the program
       const uint64_t has = image.count(p) != 0 ? image[p] : 0;
       cr_assert_eq(has, pages_[p].value, "page %lu: %lu instead of %lu", p, has, pages_[p].value);
     }
@@ -202,8 +337,13 @@ class Machine {
     image_ = std::move(image);
   }
 
+  Kind kind_;
   Random random_;
   std::array<Page, kPages + 16> pages_;
+  std::array<Hashed, kPages> hashed_{};
+  std::array<Listed, kPages> list_{};
+  std::set<uint64_t> torn_;
+  uint64_t stamp_ = 0;
   std::array<bool, kMappings> tracked_{}, fresh_{};
   uint64_t values_ = 0;
   std::vector<uint64_t> staging_;
@@ -215,5 +355,13 @@ class Machine {
 }  // namespace
 
 Test(page_tracker, puts_together_the_memory_of_the_stop) {
-  for (uint64_t seed = 1; seed <= 40; seed++) Machine(seed).run(300);
+  for (uint64_t seed = 1; seed <= 40; seed++) Machine(Kind::kUserfault, seed).run(300);
+}
+
+Test(page_tracker, puts_it_together_by_soft_dirty_marks) {
+  for (uint64_t seed = 1; seed <= 40; seed++) Machine(Kind::kSoftDirty, seed).run(300);
+}
+
+Test(page_tracker, puts_it_together_by_hashes) {
+  for (uint64_t seed = 1; seed <= 40; seed++) Machine(Kind::kHash, seed).run(300);
 }
