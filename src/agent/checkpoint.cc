@@ -31,24 +31,15 @@ constexpr uint64_t kKeepStagingBytes = 64ull << 20;  // from one checkpoint to t
 constexpr uint64_t kLeastForStopBytes = 16ull << 20;
 // Copying while the program runs.
 constexpr int kMostEarlyPasses = 6;
-constexpr uint64_t kFewPages = 64;                 // are copied in the stop as well
-constexpr uint64_t kFewInStopPages = 256;          // of a whole checkpoint: nothing is copied early
+constexpr uint64_t kFewPages = 64;         // are copied in the stop as well
+constexpr uint64_t kFewInStopPages = 256;  // of a whole checkpoint: nothing is copied early
+constexpr size_t kFewHoles = 64;
 constexpr uint64_t kWorthAStopBytes = 4ull << 20;  // of memory that is not tracked yet
 
 uint64_t now_ns() { return rawsys::clock_ns(CLOCK_MONOTONIC); }
 
-// Through a thread that lives: the main thread may have ended, and then shows nothing.
-std::string task_path(pid_t pid, pid_t tid, const char* what) {
-  return "/proc/" + std::to_string(pid) + "/task/" + std::to_string(tid) + "/" + what;
-}
-
 uint64_t kilobytes(const std::string& text, const char* field) {
   return strtoull(os::status_field(text, field).c_str(), nullptr, 10) << 10;
-}
-
-std::string read_or_empty(const std::string& path) {
-  auto r = os::read_file(path);
-  return r ? *r : "";
 }
 
 // What a process has in memory or in swap, by its status file.
@@ -56,18 +47,20 @@ uint64_t resident_bytes(const std::string& status) {
   return kilobytes(status, "RssAnon") + kilobytes(status, "RssShmem") + kilobytes(status, "VmSwap");
 }
 
-uint64_t available_memory() { return kilobytes(read_or_empty("/proc/meminfo"), "MemAvailable"); }
+uint64_t available_memory() {
+  return kilobytes(os::read_or_empty("/proc/meminfo"), "MemAvailable");
+}
 
 }  // namespace
 
 // How much staging memory this checkpoint may take, as address space; it is filled by writing to
 // the memory file, which fails where memory is short.
 Trouble Session::prepare_staging() {
-  const std::string status = read_or_empty(task_path(pid_, control_tid_, "status"));
+  const std::string status = os::read_or_empty(os::task_path(pid_, control_tid_, "status"));
   looked_at_pages_ = resident_bytes(status) / kPageSize;
   uint64_t need = kilobytes(status, "VmRSS") + kilobytes(status, "VmSwap") + embedded_bytes_;
   if (embedded_bytes_ == 0) {  // nothing is known of the map yet
-    auto maps = os::parse_maps(read_or_empty(task_path(pid_, control_tid_, "maps")));
+    auto maps = os::parse_maps(os::read_or_empty(os::task_path(pid_, control_tid_, "maps")));
     for (const os::MapEntry& m : maps ? *maps : std::vector<os::MapEntry>()) {
       if (m.ino != 0 && !m.shared) need += std::min(m.end - m.start, 4 * kEmbedFileBytes);
     }
@@ -200,7 +193,7 @@ AddressSet Session::ranges_without_pages() const {
 
 // Reads the memory map, and describes it unless it was described as it is now.
 Trouble Session::describe_map(pid_t tid, bool stopped, MapDescription& map) {
-  std::string text = read_or_empty(task_path(pid_, tid, "maps"));
+  std::string text = os::read_or_empty(os::task_path(pid_, tid, "maps"));
   AddressSet without = ranges_without_pages();
   if (!text.empty() && text == map.text && without == map.plan.without &&
       files_are_as_described(map.model)) {
@@ -404,10 +397,12 @@ Trouble Session::early_passes(Attempt& a, format::Tracking how, AddressSet* ret_
   return {};
 }
 
-// So few that copying them early would not pay.
+// So few that copying them early would not pay. What the last checkpoint left out (pages without a
+// block) must be looked at range by range.
 bool Session::few_are_expected() const {
   return back_end() == format::kTrackUserfault && pages_.has_basis() && !failed_before_ &&
-         last_copied_pages_ <= kFewInStopPages;
+         last_copied_pages_ <= kFewInStopPages &&
+         pages_.last_without().ranges().size() <= kFewHoles;
 }
 
 // Everything between stop and go.
@@ -435,7 +430,7 @@ Trouble Session::capture(World& world, Attempt& a) {
 
 Trouble Session::capture_heap(World& world, Attempt& a) {
   const pid_t tid = world.threads()[0].tid;
-  auto maps = os::parse_maps(read_or_empty(task_path(pid_, tid, "maps")));
+  auto maps = os::parse_maps(os::read_or_empty(os::task_path(pid_, tid, "maps")));
   if (!maps) return trouble(Errc::kSystem, EIO, "the memory map cannot be read");
   MemoryPlan plan;
   Trouble bad = describe_heap(world, *maps, a.model, &plan);
@@ -444,7 +439,7 @@ Trouble Session::capture_heap(World& world, Attempt& a) {
   if (!bad.bad()) bad = begin_copy(world, a, plan);
   if (bad.bad()) return bad;
   Trouble worse = await_command(/*described_is_enough=*/true, kCommandTimeoutNs, &world);
-  const std::string status = read_or_empty(task_path(pid_, control_tid_, "status"));
+  const std::string status = os::read_or_empty(os::task_path(pid_, control_tid_, "status"));
   if (!worse.bad()) worse = describe_process(world, status, plan, a.model);
   bad = end_copy(world, a, worse);
   return worse.bad() ? worse : bad;
@@ -509,7 +504,7 @@ void Session::read_vm_flags(const std::string& map_text) {
   const uint64_t begin = now_ns();
   const bool costly = smaps_cost_ns_ > kQuickNs;
   if (map_text == smaps_of_ && costly && begin - smaps_ns_ < kShare * smaps_cost_ns_) return;
-  auto smaps = os::parse_maps(read_or_empty(task_path(pid_, control_tid_, "smaps")));
+  auto smaps = os::parse_maps(os::read_or_empty(os::task_path(pid_, control_tid_, "smaps")));
   if (!smaps) return;
   smaps_ = std::move(*smaps);
   smaps_of_ = map_text;

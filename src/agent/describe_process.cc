@@ -19,11 +19,6 @@
 namespace cr::agent {
 namespace {
 
-// Through a thread that lives: the main thread may have ended, and then shows nothing.
-std::string task_path(pid_t pid, pid_t tid, const char* what) {
-  return "/proc/" + std::to_string(pid) + "/task/" + std::to_string(tid) + "/" + what;
-}
-
 // Last of the numbers in a field such as NSpid: the one the program itself sees.
 int32_t innermost(const std::string& status, const char* field) {
   const std::string v = os::status_field(status, field);
@@ -32,20 +27,15 @@ int32_t innermost(const std::string& status, const char* field) {
       strtol((at == std::string::npos ? v : v.substr(at + 1)).c_str(), nullptr, 10));
 }
 
-std::string read_or_empty(const std::string& path) {
-  auto r = os::read_file(path);
-  return r ? *r : "";
-}
-
 // A program that has children cannot be saved alone: they would be lost, or wait for ever.
 Trouble check_children(pid_t pid) {
   auto tasks = os::list_tasks(pid);
   if (!tasks) return {};
   for (const pid_t tid : *tasks) {
-    const std::string kids = read_or_empty(task_path(pid, tid, "children"));
+    const std::string kids = os::read_or_empty(os::task_path(pid, tid, "children"));
     if (kids.empty()) continue;
     const std::string first = kids.substr(0, kids.find(' '));
-    std::string name = read_or_empty("/proc/" + first + "/comm");
+    std::string name = os::read_or_empty("/proc/" + first + "/comm");
     if (!name.empty()) name.pop_back();
     return trouble(
         Errc::kUnsupported, 0,
@@ -61,13 +51,13 @@ Trouble check_children(pid_t pid) {
 Trouble Session::check_process(std::string* ret_status) {
   Trouble bad = check_children(pid_);
   if (bad.bad()) return bad;
-  if (!read_or_empty("/proc/" + std::to_string(pid_) + "/timers").empty()) {
+  if (!os::read_or_empty("/proc/" + std::to_string(pid_) + "/timers").empty()) {
     return trouble(Errc::kUnsupported, 0,
                    "POSIX timer (timer_create): cannot be saved yet; delete it before the "
                    "checkpoint, or use setitimer");
   }
-  if (own_status_.empty()) own_status_ = read_or_empty("/proc/self/status");
-  *ret_status = read_or_empty(task_path(pid_, control_tid_, "status"));
+  if (own_status_.empty()) own_status_ = os::read_or_empty("/proc/self/status");
+  *ret_status = os::read_or_empty(os::task_path(pid_, control_tid_, "status"));
   const std::string &theirs = *ret_status, &ours = own_status_;
   for (const char* f : {"Uid", "Gid", "CapEff"}) {
     // In a namespace of its own, or under a crrestore with a file capability, these differ anyway.
@@ -86,7 +76,7 @@ Trouble Session::check_process(std::string* ret_status) {
     return trouble(Errc::kUnsupported, 0,
                    "the program installed a seccomp filter: that cannot be saved yet");
   }
-  auto root = os::read_link(task_path(pid_, control_tid_, "root"));
+  auto root = os::read_link(os::task_path(pid_, control_tid_, "root"));
   if (own_root_.empty()) {
     auto ours_now = os::read_link("/proc/self/root");
     if (ours_now) own_root_ = *ours_now;
@@ -187,9 +177,9 @@ void Session::read_lasting() {
   if (lasting_known_) return;
   lasting_known_ = true;
   LastingFacts& f = lasting_;
-  f.cmdline = read_or_empty(task_path(pid_, control_tid_, "cmdline"));
-  f.environ = read_or_empty(task_path(pid_, control_tid_, "environ"));
-  f.auxv = read_or_empty(task_path(pid_, control_tid_, "auxv"));
+  f.cmdline = os::read_or_empty(os::task_path(pid_, control_tid_, "cmdline"));
+  f.environ = os::read_or_empty(os::task_path(pid_, control_tid_, "environ"));
+  f.auxv = os::read_or_empty(os::task_path(pid_, control_tid_, "auxv"));
   char host[256] = "";
   gethostname(host, sizeof(host) - 1);
   f.hostname = host;
@@ -203,8 +193,8 @@ Trouble Session::describe_process(World& world, const std::string& status, const
   const format::Process& asked = channel()->process;
   format::ProcessRecord& p = model.process;
   auto stat = os::read_stat(pid_, control_tid_);
-  auto exe = os::read_link(task_path(pid_, control_tid_, "exe"));
-  auto cwd = os::read_link(task_path(pid_, control_tid_, "cwd"));
+  auto exe = os::read_link(os::task_path(pid_, control_tid_, "exe"));
+  auto cwd = os::read_link(os::task_path(pid_, control_tid_, "cwd"));
   if (status.empty() || !stat || !exe || !cwd) {
     return trouble(Errc::kUnsupported, errno, "/proc/" + std::to_string(pid_) + " cannot be read");
   }
@@ -219,8 +209,8 @@ Trouble Session::describe_process(World& world, const std::string& status, const
   p.uid = static_cast<uint32_t>(strtoul(os::status_field(status, "Uid").c_str(), nullptr, 10));
   p.gid = static_cast<uint32_t>(strtoul(os::status_field(status, "Gid").c_str(), nullptr, 10));
   p.umask = static_cast<uint32_t>(strtoul(os::status_field(status, "Umask").c_str(), nullptr, 8));
-  p.personality = static_cast<uint32_t>(
-      strtoul(read_or_empty(task_path(pid_, control_tid_, "personality")).c_str(), nullptr, 16));
+  p.personality = static_cast<uint32_t>(strtoul(
+      os::read_or_empty(os::task_path(pid_, control_tid_, "personality")).c_str(), nullptr, 16));
   p.flags = (world.leader_gone() ? format::kProcessLeaderGone : 0) |
             (asked.thp_disabled != 0 ? format::kProcessThpDisabled : 0) |
             (asked.child_subreaper != 0 ? format::kProcessChildSubreaper : 0);

@@ -27,11 +27,6 @@ constexpr uint64_t kTimeoutNs = 60ull * 1000000000;
 
 std::string errno_text(long error) { return strerror(static_cast<int>(-error)); }
 
-std::string read_or_empty(const std::string& path) {
-  auto r = os::read_file(path);
-  return r ? *r : "";
-}
-
 }  // namespace
 
 // ---- scratch memory in the channel ------------------------------------------------------------
@@ -112,7 +107,7 @@ std::string Rollback::check_process_state() {
   if (!cwd || *cwd != v.string(v.process->cwd)) return "the working directory was changed";
   auto exe = os::read_link(task + "exe");
   if (!exe || *exe != v.string(v.process->program)) return "another program runs";
-  const auto personality = strtoul(read_or_empty(task + "personality").c_str(), nullptr, 16);
+  const auto personality = strtoul(os::read_or_empty(task + "personality").c_str(), nullptr, 16);
   if (personality != v.process->personality) return "the personality was changed";
   return "";
 }
@@ -159,8 +154,8 @@ std::string Rollback::find_out() {
   std::string why = check_process_state();
   if (!why.empty()) return why;
   const pid_t tid = world_->threads()[0].tid;
-  auto maps = os::parse_maps(
-      read_or_empty("/proc/" + std::to_string(s_.pid_) + "/task/" + std::to_string(tid) + "/maps"));
+  auto maps = os::parse_maps(os::read_or_empty("/proc/" + std::to_string(s_.pid_) + "/task/" +
+                                               std::to_string(tid) + "/maps"));
   if (!maps) return "the memory map cannot be read";
   maps_ = std::move(*maps);
   const Trouble bad = s_.command(format::kCommandDescribe, kTimeoutNs, world_.get());
@@ -311,8 +306,8 @@ void Rollback::take_back() {
 // Where the program had one mapping it shall have one again.
 std::string Rollback::join_pieces() {
   if (memory_.pieces.empty()) return "";
-  auto maps = os::parse_maps(read_or_empty("/proc/" + std::to_string(s_.pid_) + "/task/" +
-                                           std::to_string(s_.control_tid_) + "/maps"));
+  auto maps = os::parse_maps(os::read_or_empty("/proc/" + std::to_string(s_.pid_) + "/task/" +
+                                               std::to_string(s_.control_tid_) + "/maps"));
   if (!maps) return "the memory map cannot be read";
   maps_ = std::move(*maps);
   MemoryChange whole;

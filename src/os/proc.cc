@@ -17,10 +17,6 @@
 namespace cr::os {
 namespace {
 
-std::string task_path(pid_t pid, pid_t tid, const char* what) {
-  return "/proc/" + std::to_string(pid) + "/task/" + std::to_string(tid) + "/" + what;
-}
-
 bool parse_map_line(const std::string& line, MapEntry* ret) {
   char perms[5] = "";
   unsigned long long start, end, offset, ino;
@@ -61,6 +57,15 @@ bool is_range_line(const std::string& line) {
 }
 
 }  // namespace
+
+std::string task_path(pid_t pid, pid_t tid, const char* what) {
+  return "/proc/" + std::to_string(pid) + "/task/" + std::to_string(tid) + "/" + what;
+}
+
+std::string read_or_empty(const std::string& path) {
+  auto r = read_file(path);
+  return r ? *r : "";
+}
 
 Result<std::vector<MapEntry>> parse_maps(const std::string& text) {
   std::vector<MapEntry> all;

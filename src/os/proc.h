@@ -36,6 +36,12 @@ std::string status_field(const std::string& status, const char* name);
 Result<std::vector<pid_t>> list_tasks(pid_t pid);
 Result<std::vector<int>> list_fds(pid_t pid, pid_t tid);
 
+// /proc/<pid>/task/<tid>/<what>: through a thread that lives, because the main thread may have
+// ended, and then shows nothing.
+std::string task_path(pid_t pid, pid_t tid, const char* what);
+// The file's content; "" if it cannot be read.
+std::string read_or_empty(const std::string& path);
+
 struct FdInfo {
   uint64_t position = 0;
   uint64_t flags = 0;  // O_* incl. O_CLOEXEC
