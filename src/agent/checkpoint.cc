@@ -88,23 +88,34 @@ Trouble Session::prepare_staging() {
   return {};
 }
 
-// Of that, room for what the stop may produce is set aside before it. Should it produce more, the
-// rest fails or is captured in portions, and the pause includes writing.
+// So many pages behind those in use are in memory from now on. Takes long if there are many.
+bool Session::set_aside(uint64_t pages) {
+  if (early_pages_ + pages <= staging_kept_pages_) return true;
+  if (fallocate(staging_fd_.get(), 0, static_cast<off_t>(early_pages_ * kPageSize),
+                static_cast<off_t>(pages * kPageSize)) != 0) {
+    return false;
+  }
+  staging_kept_pages_ = early_pages_ + pages;
+  return true;
+}
+
+// Room for what the stop is likely to produce. More of it would take longer to set aside than it
+// saves, and the program writes meanwhile.
+uint64_t Session::likely_pages() const {
+  uint64_t likely = 2 * last_found_pages_;
+  if (!pages_.any_early()) likely = std::max(2 * last_copied_pages_, looked_at_pages_ / 16);
+  return std::clamp(likely, kLeastForStopBytes / kPageSize, kKeepStagingBytes / kPageSize);
+}
+
+// What the stop will need is set aside before it; all that it may need if that is everything.
+// Beyond that it takes memory as it goes. Should it produce more than the bound of staging, it is
+// captured in portions, and the pause includes writing.
 Trouble Session::reserve_staging() {
   const uint64_t left = staging_pages_ - early_pages_;
-  uint64_t likely = std::max(kLeastForStopBytes / kPageSize, 2 * last_found_pages_);
-  if (!pages_.any_early()) {  // nobody has looked how much it will be
-    likely = std::max({likely, 2 * last_copied_pages_, looked_at_pages_ / 16});
-  }
-  const uint64_t pages = pages_.knows_most() ? std::min(left, likely) : left;
+  const uint64_t pages = pages_.knows_most() ? std::min(left, likely_pages()) : left;
   channel()->staging_first = early_pages_;
-  channel()->staging_pages = early_pages_ + pages;
-  if (early_pages_ + pages <= staging_kept_pages_) return {};
-  if (fallocate(staging_fd_.get(), 0, static_cast<off_t>(early_pages_ * kPageSize),
-                static_cast<off_t>(pages * kPageSize)) == 0) {
-    staging_kept_pages_ = early_pages_ + pages;
-    return {};
-  }
+  channel()->staging_pages = staging_pages_;
+  if (set_aside(pages)) return {};
   return trouble(Errc::kNoMemory, errno,
                  "no memory for staging " + std::to_string(pages * kPageSize >> 20) +
                      " MiB; use --staging to bound it");
@@ -357,11 +368,15 @@ Trouble Session::early_passes(Attempt& a, format::Tracking how, AddressSet* ret_
         describe_map(control_tid_, /*stopped=*/false, a.map).bad()) {
       return {};
     }
+    // For this pass and the stop: were it set aside between the two, much would be written then.
+    if (pass > 0) (void)set_aside(std::min(staging_pages_ - early_pages_, 2 * likely_pages()));
     std::vector<format::Range> ranges = a.map.plan.ranges;
     pages_.mark_fresh(ranges, a.map.model, most_ranges());
     if (write_ranges(ranges).bad()) return {};
     c->staging_first = early_pages_;
-    c->staging_pages = early_pages_ + (staging_pages_ - early_pages_) / 2;
+    // The first pass may be of everything; behind the later ones as much as they took is left.
+    const uint64_t left = staging_pages_ - early_pages_;
+    c->staging_pages = early_pages_ + (pass < 2 ? left - left / 8 : left / 2);
     if (c->staging_first >= c->staging_pages) return {};
     EarlyPass early{};
     early.realtime_ns = static_cast<int64_t>(rawsys::clock_ns(CLOCK_REALTIME));

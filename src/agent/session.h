@@ -159,6 +159,8 @@ class Session {
   };
   Trouble take(uint32_t then, const std::function<void()>& captured);
   Trouble prepare_staging();
+  bool set_aside(uint64_t pages);
+  uint64_t likely_pages() const;
   Trouble reserve_staging();
   bool few_are_expected() const;
   Trouble copy_early(Attempt& a);
