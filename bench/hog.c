@@ -23,7 +23,8 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { kPageBytes = 4096, kGaps = 254, kTickNs = 1000000 };
+/* Gaps of the last 16 s at least, should every tick be one. */
+enum { kPageBytes = 4096, kBlockBytes = 1 << 18, kGaps = kBlockBytes / 16 - 2, kTickNs = 1000000 };
 static const uint64_t kGapNs = 1100000;
 
 struct gap {
@@ -33,7 +34,7 @@ struct block { /* one per thread, little endian */
   uint64_t stamps, last_ns, gaps, reserved;
   struct gap gap[kGaps]; /* the newest is gap[(gaps - 1) % kGaps] */
 };
-_Static_assert(sizeof(struct block) == kPageBytes, "a block is a page");
+_Static_assert(sizeof(struct block) == kBlockBytes, "as bench/run.py reads it");
 
 static int g_status;
 static unsigned char *g_memory;
@@ -64,7 +65,7 @@ static void fill(uint64_t first, uint64_t last) {
 }
 
 static void put(uint64_t thread, const void *from, size_t bytes, size_t off) {
-  if (pwrite(g_status, from, bytes, (off_t)(thread * kPageBytes + off)) != (ssize_t)bytes)
+  if (pwrite(g_status, from, bytes, (off_t)(thread * kBlockBytes + off)) != (ssize_t)bytes)
     die("writing the status file");
 }
 
@@ -106,7 +107,7 @@ int main(int argc, char **argv) {
   const double dirty = argc > 4 ? strtod(argv[4], NULL) : 0;
   g_dirty_pages_per_ns = dirty * (1 << 20) / kPageBytes / 1e9 / (double)g_threads;
   g_status = open(argv[1], O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-  if (g_status < 0 || ftruncate(g_status, (off_t)(g_threads * kPageBytes)) != 0) die(argv[1]);
+  if (g_status < 0 || ftruncate(g_status, (off_t)(g_threads * kBlockBytes)) != 0) die(argv[1]);
   g_memory =
       mmap(NULL, g_pages * kPageBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (g_memory == MAP_FAILED) die("memory");

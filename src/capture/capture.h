@@ -46,6 +46,7 @@ struct Files {
 struct Memory {
   PageHashes hashes;
   SoftDirty soft_dirty;
+  bool marked = false;  // pages of this process have been marked as not written (userfaultfd)
 };
 
 // Works through the range table of `channel` from its cursor until the end or until staging or the

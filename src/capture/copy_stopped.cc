@@ -34,23 +34,10 @@ class Copier {
   long work() {
     ch_.run_count = 0;
     ch_.more = 0;
-    for (; ch_.cursor_range < ch_.range_count; ch_.cursor_range++, ch_.cursor_addr = 0) {
-      format::Range& r = ranges_[ch_.cursor_range];
-      if (ch_.cursor_addr < r.start) ch_.cursor_addr = r.start;
-      long e = 0;
-      if (when_ == When::kRunning) {
-        e = take_early(r);
-      } else {
-        e = r.mode == format::kRangeEmbed ? take_embedded(r) : take_found(r, r.end);
-      }
-      if (e != 0) return e;
-      if (full_) {
-        ch_.more = 1;
-        break;
-      }
-    }
+    const long e = work_through();
     ch_.staging_used = used_pages_;
-    return 0;
+    memory_.marked = memory_.marked || tracking_;
+    return e;
   }
 
   void track_all() {
@@ -69,6 +56,25 @@ class Copier {
   }
 
  private:
+  long work_through() {
+    for (; ch_.cursor_range < ch_.range_count; ch_.cursor_range++, ch_.cursor_addr = 0) {
+      format::Range& r = ranges_[ch_.cursor_range];
+      if (ch_.cursor_addr < r.start) ch_.cursor_addr = r.start;
+      long e = 0;
+      if (when_ == When::kRunning) {
+        e = take_early(r);
+      } else {
+        e = r.mode == format::kRangeEmbed ? take_embedded(r) : take_found(r, r.end);
+      }
+      if (e != 0) return e;
+      if (full_) {
+        ch_.more = 1;
+        break;
+      }
+    }
+    return 0;
+  }
+
   static bool is_trackable(const format::Range& r) {
     return r.mode == format::kRangeAnon || r.mode == format::kRangeFile;
   }
@@ -89,11 +95,10 @@ class Copier {
     if (tracked && r.fresh == 0 && r.mode == format::kRangeAnon) {
       const long e = take_differing(r, end);
       if (e != -EPERM) return e;
-      tracked = track(r) && count_as_written(files_.tracker, ch_.cursor_addr, end) == 0;
+      tracked = track(r) && take_marks_off(ch_.cursor_addr, end);
     }
-    if (tracked && r.fresh != 0 && ch_.cursor_addr < end &&
-        count_as_written(files_.tracker, ch_.cursor_addr, end) != 0) {
-      tracked = track(r) && count_as_written(files_.tracker, ch_.cursor_addr, end) == 0;
+    if (tracked && r.fresh != 0 && !take_marks_off(ch_.cursor_addr, end)) {
+      tracked = track(r) && take_marks_off(ch_.cursor_addr, end);
     }
     PageRange found[kBatch];
     while (ch_.cursor_addr < end) {
@@ -107,7 +112,7 @@ class Copier {
         n = take_changes(files_.pagemap, kind_of(r), ch_.cursor_addr, end, room, found,
                          runs < kBatch ? runs : kBatch, &next);
         if (n == -EPERM) {
-          tracked = track(r) && count_as_written(files_.tracker, ch_.cursor_addr, end) == 0;
+          tracked = track(r) && take_marks_off(ch_.cursor_addr, end);
           continue;
         }
       } else {
@@ -351,6 +356,18 @@ class Copier {
     return runs;
   }
 
+  // False: the mapping is not tracked. In pieces, because the program's own mmap waits for each;
+  // and where there can be no marks the kernel need not look for them.
+  bool take_marks_off(uint64_t from, uint64_t to) {
+    constexpr uint64_t kPieceBytes = 32ull << 20;
+    if (!memory_.marked) return true;
+    for (uint64_t at = from; at < to; at += kPieceBytes) {
+      const uint64_t end = to - at < kPieceBytes ? to : at + kPieceBytes;
+      if (count_as_written(files_.tracker, at, end) != 0) return false;
+    }
+    return true;
+  }
+
   bool track(const format::Range& r) {
     take_all_of(r.map_start);
     return track_writes(files_.tracker, r.map_start, r.map_end) == 0;
@@ -371,7 +388,7 @@ class Copier {
     if (marks_) return r.mode == format::kRangeAnon ? take_listed(r, r.end) : 0;
     if (!tracking_) return 0;
     // Fails where a mapping is not tracked, as the scan below will.
-    if (r.fresh != 0) (void)count_as_written(files_.tracker, ch_.cursor_addr, r.end);
+    if (r.fresh != 0) (void)take_marks_off(ch_.cursor_addr, r.end);
     PageRange found[kBatch];
     while (ch_.cursor_addr < r.end) {
       uint64_t room = 0, next = 0;

@@ -169,13 +169,7 @@ long open_tracker() {
 
 long track_writes(int tracker, uint64_t map_start, uint64_t map_end) {
   UffdioRegister arg{map_start, map_end - map_start, kUffdRegisterWp, 0};
-  const long r = rawsys::sys(__NR_ioctl, tracker, kUffdioRegister, &arg);
-  if (r < 0) return r;
-  // When the kernel joins memory that mremap moved with a tracked neighbour, both lose their
-  // tracking, and the neighbour's pages keep their marks: writable, and not written for ever. All
-  // marks are taken off.
-  UffdioWriteprotect none{map_start, map_end - map_start, 0};
-  return rawsys::sys(__NR_ioctl, tracker, kUffdioWriteprotect, &none);
+  return rawsys::sys(__NR_ioctl, tracker, kUffdioRegister, &arg);
 }
 
 long count_as_written(int tracker, uint64_t start, uint64_t end) {
