@@ -192,6 +192,7 @@ struct crstatus {
   uint64_t rollbacks_in_place; /* of these, by putting back only what had changed */
   uint64_t rollback_ns;     /* how long the newest of those took */
   char rollback_reason[256]; /* why the newest one began the program anew; "" if it did not */
+  uint64_t quick;           /* whole checkpoints that the program captured itself, unstopped */
 };
 /* Fill *st (st->size set by the caller). Returns 0, or -1: EINVAL, EPERM (no session).
  * Context: thread-safe: yes; async-signal-safe: yes; blocks: no; hook: yes. */

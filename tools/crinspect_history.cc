@@ -35,6 +35,7 @@ Json json_of(const HistoryRecord& r) {
   j["memory_bytes"] = r.memory_bytes;
   j["interval_ns"] = r.interval_ns;
   j["interval_automatic"] = (r.flags & format::kHistoryAutomatic) != 0;
+  j["quick"] = (r.flags & format::kHistoryQuick) != 0;
   j["overhead_ppm"] = r.overhead_ppm;
   j["tracker"] = tracker_word(r.tracker);
   j["level"] = level_word(r.level);

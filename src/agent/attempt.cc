@@ -69,7 +69,7 @@ void Session::end_attempt(const Trouble& result) {
   a.overhead_ppm = meter_.ppm();
   adapt_interval(!result.bad());
   a.interval_ns = static_cast<uint64_t>(options_.interval_seconds * 1e9);
-  a.flags = options_.policy.automatic ? format::kHistoryAutomatic : 0;
+  a.flags |= options_.policy.automatic ? format::kHistoryAutomatic : 0;
   const std::string text = history_.append(a);
   if (!text.empty()) notice_ = text;
 }

@@ -162,11 +162,7 @@ Trouble Session::read_runs(std::vector<format::Run>* ret) const {
 
 Trouble Session::append(Attempt& a) {
   auto keep_zero = [](void* context, uint64_t addr) {
-    const auto& segments = static_cast<store::Model*>(context)->segments;
-    auto it =
-        std::upper_bound(segments.begin(), segments.end(), addr,
-                         [](uint64_t at, const format::SegmentRecord& s) { return at < s.end; });
-    return it != segments.end() && it->kind == format::kSegmentFile;
+    return store::is_of_file(*static_cast<const store::Model*>(context), addr);
   };
   if (progress_) {
     writer_->set_progress([this](uint64_t done, uint64_t total) {
@@ -191,15 +187,30 @@ MemoryReader Session::live_reader() const {
 // grown into.
 AddressSet Session::ranges_without_pages() const {
   const MemoryReader read = live_reader();
-  std::vector<AddressRange> without;
+  AddressSet without = excluded_ranges();
+  std::vector<AddressRange> unused;
+  for (const uint64_t word : hello_.heap_words) unused.push_back(unused_heap_range(read, word));
+  without.add(AddressSet(std::move(unused)));
+  return without;
+}
+
+AddressSet Session::excluded_ranges() const {
+  std::vector<AddressRange> excluded;
   format::Exclusions exclusions{};
-  if (read(hello_.exclusions, &exclusions, sizeof(exclusions))) {
+  if (live_reader()(hello_.exclusions, &exclusions, sizeof(exclusions))) {
     for (uint64_t i = 0; i < std::min<uint64_t>(exclusions.count, 256); i++) {
-      without.push_back({exclusions.ranges[i].start, exclusions.ranges[i].end});
+      excluded.push_back({exclusions.ranges[i].start, exclusions.ranges[i].end});
     }
   }
-  for (const uint64_t word : hello_.heap_words) without.push_back(unused_heap_range(read, word));
-  return AddressSet(std::move(without));
+  return AddressSet(std::move(excluded));
+}
+
+AddressSet Session::heap_ranges() const {
+  std::vector<AddressRange> all;
+  for (const uint64_t word : hello_.heap_words) {
+    all.push_back(reserved_heap_range(live_reader(), word));
+  }
+  return AddressSet(std::move(all));
 }
 
 // Reads the memory map, and describes it unless it was described as it is now.
@@ -429,16 +440,16 @@ Trouble Session::capture(World& world, Attempt& a) {
   a.model.segments = a.map.model.segments;
   a.model.strings = a.map.model.strings;
   a.without = a.map.plan.without;
+  quick_.prepare(a.model);
   bad = begin_copy(world, a, a.map.plan);
   if (bad.bad()) return bad;
   // Meanwhile, on another processor:
   Trouble worse = await_command(/*described_is_enough=*/true, kCommandTimeoutNs, &world);
-  std::string status;
-  if (!worse.bad()) worse = check_process(&status);
+  if (!worse.bad()) worse = check_process(&a.status);
   if (!worse.bad()) worse = world.describe(channel()->process.sigactions);
   if (!worse.bad()) fault_point(FaultPoint::kThreadsDescribed);
   if (!worse.bad()) worse = describe_files(pid_, tid, pidfd_.get(), a.model);
-  if (!worse.bad()) worse = describe_process(world, status, a.map.plan, a.model);
+  if (!worse.bad()) worse = describe_process(world, a.status, a.map.plan, a.model);
   bad = end_copy(world, a, worse);
   return worse.bad() ? worse : bad;
 }
@@ -620,10 +631,11 @@ Trouble Session::take(uint32_t then, const std::function<void()>& captured) {
   sequence_++;
   last_lazy_free_ = lazy_free;
   image_bytes_ = attempt_.written_bytes = writer_->bytes_written();
-  attempt_.memory_bytes = a.super.memory_bytes;
+  attempt_.memory_bytes = memory_bytes_ = a.super.memory_bytes;
   pause_ns_ = a.super.pause_ns;
   commit_ns_ = now_ns() - a.begin_ns;
   realtime_ns_ = a.super.realtime_ns;
+  if (then == 0) quick_.offer(a.model, a.map.text, a.status);
   if (then == 1) frozen_ = true;
   if (then == 2) {
     kill(pid_, SIGKILL);
@@ -637,6 +649,7 @@ Trouble Session::checkpoint(uint32_t then, const std::function<void()>& captured
                             format::Report* ret_report) {
   *ret_report = {};
   ret_report->kind = format::kMessageReport;
+  quick_.withdraw();
   begin_attempt();
   Trouble bad = take(then, captured);
   writer_.reset();

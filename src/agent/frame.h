@@ -14,6 +14,7 @@
 #include "base/base.h"
 #include "format/channel.h"
 #include "format/image.h"
+#include "format/quick.h"
 
 namespace cr::agent {
 
@@ -29,6 +30,9 @@ struct FrameRegisters {
 };
 FrameRegisters frame_registers(const uint8_t* frame);
 uint64_t frame_sigmask(const uint8_t* frame);
+// The frame becomes that of a thread in cr_save_registers(), which returns 1: its floating-point
+// and vector registers are those of the beginning of a function.
+void set_frame_of_call(std::span<uint8_t> frame, const format::QuickContext& context);
 struct FrameRest {
   uint16_t cs, ss;
   uint64_t altstack_sp, altstack_bytes;

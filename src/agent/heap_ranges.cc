@@ -160,4 +160,10 @@ AddressRange unused_heap_range(const MemoryReader& read, uint64_t directory_word
   return {d.data_address + grown * kPageSize, d.base + d.reserve_bytes};
 }
 
+AddressRange reserved_heap_range(const MemoryReader& read, uint64_t directory_word) {
+  HeapDirectory d;
+  if (!find_directory(read, directory_word, &d)) return {0, 0};
+  return {d.base, d.base + d.reserve_bytes};
+}
+
 }  // namespace cr::agent

@@ -25,5 +25,7 @@ void free_heap_ranges(const MemoryReader& read, uint64_t directory_word, bool ow
 // The part of that heap's address space that was never used, empty if there is no heap. It may be
 // in use a moment later if the program runs.
 AddressRange unused_heap_range(const MemoryReader& read, uint64_t directory_word);
+// All of its address space; what is not accessible of it was never used.
+AddressRange reserved_heap_range(const MemoryReader& read, uint64_t directory_word);
 
 }  // namespace cr::agent

@@ -203,7 +203,7 @@ Result<void> Session::make_channel() {
   CR_TRY(staging_fd_, os::make_memfd("cr-staging"));
   // Under a file size limit (ulimit -f, which holds for memory files too) the tables are smaller:
   // more rounds of copying, and fewer mappings.
-  uint64_t bytes = format::kChannelBytes;
+  uint64_t bytes = format::kSharedBytes;
   rlimit limit{};
   if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur < bytes) {
     bytes = limit.rlim_cur & ~(kPageSize - 1);
@@ -216,14 +216,14 @@ Result<void> Session::make_channel() {
   }
   CR_TRY(channel_map_,
          os::Mapping::map(channel_fd_.get(), bytes, PROT_READ | PROT_WRITE, MAP_SHARED));
-  const uint64_t tables = bytes - format::kChannelRangesOff;
+  const uint64_t tables = std::min(bytes, format::kChannelBytes) - format::kChannelRangesOff;
   runs_off_ = format::kChannelRangesOff + (tables / format::kChannelRangesShare & ~(kPageSize - 1));
   channel()->version = format::kChannelVersion;
   channel()->durable = options_.durable ? 1 : 0;
   channel()->bytes = bytes;
   channel()->ranges_off = format::kChannelRangesOff;
   channel()->runs_off = runs_off_;
-  channel()->runs_cap = (bytes - runs_off_) / sizeof(format::Run);
+  channel()->runs_cap = (std::min(bytes, format::kChannelBytes) - runs_off_) / sizeof(format::Run);
   return {};
 }
 
@@ -252,6 +252,7 @@ void Session::program_ended() {
 }
 
 void Session::detach() {
+  quick_.withdraw();
   control_.reset();
   mem_.reset();
   control_tid_ = 0;
@@ -259,6 +260,7 @@ void Session::detach() {
 
 bool Session::attach(os::Fd connection, const format::Hello& hello, std::string* ret_text) {
   pages_.forget();
+  quick_.reset();
   lasting_known_ = false;
   untrackable_bytes_ = 0;
   if (hello.version != format::kChannelVersion) {
@@ -365,6 +367,7 @@ void Session::publish(const std::string& error) {
   c->rollbacks = rollbacks_;
   c->rollbacks_in_place = rollbacks_in_place_;
   c->rollback_ns = rollback_ns_;
+  c->quick = quick_.whole();
   rawsys::str_copy(c->rollback_reason, rollback_reason_.c_str(), sizeof(c->rollback_reason));
   rawsys::str_copy(c->image_dir, options_.dir.c_str(), sizeof(c->image_dir));
   rawsys::str_copy(c->last_error, error.c_str(), sizeof(c->last_error));
@@ -440,7 +443,10 @@ void Session::close_heap() {
 bool Session::offer_exec(const std::string& path, const std::string& argv, const std::string& env) {
   format::ChannelHeader* c = channel();
   c->exec_strings_off = runs_off_;  // no capture is going on
-  if (argv.size() + env.size() > channel_map_.size() - runs_off_) return false;
+  if (argv.size() + env.size() >
+      std::min<size_t>(channel_map_.size(), format::kChannelBytes) - runs_off_) {
+    return false;
+  }
   rawsys::str_copy(c->exec_path, path.c_str(), sizeof(c->exec_path));
   c->exec_argv_bytes = static_cast<uint32_t>(argv.size());
   c->exec_env_bytes = static_cast<uint32_t>(env.size());

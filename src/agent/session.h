@@ -21,6 +21,7 @@
 #include "agent/interval.h"
 #include "agent/overhead.h"
 #include "agent/page_tracker.h"
+#include "agent/quick.h"
 #include "agent/tracking.h"
 #include "agent/world.h"
 #include "format/channel.h"
@@ -82,6 +83,8 @@ class Session {
   // captured: called when the program runs again and all that is left is writing.
   Trouble checkpoint(uint32_t then, const std::function<void()>& captured,
                      format::Report* ret_report);
+  // The quick path of checkpoint() (quick.h).
+  QuickPath& quick() { return quick_; }
   // What became of the newest checkpoint that was captured; kNotFound: there was none.
   const Trouble& last_captured() const { return last_captured_; }
   // Is told how far a checkpoint is, some ten times a second; {} nobody.
@@ -129,7 +132,9 @@ class Session {
 
  private:
   friend class Rollback;
-  explicit Session(SessionOptions o) : options_(std::move(o)), history_(options_.dir) {}
+  friend class QuickPath;
+  explicit Session(SessionOptions o)
+      : options_(std::move(o)), quick_(*this), history_(options_.dir) {}
   bool lock_directory();
   bool program_is_alive();
   Result<void> lock_and_listen(std::string* ret_text);
@@ -149,6 +154,7 @@ class Session {
   struct Attempt {
     uint64_t begin_ns = 0;
     MapDescription map;
+    std::string status;  // of /proc/PID
     store::Model model;
     format::SuperBlock super{};
     std::vector<format::Run> runs;  // not written yet
@@ -168,6 +174,8 @@ class Session {
   Trouble track_mappings(MapDescription& map);
   Trouble describe_map(pid_t tid, bool stopped, MapDescription& map);
   AddressSet ranges_without_pages() const;
+  AddressSet excluded_ranges() const;
+  AddressSet heap_ranges() const;
   MemoryReader live_reader() const;
   void prepare(World& world) const;
   Trouble capture(World& world, Attempt& a);
@@ -234,6 +242,8 @@ class Session {
   uint8_t session_id_[16] = {};
   store::BufferIndex buffers_[2];
   PageTracker pages_;
+  QuickPath quick_;
+  uint64_t memory_bytes_ = 0;  // of the newest checkpoint's accessible mappings
   Trouble last_captured_ = trouble(Errc::kNotFound, ENOENT, "no checkpoint was taken yet");
   uint64_t untrackable_bytes_ = 0;   // of mappings that cannot be tracked
   std::vector<os::MapEntry> smaps_;  // as it was when the map had the text smaps_of_

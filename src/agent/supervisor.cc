@@ -342,6 +342,7 @@ void Supervisor::on_rollback(uint64_t id) {
     return;
   }
   wait_until_filled();
+  session_.quick().withdraw();
   bool in_place = false;
   const Trouble half = session_.roll_back(&in_place);
   note_death();
@@ -382,6 +383,11 @@ void Supervisor::on_checkpoint(uint64_t id) {
     session_.answer(id, kKind, trouble(Errc::kPermission, EROFS, "the heap was opened read-only"));
     return;
   }
+  session_.quick().asked();
+  if (session_.quick().is_open()) {  // it asked just before it was offered
+    session_.answer(id, kKind, trouble(Errc::kBusy, EBUSY, "the quick path is open"));
+    return;
+  }
   bool answered = false;
   const auto captured = [&] {
     answered = true;
@@ -416,6 +422,7 @@ void Supervisor::serve_control() {
         on_checkpoint(q.id);
         break;
       case format::kMessageWait:
+        serve_quick(~size_t{0});
         session_.answer(q.id, Session::Answer::kWait, session_.last_captured());
         break;
       case format::kMessageRollback:
@@ -430,6 +437,16 @@ void Supervisor::serve_control() {
     }
     if (!session_.attached()) return;
   }
+}
+
+// True: there is more to commit.
+bool Supervisor::serve_quick(size_t most) {
+  if (!session_.quick().waiting()) return false;
+  const bool more = session_.quick().serve(most);
+  const std::string notice = session_.take_notice();
+  if (!notice.empty()) say(notice);
+  next_ns_ = now_ns() + static_cast<uint64_t>(session_.options().interval_seconds * 1e9);
+  return more;
 }
 
 // What the restorer says before it ends.
@@ -616,7 +633,10 @@ int Supervisor::run(Launched launched) {
     constexpr int kTellMs = 100;
     const bool filling = options_.progress && plan_ != nullptr;
     if (filling) timeout = timeout < 0 ? kTellMs : std::min(timeout, kTellMs);
+    constexpr size_t kQuickAtOnce = 16;
+    if (serve_quick(kQuickAtOnce) || !session_.quick().sleep()) timeout = 0;
     const int n = poll(p.data(), p.size(), timeout);
+    session_.quick().wake();
     if (filling) tell_filled();
     if (n < 0 && errno != EINTR) break;
     if (n > 0) {

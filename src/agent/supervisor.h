@@ -58,6 +58,7 @@ class Supervisor {
   void accept_clients();
   void serve_client(size_t i);
   void serve_control();
+  bool serve_quick(size_t most);
   void on_hello(size_t i, const format::Hello& hello);
   void on_take(size_t i);
   void on_ask(int fd, const format::Request& q);

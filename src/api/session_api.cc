@@ -18,6 +18,7 @@
 #include "api/error.h"
 #include "api/session.h"
 #include "control/control.h"
+#include "control/quick.h"
 #include "crthreads/crthreads.h"
 #include "nvheap/nvheap.h"
 #include "rawsys/rawsys.h"
@@ -26,6 +27,7 @@ namespace cr::api {
 namespace {
 
 constexpr int kMaxHooks = 64;
+constexpr int kMostTries = 3;  // of the quick path, in one checkpoint()
 struct Hook {
   crhook_when when;
   crhook_fn fn;
@@ -346,6 +348,16 @@ int crinit(struct crattr* attr) {
 
 int crcheckpoint(void) {
   if (t_in_hook) return fail(Error{Errc::kDeadlock, 0, "checkpoint() called from a hook"});
+  const bool simple = __atomic_load_n(&g_hooks.count, __ATOMIC_RELAXED) == 0;
+  const int saved_errno = errno;
+  for (int tries = 0; simple; tries++) {
+    const control::Quick quick = control::quick_checkpoint();
+    if (quick != control::Quick::kNone) return quick == control::Quick::kRestored ? CR_RESTORED : 0;
+    const int asked = ask(control::Ask::kCheckpoint);
+    if (asked >= 0 || errno != EBUSY || tries == kMostTries) return asked;
+    errno = saved_errno;
+  }
+  control::forbid_quick();
   run_hooks(CR_HOOK_BEFORE_CHECKPOINT);
   int r = ask(control::Ask::kCheckpoint);
   // If the process comes back in this wait, from a checkpoint of somebody else's, ours is whole.
@@ -401,6 +413,7 @@ int crexclude(void* ptr, size_t len) {
     return fail(Error{Errc::kInvalid, EINVAL, "crexclude"});
   }
   pthread_mutex_lock(&g_exclude_lock);
+  control::forbid_quick();
   format::Exclusions& x = control::exclusions();
   uint64_t i = 0;
   while (i < x.count && x.ranges[i].start != page_ceil(p)) i++;
@@ -489,6 +502,7 @@ int crstatus(struct crstatus* st) {
     s.rollbacks = ch->rollbacks;
     s.rollbacks_in_place = ch->rollbacks_in_place;
     s.rollback_ns = ch->rollback_ns;
+    s.quick = ch->quick;
     memcpy(s.rollback_reason, ch->rollback_reason, sizeof(s.rollback_reason));
     __atomic_thread_fence(__ATOMIC_ACQUIRE);
     after = __atomic_load_n(&ch->status_lock, __ATOMIC_ACQUIRE);

@@ -14,6 +14,7 @@
 
 #include "capture/capture.h"
 #include "capture/pagemap.h"
+#include "capture/quick_pages.h"
 #include "control/calls.h"
 #include "rawsys/rawsys.h"
 
@@ -67,6 +68,9 @@ class ControlThread {
   void run_command();
   long run_hooks_elsewhere(uint32_t when);
   long stand_still();
+  void list_private_pages();
+  void announce_quick();
+  bool waits_for_agent();
   void forward_requests();
   void take_answer();
   bool agent_is_gone();
@@ -151,13 +155,13 @@ long ControlThread::say_hello(bool restored) {
   // A thread may have been saved between reading the channel's address and using it: after a
   // restore the channel comes back where it was.
   const auto hint = reinterpret_cast<uint64_t>(g_state.channel);
-  r = rawsys::sys_mmap(hint, format::kChannelBytes, PROT_READ | PROT_WRITE,
+  r = rawsys::sys_mmap(hint, format::kSharedBytes, PROT_READ | PROT_WRITE,
                        MAP_SHARED | (hint != 0 ? MAP_FIXED_NOREPLACE : 0), fds[0], 0);
   if (rawsys::is_error(r)) return r;
   rawsys::sys_close(fds[0]);
   ch_ = reinterpret_cast<format::ChannelHeader*>(r);
-  sys(__NR_madvise, r, format::kChannelBytes, MADV_DONTFORK);
-  sys(__NR_madvise, r, format::kChannelBytes, MADV_DONTDUMP);
+  sys(__NR_madvise, r, format::kSharedBytes, MADV_DONTFORK);
+  sys(__NR_madvise, r, format::kSharedBytes, MADV_DONTDUMP);
   g_state.epoch = welcome.epoch;
   return 0;
 }
@@ -302,6 +306,7 @@ void ControlThread::run_command() {
       __atomic_store_n(&ch_->described, 1u, __ATOMIC_RELEASE);
       sys_futex(&ch_->described, FUTEX_WAKE, 0x7fffffff);
       if (r == 0) r = capture::copy_pages(scope.proof(), *ch_, files_, memory_);
+      if (r == 0 && ch_->more == 0) list_private_pages();
       break;
     }
     case format::kCommandTrack: {
@@ -353,6 +358,32 @@ void ControlThread::run_command() {
   if (leave) rawsys::sys_exit_thread(0);
 }
 
+// For quick checkpoints that build upon this one.
+void ControlThread::list_private_pages() {
+  if (ch_->quick_ready == 0) return;
+  format::QuickHead* const head = format::quick_head(ch_);
+  if (head->list_private == 0) return;
+  head->private_errno = static_cast<int32_t>(-capture::list_private(*head, files_.pagemap));
+}
+
+void ControlThread::announce_quick() {
+  if (load(ch_->quick_ready) == 0) return;
+  format::QuickHead* const head = format::quick_head(ch_);
+  if (__atomic_exchange_n(&head->announce, 0u, __ATOMIC_SEQ_CST) == 0) return;
+  format::Request q{};
+  q.kind = format::kMessageQuick;
+  sys(__NR_sendto, sock_, &q, sizeof(q), MSG_NOSIGNAL, nullptr, 0);
+}
+
+bool ControlThread::waits_for_agent() {
+  for (int i = 0; i < 3; i++) {
+    if (load(g_state.answered[i]) < g_state.sent[i]) return true;
+  }
+  if (load(ch_->quick_ready) == 0) return false;
+  const format::QuickHead* head = format::quick_head(ch_);
+  return load(head->finished) != load(head->published);
+}
+
 void ControlThread::forward_requests() {
   format::Request q{};
   static constexpr format::MessageKind kKinds[] = {format::kMessageCheckpoint,
@@ -383,11 +414,9 @@ void ControlThread::serve() {
     const uint32_t seen = load(ch_->doorbell);
     run_command();
     forward_requests();
+    announce_quick();
     // While somebody waits for an answer, look every so often whether the agent still lives.
-    bool waited_for = false;
-    for (int i = 0; i < 3; i++) {
-      waited_for = waited_for || load(g_state.answered[i]) < g_state.sent[i];
-    }
+    const bool waited_for = waits_for_agent();
     timespec slice{0, 100 * 1000 * 1000};
     const long r = sys_futex(&ch_->doorbell, FUTEX_WAIT, seen, waited_for ? &slice : nullptr);
     if (r == -ETIMEDOUT && agent_is_gone()) give_up();

@@ -12,7 +12,7 @@
 
 namespace cr::format {
 
-inline constexpr uint32_t kChannelVersion = 5;
+inline constexpr uint32_t kChannelVersion = 6;
 inline constexpr char kAgentSocketName[] = "agent.sock";
 // Shared mappings of a memfd with this name belong to the session and are not saved: the channel,
 // and what the control thread remembers about pages.
@@ -30,8 +30,9 @@ enum MessageKind : uint32_t {
   kMessageRollback = 4,    // restore() was called
   kMessageCaptured = 5,    // answer to kCommandCapture (also in the header)
   kMessageSetInterval = 6,
-  kMessageClose = 9,  // crheap_close()
-  kMessageWait = 10,  // checkpoint_wait() was called
+  kMessageClose = 9,   // crheap_close()
+  kMessageWait = 10,   // checkpoint_wait() was called
+  kMessageQuick = 12,  // there is a slot (quick.h)
   // crckpt -> agent
   kMessageAskCheckpoint = 7,
   kMessageAskStatus = 8,
@@ -264,9 +265,9 @@ struct ChannelHeader {
   uint32_t use_pagemap_scan;   // 0 forces the portable path
   uint32_t tracking;           // Tracking, of this and the last checkpoint
   uint32_t protect;            // kCommandCapture: 0: what is written stays so for the next capture
-  uint32_t reserved4;
-  uint32_t can_track;  // out, when attached: tracking_bit() of what can be had
-  uint64_t stamp;      // kTrackHash: of this checkpoint's early copies; see PageHashes
+  uint32_t quick_ready;        // 1: QuickHead (quick.h) may be used
+  uint32_t can_track;          // out, when attached: tracking_bit() of what can be had
+  uint64_t stamp;              // kTrackHash: of this checkpoint's early copies; see PageHashes
   uint64_t ranges_off, runs_off, runs_cap;
   Spoiled spoiled;     // out, kCommandEarly
   uint32_t described;  // futex. kCommandCapture: 1 when `process` is filled in
@@ -300,6 +301,7 @@ struct ChannelHeader {
   int32_t tracker_fd;  // out, when attached: the control thread's userfaultfd, or negative
   // restore() calls since the session began; under the sequence lock
   uint64_t rollbacks, rollbacks_in_place, rollback_ns;
+  uint64_t quick;             // whole checkpoints by the quick path
   char rollback_reason[256];  // why the newest one began the program anew
   // restore(): the program to exec, with its arguments and environment as NUL-separated strings
   char exec_path[4096];

@@ -27,6 +27,7 @@ struct HistoryHeader {
 CR_ON_DISK(HistoryHeader, 256);
 
 inline constexpr uint32_t kHistoryAutomatic = 1;  // the interval was chosen by measured cost
+inline constexpr uint32_t kHistoryQuick = 2;      // the program captured itself
 
 // One attempt. Two lie in a sector and none across two.
 struct HistoryRecord {

@@ -27,17 +27,6 @@ constexpr uint64_t kNoSlot = ~1ull;
 constexpr uint64_t kLeastHoleSlots = 16;  // shorter ones are not worth the call
 // A file is written anew when a quarter of its slots, and at least so many, are free.
 constexpr uint64_t kToleratedFreeSlots = 4096;
-constexpr uint64_t kMetadataBlock = 4096;
-
-bool is_zero_page(const uint8_t* p) {
-  const auto* w = reinterpret_cast<const uint64_t*>(p);
-  uint64_t any = 0;
-  for (size_t i = 0; i < kPageSize / 8; i += 8) {
-    any = w[i] | w[i + 1] | w[i + 2] | w[i + 3] | w[i + 4] | w[i + 5] | w[i + 6] | w[i + 7];
-    if (any != 0) return false;
-  }
-  return true;
-}
 
 // Of a buffer that is not whole.
 format::SuperBlock blank_super() {
@@ -52,6 +41,16 @@ format::SuperBlock blank_super() {
 }
 
 }  // namespace
+
+bool is_zero_page(const uint8_t* p) {
+  const auto* w = reinterpret_cast<const uint64_t*>(p);
+  uint64_t any = 0;
+  for (size_t i = 0; i < kPageSize / 8; i += 8) {
+    any = w[i] | w[i + 1] | w[i + 2] | w[i + 3] | w[i + 4] | w[i + 5] | w[i + 6] | w[i + 7];
+    if (any != 0) return false;
+  }
+  return true;
+}
 
 std::string buffer_path(const std::string& dir, int index) {
   return dir + "/image." + std::to_string(index);
@@ -91,30 +90,11 @@ Result<std::unique_ptr<BufferWriter>> BufferWriter::open(const std::string& dir,
   return std::unique_ptr<BufferWriter>(new BufferWriter(std::move(file), durable, index));
 }
 
-Result<void> BufferWriter::write_super(format::SuperBlock& super) {
-  super.checksum = format::superblock_checksum(super);
-  memset(super_page_, 0, sizeof(super_page_));
-  memcpy(super_page_, &super, sizeof(super));
-  return file_->write(super_page_, sizeof(super_page_), 0);
-}
-
 Result<void> BufferWriter::begin(const format::SuperBlock& previous) {
   if (index_.known && !index_.wasteful) old_ = std::move(index_);
   index_ = {};
   checksums_ = old_.checksums;
-  format::SuperBlock super = previous;
-  memcpy(super.magic, format::kImageMagic, sizeof(super.magic));
-  super.format_version = format::kImageVersion;
-  super.header_bytes = sizeof(super);
-  super.machine = format::kMachineX86_64;
-  super.page_bytes = kPageSize;
-  super.write_lock = 0;
-  CR_TRYV(write_super(super));
-  CR_TRYV(file_->drain());
-  fault_point(FaultPoint::kLockCleared);
-  CR_TRYV(file_->barrier(durable_));
-  fault_point(FaultPoint::kLockClearedSynced);
-  return {};
+  return file_.lock(previous);
 }
 
 Result<void> BufferWriter::set_last(const std::string& dir, int index_of_buffer,
@@ -152,8 +132,7 @@ void BufferWriter::extend(Model& model, uint64_t addr, uint64_t slot) const {
 
 Result<void> BufferWriter::flush() {
   if (pending_bytes_ == 0) return {};
-  auto r = file_->write(pending_, pending_bytes_, pending_off_);
-  bytes_written_ += pending_bytes_;
+  auto r = file_.write(pending_, pending_bytes_, pending_off_);
   pending_bytes_ = 0;
   if (!r) return r.error();
   return {};
@@ -241,7 +220,7 @@ Result<void> BufferWriter::append(Model& model, const uint8_t* staging,
     }
   }
   CR_TRYV(flush());
-  CR_TRYV(file_->drain());
+  CR_TRYV(file_.drain());
   if (progress_) progress_(total * kPageSize, total * kPageSize);
   return {};
 }
@@ -292,7 +271,7 @@ void BufferWriter::punch_free_slots() {
   static constexpr uint8_t kZeros[kPageSize] = {};
   for (const SlotRun& r : freed_) {
     if (r.count < kLeastHoleSlots ||
-        !file_->punch(kPageSize + r.first * kPageSize, r.count * kPageSize)) {
+        !file_.punch(kPageSize + r.first * kPageSize, r.count * kPageSize)) {
       continue;
     }
     const uint64_t sum = format::checksum(kZeros, kPageSize);
@@ -300,72 +279,17 @@ void BufferWriter::punch_free_slots() {
   }
 }
 
-// Writes the blocks of it that the file does not hold already.
-Result<void> BufferWriter::write_metadata(std::vector<uint8_t> metadata, uint64_t off) {
-  index_.metadata = std::move(metadata);
-  index_.metadata_off = off;
-  const std::vector<uint8_t>& now = index_.metadata;
-  const std::vector<uint8_t>& old = old_.metadata;
-  const bool in_place = old_.known && old_.metadata_off == off;
-  uint64_t from = 0;
-  auto flush = [&](uint64_t to) -> Result<void> {
-    if (to > from) CR_TRYV(file_->write(now.data() + from, to - from, off + from));
-    bytes_written_ += to - from;
-    return {};
-  };
-  for (uint64_t at = 0; at < now.size(); at += kMetadataBlock) {
-    const uint64_t bytes = std::min<uint64_t>(kMetadataBlock, now.size() - at);
-    if (!in_place || at + bytes > old.size() ||
-        memcmp(now.data() + at, old.data() + at, bytes) != 0) {
-      continue;
-    }
-    CR_TRYV(flush(at));
-    from = at + bytes;
-  }
-  return flush(now.size());
-}
-
 Result<void> BufferWriter::commit(Model& model, format::SuperBlock* super) {
   (void)old_slot(~0ull);  // whatever is left of the old pages is no more
   fault_point(FaultPoint::kPagesWritten);
   punch_free_slots();
   const uint64_t slots = checksums_.size();
-  model.checksums = checksums_;
-  memcpy(super->magic, format::kImageMagic, sizeof(super->magic));
-  super->format_version = format::kImageVersion;
-  super->header_bytes = sizeof(*super);
-  super->machine = format::kMachineX86_64;
-  super->page_bytes = kPageSize;
-  super->payload_off = kPageSize;
-  super->payload_slots = slots;
-  // Room for some more pages, so that METADATA too can stay where it is.
-  const uint64_t end_of_slots = kPageSize + slots * kPageSize;
-  super->metadata_off = old_.known && old_.metadata_off >= end_of_slots
-                            ? old_.metadata_off
-                            : end_of_slots + (slots / 16 + 16) * kPageSize;
-  std::vector<uint8_t> metadata = model.serialize();
-  super->metadata_bytes = metadata.size();
-  super->metadata_xxh3 = format::checksum(metadata.data(), metadata.size());
-  const uint64_t end = super->metadata_off + metadata.size();
-  // What lies between the slots and METADATA is zero.
-  const bool moved = !old_.known || old_.metadata_off != super->metadata_off;
-  if (moved) CR_TRYV(file_->truncate(end_of_slots));
-  CR_TRYV(file_->truncate(end));
-  CR_TRYV(write_metadata(std::move(metadata), super->metadata_off));
-  CR_TRYV(file_->drain());
-  bytes_written_ += kPageSize;
-  fault_point(FaultPoint::kMetadataWritten);
-  CR_TRYV(file_->barrier(durable_));
-  fault_point(FaultPoint::kPayloadSynced);
-  super->write_lock = 1;
-  CR_TRYV(write_super(*super));  // COMMIT POINT image_write_lock
-  CR_TRYV(file_->drain());
-  fault_point(FaultPoint::kCommitted);
-  CR_TRYV(file_->barrier(durable_));
-  fault_point(FaultPoint::kCommittedSynced);
+  model.checksums = std::move(checksums_);
+  CR_TRYV(file_.commit(model, old_.metadata, super));
 
+  index_.metadata = std::move(old_.metadata);
   index_.extents = model.extents;
-  index_.checksums = std::move(checksums_);
+  index_.checksums = model.checksums;
   index_.free_slots = std::move(freed_);
   for (; next_free_ < old_.free_slots.size(); next_free_++) {
     if (old_.free_slots[next_free_].count > 0) {

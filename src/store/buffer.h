@@ -12,6 +12,7 @@
 #include "format/channel.h"
 #include "format/image_reader.h"
 #include "os/fd.h"
+#include "store/buffer_file.h"
 #include "store/file.h"
 #include "store/model.h"
 
@@ -32,9 +33,10 @@ struct BufferIndex {
   std::vector<format::ExtentRecord> extents;
   std::vector<uint64_t> checksums;  // by slot; of a free one: of a page of zeros
   std::vector<SlotRun> free_slots;  // ascending
-  uint64_t metadata_off = 0;
-  std::vector<uint8_t> metadata;
+  WrittenMetadata metadata;
 };
+
+bool is_zero_page(const uint8_t* page);
 
 // Writes one checkpoint into one buffer.
 class BufferWriter {
@@ -62,15 +64,13 @@ class BufferWriter {
     progress_ = std::move(f);
   }
 
-  uint64_t bytes_written() const { return bytes_written_; }
+  uint64_t bytes_written() const { return file_.bytes_written(); }
   // The page as the last checkpoint has it; nullptr: a page of zeros.
   const uint8_t* last_page(uint64_t addr) const;
 
  private:
   BufferWriter(std::unique_ptr<File> file, bool durable, BufferIndex& index)
-      : file_(std::move(file)), durable_(durable), index_(index) {}
-  Result<void> write_super(format::SuperBlock& super);
-  Result<void> write_metadata(std::vector<uint8_t> metadata, uint64_t off);
+      : file_(std::move(file), durable), index_(index) {}
   void punch_free_slots();
   void extend(Model& model, uint64_t addr, uint64_t slot) const;
   Result<void> place(Model& model, uint64_t addr, uint64_t sum, const uint8_t* data);
@@ -80,8 +80,7 @@ class BufferWriter {
   uint64_t new_slot();
   void free_slot(uint64_t slot);
 
-  std::unique_ptr<File> file_;
-  bool durable_;
+  BufferFile file_;
   BufferIndex& index_;
   BufferIndex old_;             // what the file holds; its slots are taken over one by one
   size_t old_extent_ = 0;       // those before are behind us, and so are ...
@@ -94,9 +93,7 @@ class BufferWriter {
   const uint8_t* pending_ = nullptr;  // pages not handed to the kernel yet
   uint64_t pending_bytes_ = 0, pending_off_ = 0;
   std::vector<uint64_t> checksums_;  // by slot
-  uint64_t bytes_written_ = 0;
   std::function<void(uint64_t, uint64_t)> progress_;
-  alignas(4096) uint8_t super_page_[4096] = {};
 };
 
 // An image file opened for reading; the view points into the mapping.

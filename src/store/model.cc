@@ -4,6 +4,8 @@
 
 #include <string.h>
 
+#include <algorithm>
+
 namespace cr::store {
 namespace {
 
@@ -78,6 +80,12 @@ std::vector<uint8_t> Model::serialize() const {
   s.add(kSectionSiginfos, siginfos.data(), siginfos.size());
   s.add(kSectionOverlays, overlays.data(), overlays.size());
   return s.join();
+}
+
+bool is_of_file(const Model& model, uint64_t addr) {
+  const auto& segments = model.segments;
+  const auto it = std::ranges::upper_bound(segments, addr, {}, &format::SegmentRecord::end);
+  return it != segments.end() && it->kind == format::kSegmentFile;
 }
 
 }  // namespace cr::store

@@ -32,4 +32,7 @@ struct Model {
   std::vector<uint8_t> serialize() const;
 };
 
+// Is that the address of a page of a mapped file?
+bool is_of_file(const Model& model, uint64_t addr);
+
 }  // namespace cr::store

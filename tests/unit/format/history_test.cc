@@ -44,9 +44,9 @@ Structs structs_of_the_code() {
 #define V(name) \
   { #name, name }
 std::map<std::string, uint64_t> constants_of_the_code() {
-  return {V(kTrackerUnknown),   V(kTrackerEverything), V(kTrackerUserfaultfd),
-          V(kTrackerSoftDirty), V(kTrackerHash),       V(kLevelNone),
-          V(kLevelCrash),       V(kLevelPower),        V(kHistoryAutomatic)};
+  return {V(kTrackerUnknown),   V(kTrackerEverything), V(kTrackerUserfaultfd), V(kTrackerSoftDirty),
+          V(kTrackerHash),      V(kLevelNone),         V(kLevelCrash),         V(kLevelPower),
+          V(kHistoryAutomatic), V(kHistoryQuick)};
 }
 
 HistoryHeader right_header() {

@@ -149,6 +149,45 @@ uint64_t frame_sigmask(const uint8_t* frame) {
   return uc.sigmask;
 }
 
+void set_frame_of_call(std::span<uint8_t> frame, const format::QuickContext& c) {
+  constexpr uint64_t kEflags = 0x202, kX87AndSse = 3, kPkru = 1ull << 9;
+  constexpr unsigned kPkruNumber = 9;
+  constexpr uint64_t kMxcsrMaskOff = 28, kHeaderOff = 512;
+  KernelUcontext uc;
+  memcpy(&uc, frame.data(), sizeof(uc));
+  uc.sc.r = {};
+  uc.sc.r.r12 = c.r12;
+  uc.sc.r.r13 = c.r13;
+  uc.sc.r.r14 = c.r14;
+  uc.sc.r.r15 = c.r15;
+  uc.sc.r.rbp = c.rbp;
+  uc.sc.r.rbx = c.rbx;
+  uc.sc.r.rax = 1;
+  uc.sc.r.rsp = c.rsp;
+  uc.sc.r.rip = c.rip;
+  uc.sc.r.eflags = kEflags;
+  memcpy(frame.data(), &uc, sizeof(uc));
+  uint8_t* const x = frame.data() + kXstateOff;
+  uint32_t mxcsr_mask;
+  memcpy(&mxcsr_mask, x + kMxcsrMaskOff, sizeof(mxcsr_mask));
+  memset(x, 0, 416);  // x87 and SSE registers
+  memcpy(x, &c.fpu_control, sizeof(c.fpu_control));
+  memcpy(x + 24, &c.mxcsr, sizeof(c.mxcsr));
+  memcpy(x + kMxcsrMaskOff, &mxcsr_mask, sizeof(mxcsr_mask));
+  uint64_t in_use;
+  memcpy(&in_use, x + kHeaderOff, sizeof(in_use));
+  const uint64_t pkru = read_xcr0() & kPkru;
+  in_use = kX87AndSse | pkru;
+  memcpy(x + kHeaderOff, &in_use, sizeof(in_use));
+  if (pkru == 0) return;
+  uint32_t size, off, unused;
+  static const uint32_t pkru_off = [&] {
+    __cpuid_count(0xd, kPkruNumber, size, off, unused, unused);
+    return off;
+  }();
+  memcpy(x + pkru_off, &c.pkru, sizeof(c.pkru));
+}
+
 FrameRest frame_rest(std::span<const uint8_t> frame) {
   KernelUcontext uc;
   memcpy(&uc, frame.data(), sizeof(uc));

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: MIT
+// quick.h - the agent's side of the quick path: when a program may capture itself, and committing
+// what it has captured.
+// Invariant: between withdraw() and offer() no attempt of the program's counts; checkpoints are
+// committed in the order in which they were captured, and after one that failed everything is
+// copied anew.
+// Context: N (agent). Doc: docs/ARCHITECTURE.md, "The quick path".
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "agent/address_set.h"
+#include "agent/world.h"
+#include "format/quick.h"
+#include "store/delta.h"
+#include "store/model.h"
+
+namespace cr::agent {
+
+class Session;
+
+class QuickPath {
+ public:
+  explicit QuickPath(Session& session) : s_(session) {}
+
+  // checkpoint() was called, and not by the quick path.
+  void asked();
+  // In the stop of an ordinary checkpoint, when its segments are known: the control thread shall
+  // note what the quick ones must know.
+  void prepare(const store::Model& model);
+  // An ordinary checkpoint is whole: from now on the program may capture itself, if it is simple
+  // enough. map: text of its memory map; status: of /proc/PID/status; both in the stop.
+  void offer(const store::Model& model, const std::string& map, const std::string& status);
+  // Nothing is captured any more, and what was is committed. To be called before anything that
+  // relies on it: a stop, an answer, the end of the program.
+  void withdraw();
+  // Commits what was captured, so many at most; then waits a little for more to come. True: there
+  // is more.
+  bool serve(size_t most);
+  bool waiting() const;
+  // So many have become whole.
+  uint64_t whole() const { return whole_; }
+  // The program may capture itself, and no attempt has been none since it was last offered.
+  bool is_open() const;
+  // The agent goes to sleep, or is awake again. False: it must not, something is there.
+  bool sleep();
+  void wake();
+  // A control thread has attached.
+  void reset();
+
+ private:
+  format::QuickHead* head() const;
+  bool wanted() const;
+  bool make_memory();
+  bool is_simple(const store::Model& model) const;
+  bool note_ranges(const store::Model& model);
+  bool fill_plan(const store::Model& model, const std::string& map, const std::string& status);
+  bool fill_files(const store::Model& model);
+  void fill_thread(const store::Model& model);
+  uint64_t add_path(const std::string& text);
+  bool read_slot(uint64_t number, format::QuickSlot* slot);
+  Trouble commit(const format::QuickSlot& slot);
+  Trouble commit_pages(format::SuperBlock* super);
+  Trouble commit_anew(format::SuperBlock* super);
+  std::vector<format::Run> all_runs() const;
+  bool drops_pages() const;
+  void commit_next();
+  void fail(const Trouble& bad);
+
+  Session& s_;
+  uint64_t asked_ns_ = 0;  // when checkpoint() was called the last time, by the ordinary way
+  bool often_ = false;
+  bool memory_ = false;           // is allocated
+  uint64_t failed_attempts_ = 0;  // of marking without a slot: at some number it is given up
+  uint64_t offered_ns_ = 0, whole_ = 0;
+  bool ranges_noted_ = false;
+  bool broken_ = false;  // a slot could not be committed: those behind it cannot either
+  store::Model model_;   // of the newest checkpoint
+  std::unique_ptr<store::DeltaWriter> delta_;
+  // The slot under way.
+  std::vector<format::Run> runs_;  // ascending
+  std::vector<store::DeltaPage> pages_;
+  std::vector<format::QuickRange> ranges_;
+  size_t paths_used_ = 0;
+};
+
+}  // namespace cr::agent

@@ -1,0 +1,251 @@
+// SPDX-License-Identifier: MIT
+// quick_state.cc - see quick_state.h. Invariant: as there. Context: N.
+#include "control/quick_state.h"
+
+#include <errno.h>
+#include <linux/kcmp.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+#include "rawsys/rawsys.h"
+
+namespace cr::control {
+namespace {
+
+using namespace rawsys;
+using namespace format;
+
+bool equal(const void* a, const void* b, size_t bytes) {
+  return __builtin_memcmp(a, b, bytes) == 0;
+}
+
+// Reads a whole file of /proc into scratch, at most cap bytes. Its length, or -1.
+long read_proc(const char* path, uint8_t* to, uint64_t cap) {
+  const long fd = sys_openat(AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return -1;
+  uint64_t used = 0;
+  long n = 0;
+  while (used < cap && (n = sys_read(static_cast<int>(fd), to + used, cap - used)) > 0) {
+    used += static_cast<uint64_t>(n);
+  }
+  sys_close(static_cast<int>(fd));
+  return n < 0 || used == cap ? -1 : static_cast<long>(used);
+}
+
+bool stat_path(const char* path, struct stat* ret) {
+  return sys(__NR_newfstatat, AT_FDCWD, path, ret, 0) == 0;
+}
+
+bool one_thread(const QuickPlan& p) {
+  struct stat tasks;
+  // "." and "..", this thread, the control thread.
+  if (!stat_path("/proc/self/task", &tasks) || tasks.st_nlink != 4) return false;
+  uint8_t info[128];
+  const long child = sys(__NR_waitid, P_ALL, 0, info, WNOHANG | WNOWAIT | WEXITED | __WALL);
+  return child == -ECHILD && sys_getpid() == p.pid && sys_gettid() == p.tid &&
+         sys(__NR_getppid) == p.ppid && sys(__NR_getpgid, 0) == p.pgid &&
+         sys(__NR_getsid, 0) == p.sid;
+}
+
+bool same_signals(const QuickPlan& p, uint64_t sigmask) {
+  uint64_t pending = 0;
+  struct {
+    uint64_t sp;
+    uint32_t flags, pad;
+    uint64_t bytes;
+  } alt{};
+  if (sigmask != p.sigmask || sys(__NR_rt_sigpending, &pending, 8) != 0 || pending != 0 ||
+      sys(__NR_sigaltstack, nullptr, &alt) != 0 || alt.sp != p.altstack_sp ||
+      alt.flags != p.altstack_flags || alt.bytes != p.altstack_bytes) {
+    return false;
+  }
+  for (int i = 0; i < 64; i++) {
+    SigactionRecord now{};
+    const long r = sys(__NR_rt_sigaction, i + 1, nullptr, &now, 8);
+    if (r == 0 && !equal(&now, &p.sigactions[i], sizeof(now))) return false;
+  }
+  return true;
+}
+
+bool no_timers(QuickHead& head) {
+  for (int i = 0; i < 3; i++) {
+    TimerRecord now{}, none{};
+    if (sys(__NR_getitimer, i, &now) != 0 || !equal(&now, &none, sizeof(now))) return false;
+  }
+  return read_proc("/proc/self/timers", head.scratch, sizeof(head.scratch)) == 0;
+}
+
+bool same_thread(const QuickPlan& p) {
+  constexpr long kGetFs = 0x1003, kGetGs = 0x1004;
+  uint64_t fs = 0, gs = 0, clear = 0, list = 0, list_bytes = 0;
+  int32_t death = 0;
+  char name[16] = {};
+  sys(__NR_arch_prctl, kGetFs, &fs);
+  sys(__NR_arch_prctl, kGetGs, &gs);
+  sys(__NR_prctl, PR_GET_TID_ADDRESS, &clear);
+  sys(__NR_get_robust_list, 0, &list, &list_bytes);
+  sys(__NR_prctl, PR_GET_PDEATHSIG, &death);
+  sys(__NR_prctl, PR_GET_NAME, name);
+  // Registering what is registered already is EBUSY, anything else EINVAL.
+  const long rseq =
+      p.rseq_addr == 0 ? -EBUSY : sys(__NR_rseq, p.rseq_addr, p.rseq_bytes, 0, p.rseq_signature);
+  return fs == p.fs_base && gs == p.gs_base && clear == p.clear_child_tid &&
+         list == p.robust_list && list_bytes == p.robust_list_bytes && death == p.pdeathsig &&
+         equal(name, p.name, sizeof(name)) && rseq == -EBUSY &&
+         static_cast<uint64_t>(sys(__NR_prctl, PR_GET_TIMERSLACK)) == p.timer_slack_ns &&
+         sys(__NR_prctl, PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == static_cast<long>(p.no_new_privs) &&
+         sys(__NR_prctl, PR_GET_KEEPCAPS) == static_cast<long>(p.keepcaps);
+}
+
+bool same_scheduling(const QuickPlan& p) {
+  constexpr long kPrioProcess = 0;
+  int32_t priority = 0;
+  uint8_t cpus[sizeof(p.affinity)] = {};
+  if (sys(__NR_sched_getscheduler, 0) != p.sched_policy ||
+      sys(__NR_sched_getparam, 0, &priority) != 0 || priority != p.sched_priority ||
+      20 - sys(__NR_getpriority, kPrioProcess, 0) != p.nice) {
+    return false;
+  }
+  return p.affinity_bytes == 0 || (sys(__NR_sched_getaffinity, 0, sizeof(cpus), cpus) > 0 &&
+                                   equal(cpus, p.affinity, p.affinity_bytes));
+}
+
+bool same_credentials(const QuickPlan& p) {
+  uint32_t uid[3] = {}, gid[3] = {};
+  struct {
+    uint32_t version, pid;
+  } header{0x20080522, 0};
+  struct {
+    uint32_t effective, permitted, inheritable;
+  } low_high[2] = {};
+  sys(__NR_getresuid, &uid[0], &uid[1], &uid[2]);
+  sys(__NR_getresgid, &gid[0], &gid[1], &gid[2]);
+  if (!equal(uid, p.uid, sizeof(uid)) || !equal(gid, p.gid, sizeof(gid)) ||
+      sys(__NR_capget, &header, low_high) != 0) {
+    return false;
+  }
+  const auto both = [](uint32_t low, uint32_t high) { return low | uint64_t{high} << 32; };
+  return both(low_high[0].effective, low_high[1].effective) == p.caps[0] &&
+         both(low_high[0].permitted, low_high[1].permitted) == p.caps[1] &&
+         both(low_high[0].inheritable, low_high[1].inheritable) == p.caps[2] &&
+         sys(__NR_prctl, PR_GET_SECCOMP) == 0;
+}
+
+bool same_process(QuickHead& head) {
+  const QuickPlan& p = head.plan;
+  int32_t subreaper = 0;
+  sys(__NR_prctl, PR_GET_CHILD_SUBREAPER, &subreaper);
+  const long umask_now = sys(__NR_umask, 0);
+  sys(__NR_umask, umask_now);
+  if (umask_now != static_cast<long>(p.umask) ||
+      static_cast<uint32_t>(subreaper) != p.child_subreaper ||
+      sys(__NR_personality, 0xffffffff) != static_cast<long>(p.personality) ||
+      sys(__NR_prctl, PR_GET_DUMPABLE) != static_cast<long>(p.dumpable) ||
+      sys(__NR_prctl, PR_GET_THP_DISABLE, 0, 0, 0, 0) != static_cast<long>(p.thp_disabled) ||
+      sys(__NR_brk, 0) != static_cast<long>(p.brk)) {
+    return false;
+  }
+  for (int i = 0; i < 16; i++) {
+    RlimitRecord now{};
+    if (sys(__NR_prlimit64, 0, i, nullptr, &now) != 0 || !equal(&now, &p.rlimits[i], sizeof(now))) {
+      return false;
+    }
+  }
+  // A change of the root shows here as well: "(unreachable)", or another path.
+  const long n = sys(__NR_getcwd, head.scratch, sizeof(head.scratch));
+  return n > 0 && static_cast<uint64_t>(n - 1) == p.cwd_bytes &&
+         equal(head.scratch, head.paths + p.cwd_off, p.cwd_bytes);
+}
+
+bool has_lock(QuickHead& head, int fd) {
+  LineBuffer<64> path;
+  path.text("/proc/self/fdinfo/").dec(static_cast<uint64_t>(fd));
+  const long n = read_proc(path.c_str(), head.scratch, sizeof(head.scratch) - 1);
+  if (n < 0) return true;
+  head.scratch[n] = 0;
+  static constexpr char kLock[] = "\nlock:";
+  for (long i = 0; i + 6 <= n; i++) {
+    if (equal(head.scratch + i, kLock, 6)) return true;
+  }
+  return false;
+}
+
+bool same_path(QuickHead& head, const QuickFd& f) {
+  LineBuffer<64> link;
+  link.text("/proc/self/fd/").dec(static_cast<uint64_t>(f.fd));
+  const long n = sys(__NR_readlinkat, AT_FDCWD, link.c_str(), head.scratch, sizeof(head.scratch));
+  return n >= 0 && static_cast<uint64_t>(n) == f.path_bytes &&
+         equal(head.scratch, head.paths + f.path_off, f.path_bytes);
+}
+
+bool same_file(QuickHead& head, const QuickFd& f, QuickSlot& slot) {
+  struct stat st;
+  if (sys(__NR_fstat, f.fd, &st) != 0 || st.st_dev != f.dev || st.st_ino != f.ino ||
+      st.st_mode != f.mode || sys(__NR_fcntl, f.fd, F_GETFL) != static_cast<long>(f.open_flags) ||
+      (sys(__NR_fcntl, f.fd, F_GETFD) & FD_CLOEXEC) != static_cast<long>(f.cloexec)) {
+    return false;
+  }
+  if (f.kind != kFileRegular && f.kind != kFileDirectory) return true;
+  if (st.st_nlink == 0 || has_lock(head, f.fd) || !same_path(head, f)) return false;
+  const long position = sys(__NR_lseek, f.fd, 0, SEEK_CUR);
+  if (position < 0) return false;
+  if (f.kind == kFileDirectory) return static_cast<uint64_t>(position) == f.position;
+  auto& out = slot.files[slot.file_count++];
+  out.file = f.file;
+  out.position = static_cast<uint64_t>(position);
+  out.bytes = static_cast<uint64_t>(st.st_size);
+  return true;
+}
+
+// Do the same descriptors share an open file?
+bool same_sharing(const QuickPlan& p, const QuickFd* fds) {
+  const long pid = sys_getpid();
+  for (uint64_t i = 0; i < p.fd_count; i++) {
+    for (uint64_t k = 0; k < i; k++) {
+      if (fds[i].dev != fds[k].dev || fds[i].ino != fds[k].ino ||
+          fds[i].open_flags != fds[k].open_flags) {
+        continue;
+      }
+      const long r = sys(__NR_kcmp, pid, pid, KCMP_FILE, fds[i].fd, fds[k].fd);
+      if (r < 0 || (r == 0) != (fds[i].file == fds[k].file)) return false;
+    }
+  }
+  return true;
+}
+
+bool same_files(QuickHead& head, QuickSlot& slot) {
+  struct stat all;
+  slot.file_count = 0;
+  // The size is the number of descriptors (Linux 6.2).
+  if (!stat_path("/proc/self/fd", &all) ||
+      static_cast<uint64_t>(all.st_size) != head.plan.fd_count) {
+    return false;
+  }
+  for (uint64_t i = 0; i < head.plan.fd_count; i++) {
+    if (!same_file(head, head.fds[i], slot)) return false;
+  }
+  return same_sharing(head.plan, head.fds);
+}
+
+bool same_map(QuickHead& head) {
+  const uint64_t bytes = head.plan.maps_bytes;
+  const long n = read_proc("/proc/self/maps", head.maps_now, sizeof(head.maps_now));
+  return n >= 0 && static_cast<uint64_t>(n) == bytes && equal(head.maps_now, head.maps, bytes);
+}
+
+}  // namespace
+
+QuickRefusal compare_state(QuickHead& head, uint64_t sigmask, QuickSlot& slot) {
+  if (!one_thread(head.plan)) return kQuickThreads;
+  if (!same_signals(head.plan, sigmask)) return kQuickSignals;
+  if (!no_timers(head)) return kQuickTimers;
+  if (!same_thread(head.plan) || !same_scheduling(head.plan) || !same_credentials(head.plan) ||
+      !same_process(head)) {
+    return kQuickProcess;
+  }
+  if (!same_files(head, slot)) return kQuickFiles;
+  return same_map(head) ? kQuickDone : kQuickMap;
+}
+
+}  // namespace cr::control
