@@ -165,22 +165,23 @@ std::string Rollback::find_out() {
   const format::Hello& h = s_.hello_;
   without_ = s_.pages_.last_without().ranges();
   const uint64_t lazy = lazy_free_count();
-  memory_now_.reset(new MemoryNow{maps_,
-                                  image_->view,
-                                  s_.pid_,
-                                  tid,
-                                  s_.mem_.get(),
-                                  pagemap_.get(),
-                                  image_->fd.get(),
-                                  s_.leftover_,
-                                  s_.pages_.is_whole() && s_.back_end() == format::kTrackUserfault,
-                                  without_,
-                                  s_.pages_.last_file_parts(),
-                                  lazy == ~0ull || lazy != s_.last_lazy_free_,
-                                  h.control_stack_top - format::kControlStackBytes,
-                                  h.control_stack_top,
-                                  {h.report_entry, h.calls_entry, h.control_entry, h.state,
-                                   h.exclusions, h.report_stack_top - 1, h.control_stack_top - 1}});
+  memory_now_.reset(
+      new MemoryNow{maps_,
+                    image_->view,
+                    s_.pid_,
+                    tid,
+                    s_.mem_.get(),
+                    pagemap_.get(),
+                    image_->fd.get(),
+                    s_.leftover_,
+                    s_.pages_.is_whole() && s_.back_end() == format::kTrackerUserfaultfd,
+                    without_,
+                    s_.pages_.last_file_parts(),
+                    lazy == ~0ull || lazy != s_.last_lazy_free_,
+                    h.control_stack_top - format::kControlStackBytes,
+                    h.control_stack_top,
+                    {h.report_entry, h.calls_entry, h.control_entry, h.state, h.exclusions,
+                     h.report_stack_top - 1, h.control_stack_top - 1}});
   why = match_threads();
   if (why.empty()) why = find_memory_change(*memory_now_, &memory_);
   if (why.empty()) {
@@ -487,7 +488,7 @@ Trouble Session::roll_back(bool* ret_in_place) {
     case Rollback::Outcome::kDone:
       break;
   }
-  if (back_end() != format::kTrackUserfault) pages_.forget();
+  if (back_end() != format::kTrackerUserfaultfd) pages_.forget();
   *ret_in_place = true;
   return {};
 }

@@ -39,7 +39,7 @@ struct SessionOptions {
   bool interval_of_image = false;  // for a restore: both as the image says
   uint64_t staging_bytes = 0;      // 0: half of the available memory at most
   bool durable = true;
-  TrackMode tracking = TrackMode::kAuto;
+  format::Tracker tracking = format::kTrackerUnknown;  // unknown: whichever is best
   HeapMode heap = HeapMode::kNone;
 };
 
@@ -164,7 +164,7 @@ class Session {
   Trouble reserve_staging();
   bool few_are_expected() const;
   Trouble copy_early(Attempt& a);
-  Trouble early_passes(Attempt& a, format::Tracking how, AddressSet* ret_unseen);
+  Trouble early_passes(Attempt& a, format::Tracker how, AddressSet* ret_unseen);
   Trouble track_mappings(MapDescription& map);
   Trouble describe_map(pid_t tid, bool stopped, MapDescription& map);
   AddressSet ranges_without_pages() const;
@@ -181,8 +181,8 @@ class Session {
   const format::Range* answered_ranges() const;
   Trouble read_runs(std::vector<format::Run>* ret) const;
   AddressSet spoiled() const;
-  format::Tracking back_end() const;
-  bool tracks() const { return back_end() > format::kTrackEverything; }
+  format::Tracker back_end() const;
+  bool tracks() const { return back_end() > format::kTrackerEverything; }
   Trouble choose_back_end();
   bool early_pays() const;
   size_t most_ranges() const;
