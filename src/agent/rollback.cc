@@ -87,10 +87,8 @@ std::string Rollback::load() {
   }
   image_ = std::move(b.image);
   epoch_ = std::max(s_.epoch_, image_->view.super.epoch) + 1;
-  pagemap_ = os::Fd(open(
-      ("/proc/" + std::to_string(s_.pid_) + "/task/" + std::to_string(s_.control_tid_) + "/pagemap")
-          .c_str(),
-      O_RDONLY | O_CLOEXEC));
+  pagemap_ = os::Fd(
+      open(os::task_path(s_.pid_, s_.control_tid_, "pagemap").c_str(), O_RDONLY | O_CLOEXEC));
   if (!pagemap_) return std::string("pagemap: ") + strerror(errno);
   return "";
 }
@@ -101,8 +99,7 @@ std::string Rollback::check_process_state() {
   Trouble bad = s_.check_process(&status);
   if (bad.bad()) return bad.text;
   const format::ImageView& v = image_->view;
-  const std::string task =
-      "/proc/" + std::to_string(s_.pid_) + "/task/" + std::to_string(s_.control_tid_) + "/";
+  const std::string task = os::task_path(s_.pid_, s_.control_tid_, "");
   auto cwd = os::read_link(task + "cwd");
   if (!cwd || *cwd != v.string(v.process->cwd)) return "the working directory was changed";
   auto exe = os::read_link(task + "exe");
@@ -154,8 +151,7 @@ std::string Rollback::find_out() {
   std::string why = check_process_state();
   if (!why.empty()) return why;
   const pid_t tid = world_->threads()[0].tid;
-  auto maps = os::parse_maps(os::read_or_empty("/proc/" + std::to_string(s_.pid_) + "/task/" +
-                                               std::to_string(tid) + "/maps"));
+  auto maps = os::parse_maps(os::read_or_empty(os::task_path(s_.pid_, tid, "maps")));
   if (!maps) return "the memory map cannot be read";
   maps_ = std::move(*maps);
   const Trouble bad = s_.command(format::kCommandDescribe, kTimeoutNs, world_.get());
@@ -307,8 +303,7 @@ void Rollback::take_back() {
 // Where the program had one mapping it shall have one again.
 std::string Rollback::join_pieces() {
   if (memory_.pieces.empty()) return "";
-  auto maps = os::parse_maps(os::read_or_empty("/proc/" + std::to_string(s_.pid_) + "/task/" +
-                                               std::to_string(s_.control_tid_) + "/maps"));
+  auto maps = os::parse_maps(os::read_or_empty(os::task_path(s_.pid_, s_.control_tid_, "maps")));
   if (!maps) return "the memory map cannot be read";
   maps_ = std::move(*maps);
   MemoryChange whole;

@@ -100,6 +100,20 @@ std::string status_field(const std::string& status, const char* name) {
   return text.substr(from, end == std::string::npos ? end : end - from);
 }
 
+pid_t innermost_id(const std::string& status, const char* name) {
+  const std::string ids = status_field(status, name);
+  return static_cast<pid_t>(strtol(ids.c_str() + (ids.find_last_of(" \t") + 1), nullptr, 10));
+}
+
+bool in_pid_namespace(const std::string& status) {
+  return status_field(status, "NSpid").find_first_of(" \t") != std::string::npos;
+}
+
+pid_t inner_tid(pid_t pid, pid_t tid) {
+  const pid_t id = innermost_id(read_or_empty(task_path(pid, tid, "status")), "NSpid");
+  return id != 0 ? id : tid;
+}
+
 namespace {
 Result<std::vector<int>> list_numbers(const std::string& path) {
   DIR* d = opendir(path.c_str());

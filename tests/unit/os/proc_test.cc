@@ -55,6 +55,19 @@ Test(proc, finds_status_fields) {
   cr_assert(cr::os::status_field(status, "pid").empty());
 }
 
+Test(proc, finds_the_id_that_a_process_sees_itself) {
+  const std::string nested = "NStgid:\t100\t9\t7\nNSpid:\t101\t10\t8\n";
+  const std::string plain = "NStgid:\t100\nNSpid:\t101\n";
+  cr_assert_eq(cr::os::innermost_id(nested, "NStgid"), 7);
+  cr_assert_eq(cr::os::innermost_id(nested, "NSpid"), 8);
+  cr_assert_eq(cr::os::innermost_id(plain, "NSpid"), 101);
+  cr_assert_eq(cr::os::innermost_id(plain, "NSsid"), 0);
+  cr_assert(cr::os::in_pid_namespace(nested));
+  cr_assert_not(cr::os::in_pid_namespace(plain));
+  cr_assert_eq(cr::os::inner_tid(getpid(), getpid()), getpid());
+  cr_assert_eq(cr::os::inner_tid(getpid(), -5), -5, "no such thread: the id that was given");
+}
+
 Test(proc, reads_the_stat_of_this_process) {
   auto stat = cr::os::read_stat(getpid(), getpid());
   cr_assert(stat.has_value());
