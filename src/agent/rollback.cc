@@ -16,6 +16,7 @@
 
 #include <algorithm>
 
+#include "format/mm_map.h"
 #include "os/fault.h"
 #include "os/proc.h"
 #include "rawsys/rawsys.h"
@@ -121,25 +122,7 @@ std::string Rollback::plan_mm() {
                     0});
   }
   if (s_.channel()->process.brk != mm.brk) {
-    struct {
-      uint64_t start_code, end_code, start_data, end_data, start_brk, brk, start_stack;
-      uint64_t arg_start, arg_end, env_start, env_end;
-      uint64_t auxv;
-      uint32_t auxv_size, exe_fd;
-    } map = {mm.start_code,
-             mm.end_code,
-             mm.start_data,
-             mm.end_data,
-             mm.start_brk,
-             mm.brk,
-             mm.start_stack,
-             mm.arg_start,
-             mm.arg_end,
-             mm.env_start,
-             mm.env_end,
-             0,
-             0,
-             ~0u};
+    const format::MmMap map = format::mm_map(mm, 0, 0);
     const uint64_t at = put(&map, sizeof(map));
     open.push_back({__NR_prctl, {PR_SET_MM, PR_SET_MM_MAP, address(at), sizeof(map), 0}, 0, 0, 0});
   }
