@@ -569,12 +569,15 @@ Trouble Session::take(uint32_t then, const std::function<void()>& captured) {
   read_lasting();
   bad = choose_back_end();
   if (bad.bad()) return bad;
+  // Too early is right, too late is not: what moves the count meanwhile only makes a rollback look
+  // where it need not. Reading it between the last early pass and the stop would give the program
+  // time to write.
+  const uint64_t lazy_free = lazy_free_count();
   pages_.begin(tracks());
   if (tracks() && options_.heap == HeapMode::kNone && !few_are_expected()) bad = copy_early(a);
   fault_point(FaultPoint::kCopiedEarly);
   if (!bad.bad()) bad = reserve_staging();
   if (bad.bad()) return bad;
-  const uint64_t lazy_free = lazy_free_count();
   fault_point(FaultPoint::kBeforeStop);
 
   a.super.epoch = epoch_;

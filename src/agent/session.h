@@ -247,7 +247,7 @@ class Session {
   uint64_t staged_bytes_ = 0;          // by the checkpoint under way, or the last one
   uint64_t staging_pages_ = 0;         // bound of this checkpoint
   uint64_t early_pages_ = 0;           // of them, used before the stop
-  uint64_t last_lazy_free_ = 0;        // lazy_free_count() before the last checkpoint
+  uint64_t last_lazy_free_ = 0;        // lazy_free_count() before the last checkpoint began
   uint64_t last_copied_pages_ = 0;     // by the last checkpoint, early and in the stop
   uint64_t last_found_pages_ = 0;      // by the last early pass
   uint64_t looked_at_pages_ = 0;       // in the program's memory when this checkpoint began
