@@ -299,6 +299,8 @@ bool Session::attach(os::Fd connection, const format::Hello& hello, std::string*
     vdso_start_ = m.start;
     vdso_end_ = m.end;
   }
+  // Before anything is tracked the program knows that it will be.
+  channel()->tracking = choose_tracking(options_.tracking, possible_tracking());
   // Commands count on from where they are, so that a new control thread does not see an old one.
   channel()->done_seq = channel()->command_seq;
   format::Report welcome{};

@@ -413,6 +413,11 @@ bool attached() {
   return load(g_state.status) == kAttached && g_state.owner_pid == rawsys::sys_getpid();
 }
 
+bool tracks_mappings() {
+  return attached() && load(g_state.channel->tracking) == format::kTrackerUserfaultfd &&
+         g_state.channel->tracker_fd >= 0;
+}
+
 Result<void> start(const char* session_dir) {
   rawsys::str_copy(g_state.session_dir, session_dir, sizeof(g_state.session_dir));
   g_state.owner_pid = static_cast<int32_t>(rawsys::sys_getpid());

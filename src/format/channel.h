@@ -254,7 +254,7 @@ struct ChannelHeader {
   uint64_t untrackable_bytes;  // out, kCommandTrack: address space of mappings that cannot be
   uint32_t more;               // out: 1 when staging or the run table is full before the end
   uint32_t use_pagemap_scan;   // 0 forces the portable path
-  uint32_t tracking;           // Tracker, of this and the last checkpoint
+  uint32_t tracking;           // Tracker, of this and the last checkpoint, or of the first
   uint32_t protect;            // kCommandCapture: 0: what is written stays so for the next capture
   uint32_t reserved4;
   uint32_t can_track;  // out, when attached: tracking_bit() of what can be had

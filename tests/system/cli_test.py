@@ -799,6 +799,35 @@ def test_track(workspace):
     expect(mappings_of_session(pid) == 1, f"{mappings_of_session(pid)} mappings with --track=all")
 
 
+def reads_of_moves(workspace, mappings, option):
+    """How many reads the moves of mremap_reads make under crrun with this option."""
+    for name in ("ready", "go", "out.txt"):
+        (workspace.path / name).unlink(missing_ok=True)
+    session = Session(workspace, [workspace.program("mremap_reads"), str(mappings)], ("-i", "off", option),
+                      image=f"image{mappings}{option}")
+    session.start()
+    session.wait_ready()
+    session.checkpoint()
+    session.ping()
+    session.go()
+    session.expect_pass()
+    return int(re.search(r"moves made (\d+) reads", harness.read_file(workspace.path / "out.txt"))[1])
+
+
+def test_moves_read_no_map(workspace):
+    """mremap to a given place reads the memory map only where mappings are tracked, and the kernel
+    cannot be asked whether it is one mapping that moves (PROCMAP_QUERY, Linux 6.11)."""
+    release = tuple(map(int, re.findall(r"\d+", os.uname().release)[:2]))
+    expect(reads_of_moves(workspace, 1, "--track=hash") == 0, "one mapping that is not tracked")
+    if release >= (6, 17):  # before, the kernel moves no two of them by one call
+        expect(reads_of_moves(workspace, 2, "--track=hash") == 0, "two that are not tracked")
+    if crrun(workspace, "--track=uffd", "-d", workspace.path / "probe", "true").returncode == 0:
+        reads = reads_of_moves(workspace, 1, "--track=uffd")
+        expect((reads == 0) == (release >= (6, 11)), f"one that is tracked: {reads} reads")
+        reads = reads_of_moves(workspace, 2, "--track=uffd")
+        expect(reads >= 50, f"two that are tracked: {reads} reads; what does this test count?")
+
+
 def test_track_without_memory(workspace):
     """Where there is no room to remember pages (ulimit -v), everything is copied, as long as so."""
     session = started_counter(workspace, options=("-i", "off", "--track=hash"))
