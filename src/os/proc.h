@@ -35,6 +35,8 @@ std::string status_field(const std::string& status, const char* name);
 // Fields such as NSpid and NStgid have an id for each pid namespace; the last one is what the
 // process itself sees. 0 if absent.
 pid_t innermost_id(const std::string& status, const char* name);
+// Somebody has sent it SIGKILL: it ends, or is a zombie.
+bool is_killed(const std::string& status);
 // The process is in a pid namespace below ours.
 bool in_pid_namespace(const std::string& status);
 

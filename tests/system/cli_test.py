@@ -1394,22 +1394,42 @@ def test_damage_found_lazily(workspace):
     session.wait_end(0)
 
 
+def filler_of(session):
+    """The process that brings a lazily restored program's memory; 0 if it is not there (yet)."""
+    found = [pid for pid in harness.descendants(session.foreground.pid)
+             if harness.read_file(f"/proc/{pid}/comm").strip() == "cr-fill"]
+    return found[0] if found else 0
+
+
 def test_filler_killed(workspace):
     """--lazy: without the process that brings its memory the program does not go on with zeros."""
     if workspace.user.uid is not None or os.geteuid() != 0:
         raise harness.Skip("--lazy takes root")
     session, _ = large_memory(workspace)
     session.restore(("-i", "off", "--lazy"), {"CR_LAZY_PAUSE_US": "100000"})
-
-    def filler():
-        return [pid for pid in harness.descendants(session.foreground.pid)
-                if harness.read_file(f"/proc/{pid}/comm").strip() == "cr-fill"]
-    session.wait_until(filler, "the process cr-fill")
+    filler = session.wait_until(lambda: filler_of(session), "the process cr-fill")
     time.sleep(0.1)
-    harness.signal_pid(filler()[0], signal.SIGKILL)
+    harness.signal_pid(filler, signal.SIGKILL)
     session.wait_end(125)
     expect_match("cr-fill.*was ended; so is the program",
                  harness.read_file(workspace.path / "restore-1.err"), "crrestore's message")
+
+
+def test_filler_killed_with_its_program(workspace):
+    """--lazy: whoever kills both (the kernel, when memory is short) is not told that one was the
+    end of the other."""
+    if workspace.user.uid is not None or os.geteuid() != 0:
+        raise harness.Skip("--lazy takes root")
+    session, _ = large_memory(workspace)
+    for number in range(1, 6):
+        session.restore(("-i", "off", "--lazy"), {"CR_LAZY_PAUSE_US": "100000"})
+        filler = session.wait_until(lambda: filler_of(session), "the process cr-fill")
+        program = session.wait_until(session.program_pid, "the program's pid")
+        harness.signal_pid(program, signal.SIGKILL)
+        harness.signal_pid(filler, signal.SIGKILL)
+        session.wait_end(137)
+        said = harness.read_file(workspace.path / f"restore-{number}.err")
+        expect("cr-fill" not in said, f"crrestore said: {said}")
 
 
 MANY_FORKS = """

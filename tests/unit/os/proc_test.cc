@@ -3,8 +3,10 @@
 #include "os/proc.h"
 
 #include <criterion/criterion.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <sys/sysmacros.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -66,6 +68,19 @@ Test(proc, finds_the_id_that_a_process_sees_itself) {
   cr_assert_not(cr::os::in_pid_namespace(plain));
   cr_assert_eq(cr::os::inner_tid(getpid(), getpid()), getpid());
   cr_assert_eq(cr::os::inner_tid(getpid(), -5), -5, "no such thread: the id that was given");
+}
+
+Test(proc, knows_a_killed_process) {
+  cr_assert_not(cr::os::is_killed("SigPnd:\t0000000000000100\nShdPnd:\t0000000000000200\n"));
+  const pid_t child = fork();
+  if (child == 0) {
+    for (;;) pause();
+  }
+  const std::string path = cr::os::task_path(child, child, "status");
+  cr_assert_not(cr::os::is_killed(cr::os::read_or_empty(path)));
+  kill(child, SIGKILL);
+  cr_assert(cr::os::is_killed(cr::os::read_or_empty(path)));
+  waitpid(child, nullptr, 0);
 }
 
 Test(proc, reads_the_stat_of_this_process) {
