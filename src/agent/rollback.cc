@@ -143,6 +143,7 @@ std::string Rollback::find_out() {
 
   const format::Hello& h = s_.hello_;
   without_ = s_.pages_.last_without().ranges();
+  settle_lazy_free();
   const uint64_t lazy = lazy_free_count();
   memory_now_.reset(
       new MemoryNow{maps_,

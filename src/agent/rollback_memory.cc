@@ -681,6 +681,15 @@ std::string fill_memory(const MemoryNow& now, const MemoryChange& change) {
   return "";
 }
 
+// The kernel puts pages that MADV_FREE gave up on a list of the processor first, and marks and
+// counts them when that is full. move_pages, here of no page, has it empty all these lists; that
+// takes some 45 us (Linux 6.18, two processors).
+void settle_lazy_free() {
+  const void* no_page = nullptr;
+  int node = 0, status = 0;
+  (void)rawsys::sys(__NR_move_pages, 0, 0, &no_page, &node, &status, 0);
+}
+
 uint64_t lazy_free_count() {
   auto text = os::read_file("/proc/vmstat");
   static const std::string kField = "\npglazyfree ";
