@@ -133,14 +133,14 @@ uint64_t parse_bytes(const char* tool, const char* text) {
   return r;
 }
 
-agent::TrackMode parse_tracking(const char* tool, const char* text) {
-  agent::TrackMode mode;
-  if (!agent::tracking_of_word(text, &mode)) {
+format::Tracker parse_tracking(const char* tool, const char* text) {
+  format::Tracker tracker;
+  if (!agent::tracking_of_word(text, &tracker)) {
     misuse(tool, "--track=" + std::string(text) + ": one of auto, uffd, softdirty, hash, all");
   }
-  const std::string why = agent::check_tracking(mode);
+  const std::string why = agent::check_tracking(tracker);
   if (!why.empty()) own_failure(tool, why);
-  return mode;
+  return tracker;
 }
 
 agent::Ids parse_ids(const char* tool, const char* text) {

@@ -39,7 +39,7 @@ void finish_interval(const char* tool, agent::SessionOptions* options);
 // "90", "1.5h": seconds, or with s, m, h, d.
 double parse_duration(const char* tool, const char* what, const char* text);
 // One of auto, uffd, softdirty, hash, all. Misuse otherwise; own failure if this kernel lacks it.
-agent::TrackMode parse_tracking(const char* tool, const char* text);
+format::Tracker parse_tracking(const char* tool, const char* text);
 // Bytes with an optional K, M, G (powers of 1024).
 uint64_t parse_bytes(const char* tool, const char* text);
 uint64_t parse_number(const char* tool, const char* what, const char* text);

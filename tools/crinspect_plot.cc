@@ -296,7 +296,9 @@ Output plot_history(const Settings& settings) {
   if (failed != 0) {
     return {kExitOwnFailure, "", settings.out_path + ": writing: " + strerror(failed)};
   }
-  return {0, "wrote " + printable(settings.out_path) + text_of(": %zu attempts\n", records.size()),
+  return {0,
+          "wrote " + printable(settings.out_path) +
+              text_of(": %zu attempt%s\n", records.size(), records.size() == 1 ? "" : "s"),
           ""};
 }
 

@@ -269,22 +269,22 @@ size_t Session::most_ranges() const {
 // Each hole may cut a range in two, now and when the next checkpoint takes it anew.
 size_t Session::most_holes() const { return std::min<size_t>(20000, most_ranges() / 8); }
 
-format::Tracking Session::back_end() const {
+format::Tracker Session::back_end() const {
   return choose_tracking(options_.tracking, channel()->can_track & possible_tracking());
 }
 
 // Tells the control thread which one it is, and has it make room for what it must remember.
 Trouble Session::choose_back_end() {
   format::ChannelHeader* c = channel();
-  const format::Tracking t = back_end();
-  if (t == format::kTrackUnknown) {
+  const format::Tracker t = back_end();
+  if (t == format::kTrackerUnknown) {
     return trouble(Errc::kUnsupported, 0,
                    why_not(options_.tracking) +
                        "in this program (has it a seccomp filter?); start it with --track=auto or "
                        "--track=hash");
   }
   c->tracking = t;
-  if (t != format::kTrackSoftDirty && t != format::kTrackHash) return {};
+  if (t != format::kTrackerSoftDirty && t != format::kTrackerHash) return {};
   c->stamp += 2;
   c->arg0 = looked_at_pages_;
   // As in early_passes: the program may be halted by a stop signal.
@@ -352,21 +352,21 @@ bool Session::early_pays() const {
 // Copies pages while the program runs, again and again until few are left, so that the stop has
 // little to do.
 Trouble Session::copy_early(Attempt& a) {
-  const format::Tracking how = back_end();
-  if (how != format::kTrackUserfault && !early_pays()) return {};
+  const format::Tracker how = back_end();
+  if (how != format::kTrackerUserfaultfd && !early_pays()) return {};
   // Soft-dirty marks are gone once they were read: what is not copied then counts as written.
-  AddressSet unseen = how == format::kTrackSoftDirty ? AddressSet::everything() : AddressSet();
+  AddressSet unseen = how == format::kTrackerSoftDirty ? AddressSet::everything() : AddressSet();
   Trouble bad = early_passes(a, how, &unseen);
   pages_.spoil(unseen);
   return bad;
 }
 
-Trouble Session::early_passes(Attempt& a, format::Tracking how, AddressSet* ret_unseen) {
+Trouble Session::early_passes(Attempt& a, format::Tracker how, AddressSet* ret_unseen) {
   format::ChannelHeader* c = channel();
-  const bool counts = how == format::kTrackUserfault;
+  const bool counts = how == format::kTrackerUserfaultfd;
   // Stops nobody: should a stop signal halt the program, the control thread must run nonetheless.
   World world(pid_, control_tid_, hello_, pidfd_.get(), mem_.get(), channel(), unfinished_);
-  bool stopped = failed_before_ || how == format::kTrackSoftDirty;
+  bool stopped = failed_before_ || how == format::kTrackerSoftDirty;
   if (stopped) {
     Trouble bad = track_mappings(a.map);
     if (bad.bad()) return bad;
@@ -375,7 +375,7 @@ Trouble Session::early_passes(Attempt& a, format::Tracking how, AddressSet* ret_
   for (int pass = 0; pass < kMostEarlyPasses; pass++) {
     // What is wrong with the map is for the stop to say.
     // The marks were read of the mappings as they were in the stop.
-    if (how != format::kTrackSoftDirty &&
+    if (how != format::kTrackerSoftDirty &&
         describe_map(control_tid_, /*stopped=*/false, a.map).bad()) {
       return {};
     }
@@ -401,9 +401,9 @@ Trouble Session::early_passes(Attempt& a, format::Tracking how, AddressSet* ret_
     early.cursor_range = c->cursor_range;
     early.cursor_addr = c->cursor_addr;
     early.spoiled = spoiled();
-    early.knows_its_copies = how == format::kTrackHash;
+    early.knows_its_copies = how == format::kTrackerHash;
     pages_.add_early(std::move(early), a.map.model);
-    if (how == format::kTrackSoftDirty) {
+    if (how == format::kTrackerSoftDirty) {
       *ret_unseen = c->more != 0 ? AddressSet({{c->cursor_addr, ~uint64_t{0}}}) : AddressSet();
     }
     const uint64_t used = std::min(c->staging_used, staging_pages_);
@@ -426,7 +426,7 @@ Trouble Session::early_passes(Attempt& a, format::Tracking how, AddressSet* ret_
 // So few that copying them early would not pay. What the last checkpoint left out (pages without a
 // block) must be looked at range by range.
 bool Session::few_are_expected() const {
-  return back_end() == format::kTrackUserfault && pages_.has_basis() && !failed_before_ &&
+  return back_end() == format::kTrackerUserfaultfd && pages_.has_basis() && !failed_before_ &&
          last_copied_pages_ <= kFewInStopPages &&
          pages_.last_without().ranges().size() <= kFewHoles;
 }
@@ -580,12 +580,15 @@ Trouble Session::take(uint32_t then, const std::function<void()>& captured) {
   read_lasting();
   bad = choose_back_end();
   if (bad.bad()) return bad;
+  // Too early is right, too late is not: what moves the count meanwhile only makes a rollback look
+  // where it need not. Reading it between the last early pass and the stop would give the program
+  // time to write.
+  const uint64_t lazy_free = lazy_free_count();
   pages_.begin(tracks());
   if (tracks() && options_.heap == HeapMode::kNone && !few_are_expected()) bad = copy_early(a);
   fault_point(FaultPoint::kCopiedEarly);
   if (!bad.bad()) bad = reserve_staging();
   if (bad.bad()) return bad;
-  const uint64_t lazy_free = lazy_free_count();
   fault_point(FaultPoint::kBeforeStop);
 
   a.super.epoch = epoch_;

@@ -49,8 +49,7 @@ class FileDescriber {
   bool came_from_outside(const Descriptor& d, int copy) const;
   bool same_description(const Descriptor& a, const Descriptor& b) const;
   std::string fd_path(int fd) const {
-    return "/proc/" + std::to_string(pid_) + "/task/" + std::to_string(tid_) + "/fd/" +
-           std::to_string(fd);
+    return os::task_path(pid_, tid_, "fd/") + std::to_string(fd);
   }
   os::Fd copy_of(int fd) const {
     return os::Fd(static_cast<int>(syscall(__NR_pidfd_getfd, pidfd_, fd, 0)));
@@ -116,7 +115,7 @@ int FileDescriber::same_as_standard(const Descriptor& d) const {
 // Is this object open in that process, under another number than `except`?
 bool holds(pid_t pid, const struct stat& st, int except) {
   auto fds = os::list_fds(pid, pid);
-  const std::string dir = "/proc/" + std::to_string(pid) + "/fd/";
+  const std::string dir = os::task_path(pid, pid, "fd/");
   for (const int fd : fds ? *fds : std::vector<int>()) {
     struct stat other;
     if (fd != except && stat((dir + std::to_string(fd)).c_str(), &other) == 0 &&
@@ -162,11 +161,9 @@ Trouble FileDescriber::read_deleted(const Descriptor& d, format::FileRecord& f) 
 
 // A path below /proc of the process itself, by whichever id its own /proc knows it, is /proc/self.
 std::string FileDescriber::own_proc_path(const std::string& link) const {
-  auto status =
-      os::read_file("/proc/" + std::to_string(pid_) + "/task/" + std::to_string(tid_) + "/status");
-  const std::string ids = status ? os::status_field(*status, "NStgid") : "";
-  for (const std::string& id : {std::to_string(pid_), ids.substr(ids.find_last_of(" \t") + 1)}) {
-    const std::string self = "/proc/" + id + "/";
+  const std::string status = os::read_or_empty(os::task_path(pid_, tid_, "status"));
+  for (const pid_t id : {pid_, os::innermost_id(status, "NStgid")}) {
+    const std::string self = "/proc/" + std::to_string(id) + "/";
     if (link.starts_with(self)) return "/proc/self/" + link.substr(self.size());
   }
   return link;

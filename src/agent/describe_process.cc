@@ -19,14 +19,6 @@
 namespace cr::agent {
 namespace {
 
-// Last of the numbers in a field such as NSpid: the one the program itself sees.
-int32_t innermost(const std::string& status, const char* field) {
-  const std::string v = os::status_field(status, field);
-  const size_t at = v.find_last_of(" \t");
-  return static_cast<int32_t>(
-      strtol((at == std::string::npos ? v : v.substr(at + 1)).c_str(), nullptr, 10));
-}
-
 // A program that has children cannot be saved alone: they would be lost, or wait for ever.
 Trouble check_children(pid_t pid) {
   auto tasks = os::list_tasks(pid);
@@ -61,9 +53,7 @@ Trouble Session::check_process(std::string* ret_status) {
   const std::string &theirs = *ret_status, &ours = own_status_;
   for (const char* f : {"Uid", "Gid", "CapEff"}) {
     // In a namespace of its own, or under a crrestore with a file capability, these differ anyway.
-    if (strcmp(f, "CapEff") == 0 &&
-        (geteuid() != 0 ||
-         os::status_field(theirs, "NSpid").find_first_of(" \t") != std::string::npos)) {
+    if (strcmp(f, "CapEff") == 0 && (geteuid() != 0 || os::in_pid_namespace(theirs))) {
       continue;
     }
     if (os::status_field(theirs, f) != os::status_field(ours, f)) {
@@ -202,10 +192,10 @@ Trouble Session::describe_process(World& world, const std::string& status, const
     return trouble(Errc::kUnsupported, 0,
                    "the working directory was removed: that cannot be saved");
   }
-  p.pid = innermost(status, "NStgid");
+  p.pid = os::innermost_id(status, "NStgid");
   p.ppid = stat->ppid;
-  p.pgid = innermost(status, "NSpgid");
-  p.sid = innermost(status, "NSsid");
+  p.pgid = os::innermost_id(status, "NSpgid");
+  p.sid = os::innermost_id(status, "NSsid");
   p.uid = static_cast<uint32_t>(strtoul(os::status_field(status, "Uid").c_str(), nullptr, 10));
   p.gid = static_cast<uint32_t>(strtoul(os::status_field(status, "Gid").c_str(), nullptr, 10));
   p.umask = static_cast<uint32_t>(strtoul(os::status_field(status, "Umask").c_str(), nullptr, 8));

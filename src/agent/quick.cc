@@ -80,7 +80,7 @@ void QuickPath::asked() {
 
 bool QuickPath::wanted() const {
   return often_ && failed_attempts_ < kMostFailedAttempts && s_.options_.heap == HeapMode::kNone &&
-         s_.back_end() == format::kTrackUserfault &&
+         s_.back_end() == format::kTrackerUserfaultfd &&
          s_.channel_map_.size() >= format::kSharedBytes && getenv("CR_NO_QUICK") == nullptr;
 }
 

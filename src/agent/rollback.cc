@@ -16,6 +16,7 @@
 
 #include <algorithm>
 
+#include "format/mm_map.h"
 #include "os/fault.h"
 #include "os/proc.h"
 #include "rawsys/rawsys.h"
@@ -87,10 +88,8 @@ std::string Rollback::load() {
   }
   image_ = std::move(b.image);
   epoch_ = std::max(s_.epoch_, image_->view.super.epoch) + 1;
-  pagemap_ = os::Fd(open(
-      ("/proc/" + std::to_string(s_.pid_) + "/task/" + std::to_string(s_.control_tid_) + "/pagemap")
-          .c_str(),
-      O_RDONLY | O_CLOEXEC));
+  pagemap_ = os::Fd(
+      open(os::task_path(s_.pid_, s_.control_tid_, "pagemap").c_str(), O_RDONLY | O_CLOEXEC));
   if (!pagemap_) return std::string("pagemap: ") + strerror(errno);
   return "";
 }
@@ -101,8 +100,7 @@ std::string Rollback::check_process_state() {
   Trouble bad = s_.check_process(&status);
   if (bad.bad()) return bad.text;
   const format::ImageView& v = image_->view;
-  const std::string task =
-      "/proc/" + std::to_string(s_.pid_) + "/task/" + std::to_string(s_.control_tid_) + "/";
+  const std::string task = os::task_path(s_.pid_, s_.control_tid_, "");
   auto cwd = os::read_link(task + "cwd");
   if (!cwd || *cwd != v.string(v.process->cwd)) return "the working directory was changed";
   auto exe = os::read_link(task + "exe");
@@ -124,25 +122,7 @@ std::string Rollback::plan_mm() {
                     0});
   }
   if (s_.channel()->process.brk != mm.brk) {
-    struct {
-      uint64_t start_code, end_code, start_data, end_data, start_brk, brk, start_stack;
-      uint64_t arg_start, arg_end, env_start, env_end;
-      uint64_t auxv;
-      uint32_t auxv_size, exe_fd;
-    } map = {mm.start_code,
-             mm.end_code,
-             mm.start_data,
-             mm.end_data,
-             mm.start_brk,
-             mm.brk,
-             mm.start_stack,
-             mm.arg_start,
-             mm.arg_end,
-             mm.env_start,
-             mm.env_end,
-             0,
-             0,
-             ~0u};
+    const format::MmMap map = format::mm_map(mm, 0, 0);
     const uint64_t at = put(&map, sizeof(map));
     open.push_back({__NR_prctl, {PR_SET_MM, PR_SET_MM_MAP, address(at), sizeof(map), 0}, 0, 0, 0});
   }
@@ -154,8 +134,7 @@ std::string Rollback::find_out() {
   std::string why = check_process_state();
   if (!why.empty()) return why;
   const pid_t tid = world_->threads()[0].tid;
-  auto maps = os::parse_maps(os::read_or_empty("/proc/" + std::to_string(s_.pid_) + "/task/" +
-                                               std::to_string(tid) + "/maps"));
+  auto maps = os::parse_maps(os::read_or_empty(os::task_path(s_.pid_, tid, "maps")));
   if (!maps) return "the memory map cannot be read";
   maps_ = std::move(*maps);
   const Trouble bad = s_.command(format::kCommandDescribe, kTimeoutNs, world_.get());
@@ -164,23 +143,25 @@ std::string Rollback::find_out() {
 
   const format::Hello& h = s_.hello_;
   without_ = s_.pages_.last_without().ranges();
+  settle_lazy_free();
   const uint64_t lazy = lazy_free_count();
-  memory_now_.reset(new MemoryNow{maps_,
-                                  image_->view,
-                                  s_.pid_,
-                                  tid,
-                                  s_.mem_.get(),
-                                  pagemap_.get(),
-                                  image_->fd.get(),
-                                  s_.leftover_,
-                                  s_.pages_.is_whole() && s_.back_end() == format::kTrackUserfault,
-                                  without_,
-                                  s_.pages_.last_file_parts(),
-                                  lazy == ~0ull || lazy != s_.last_lazy_free_,
-                                  h.control_stack_top - format::kControlStackBytes,
-                                  h.control_stack_top,
-                                  {h.report_entry, h.calls_entry, h.control_entry, h.state,
-                                   h.exclusions, h.report_stack_top - 1, h.control_stack_top - 1}});
+  memory_now_.reset(
+      new MemoryNow{maps_,
+                    image_->view,
+                    s_.pid_,
+                    tid,
+                    s_.mem_.get(),
+                    pagemap_.get(),
+                    image_->fd.get(),
+                    s_.leftover_,
+                    s_.pages_.is_whole() && s_.back_end() == format::kTrackerUserfaultfd,
+                    without_,
+                    s_.pages_.last_file_parts(),
+                    lazy == ~0ull || lazy != s_.last_lazy_free_,
+                    h.control_stack_top - format::kControlStackBytes,
+                    h.control_stack_top,
+                    {h.report_entry, h.calls_entry, h.control_entry, h.state, h.exclusions,
+                     h.report_stack_top - 1, h.control_stack_top - 1}});
   why = match_threads();
   if (why.empty()) why = find_memory_change(*memory_now_, &memory_);
   if (why.empty()) {
@@ -306,8 +287,7 @@ void Rollback::take_back() {
 // Where the program had one mapping it shall have one again.
 std::string Rollback::join_pieces() {
   if (memory_.pieces.empty()) return "";
-  auto maps = os::parse_maps(os::read_or_empty("/proc/" + std::to_string(s_.pid_) + "/task/" +
-                                               std::to_string(s_.control_tid_) + "/maps"));
+  auto maps = os::parse_maps(os::read_or_empty(os::task_path(s_.pid_, s_.control_tid_, "maps")));
   if (!maps) return "the memory map cannot be read";
   maps_ = std::move(*maps);
   MemoryChange whole;
@@ -487,7 +467,7 @@ Trouble Session::roll_back(bool* ret_in_place) {
     case Rollback::Outcome::kDone:
       break;
   }
-  if (back_end() != format::kTrackUserfault) pages_.forget();
+  if (back_end() != format::kTrackerUserfaultfd) pages_.forget();
   *ret_in_place = true;
   return {};
 }

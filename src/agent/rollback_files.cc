@@ -46,8 +46,7 @@ class FileDiff {
   bool same_description(int a, int b);
   bool taken(int fd);
   std::string fd_path(int fd) const {
-    return "/proc/" + std::to_string(pid_) + "/task/" + std::to_string(tid_) + "/fd/" +
-           std::to_string(fd);
+    return os::task_path(pid_, tid_, "fd/") + std::to_string(fd);
   }
   std::string name(const FileRecord& f) const { return image_.string(f.path); }
   void refuse(const std::string& why) {

@@ -73,6 +73,8 @@ std::string try_forced_write(const MemoryNow& now, const MemoryChange& change);
 // Writes the pages; the calls have been made. "" or what went wrong.
 std::string fill_memory(const MemoryNow& now, const MemoryChange& change);
 
+// What MADV_FREE has given up until now is counted from here on, and shown by smaps.
+void settle_lazy_free();
 // The kernel's count of pages that MADV_FREE gave up, of all processes; ~0 if it does not tell.
 uint64_t lazy_free_count();
 

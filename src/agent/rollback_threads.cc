@@ -37,16 +37,6 @@ long trace(long request, pid_t tid, uint64_t addr, D data) {
 
 std::string who(pid_t tid) { return "thread " + std::to_string(tid); }
 
-// Last of the ids in NSpid: as the program sees it.
-pid_t inner_id(pid_t pid, pid_t tid) {
-  auto status =
-      os::read_file("/proc/" + std::to_string(pid) + "/task/" + std::to_string(tid) + "/status");
-  const std::string ids = status ? os::status_field(*status, "NSpid") : "";
-  const size_t at = ids.find_last_of(" \t");
-  const std::string last = at == std::string::npos ? ids : ids.substr(at + 1);
-  return last.empty() ? tid : static_cast<pid_t>(strtol(last.c_str(), nullptr, 10));
-}
-
 void wait_a_moment(int round) {
   if (round < 2000) return;
   timespec ts{0, 20000};
@@ -161,10 +151,8 @@ std::string Rollback::match_threads() {
   const format::ImageView& v = image_->view;
   const bool leader_gone = (v.process->flags & format::kProcessLeaderGone) != 0;
   if (leader_gone != world_->leader_gone()) return "the main thread has ended or was there";
-  auto status = os::read_file("/proc/" + std::to_string(s_.pid_) + "/task/" +
-                              std::to_string(s_.control_tid_) + "/status");
-  const std::string ids = status ? os::status_field(*status, "NSpid") : "";
-  const bool own_ids = ids.find_first_of(" \t") != std::string::npos;
+  const bool own_ids =
+      os::in_pid_namespace(os::read_or_empty(os::task_path(s_.pid_, s_.control_tid_, "status")));
   std::vector<bool> known(world_->threads().size(), false);
   for (const format::ThreadRecord& r : v.threads) {
     Pair p;
@@ -172,7 +160,8 @@ std::string Rollback::match_threads() {
     const bool leader = (r.flags & format::kThreadLeader) != 0;
     for (size_t i = 0; i < world_->threads().size(); i++) {
       Thread& t = world_->threads()[i];
-      t.inner_tid = own_ids ? (t.inner_tid != 0 ? t.inner_tid : inner_id(s_.pid_, t.tid)) : t.tid;
+      t.inner_tid =
+          own_ids ? (t.inner_tid != 0 ? t.inner_tid : os::inner_tid(s_.pid_, t.tid)) : t.tid;
       if (known[i] || (leader ? !t.leader : t.leader || t.inner_tid != r.tid)) continue;
       known[i] = true;
       p.tid = t.tid;

@@ -275,22 +275,18 @@ bool Session::attach(os::Fd connection, const format::Hello& hello, std::string*
   }
   control_tid_ = 0;
   for (const pid_t tid : *tasks) {
-    auto status =
-        os::read_file("/proc/" + std::to_string(pid_) + "/task/" + std::to_string(tid) + "/status");
-    if (!status) continue;
-    const std::string ids = os::status_field(*status, "NSpid");
-    const size_t at = ids.find_last_of(" \t");
-    const std::string inner = at == std::string::npos ? ids : ids.substr(at + 1);
-    const bool match = inner.empty() ? tid == hello.tid : inner == std::to_string(hello.tid);
-    if (match) control_tid_ = tid;
-    if (match) nested_ = at != std::string::npos;
+    const std::string status = os::read_or_empty(os::task_path(pid_, tid, "status"));
+    if (status.empty()) continue;
+    const pid_t inner = os::innermost_id(status, "NSpid");
+    if ((inner != 0 ? inner : tid) != hello.tid) continue;
+    control_tid_ = tid;
+    nested_ = os::in_pid_namespace(status);
   }
   if (control_tid_ == 0) {
     *ret_text = "no such thread in the program";
     return false;
   }
-  const std::string mem = "/proc/" + std::to_string(pid_) + "/mem";
-  auto opened = os::open_file(mem, O_RDWR);
+  auto opened = os::open_file(os::task_path(pid_, control_tid_, "mem"), O_RDWR);
   if (!opened) {
     *ret_text = "the program's memory may not be opened: " +
                 std::string(strerror(opened.error().sys_errno)) +
@@ -299,13 +295,14 @@ bool Session::attach(os::Fd connection, const format::Hello& hello, std::string*
   }
   mem_ = std::move(*opened);
   hello_ = hello;
-  auto text = os::read_file("/proc/" + std::to_string(pid_) + "/maps");
-  auto maps = os::parse_maps(text ? *text : "");
+  auto maps = os::parse_maps(os::read_or_empty(os::task_path(pid_, control_tid_, "maps")));
   for (const os::MapEntry& m : maps ? *maps : std::vector<os::MapEntry>()) {
     if (m.name != "[vdso]") continue;
     vdso_start_ = m.start;
     vdso_end_ = m.end;
   }
+  // Before anything is tracked the program knows that it will be.
+  channel()->tracking = choose_tracking(options_.tracking, possible_tracking());
   // Commands count on from where they are, so that a new control thread does not see an old one.
   channel()->done_seq = channel()->command_seq;
   format::Report welcome{};

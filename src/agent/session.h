@@ -40,7 +40,7 @@ struct SessionOptions {
   bool interval_of_image = false;  // for a restore: both as the image says
   uint64_t staging_bytes = 0;      // 0: half of the available memory at most
   bool durable = true;
-  TrackMode tracking = TrackMode::kAuto;
+  format::Tracker tracking = format::kTrackerUnknown;  // unknown: whichever is best
   HeapMode heap = HeapMode::kNone;
 };
 
@@ -170,7 +170,7 @@ class Session {
   Trouble reserve_staging();
   bool few_are_expected() const;
   Trouble copy_early(Attempt& a);
-  Trouble early_passes(Attempt& a, format::Tracking how, AddressSet* ret_unseen);
+  Trouble early_passes(Attempt& a, format::Tracker how, AddressSet* ret_unseen);
   Trouble track_mappings(MapDescription& map);
   Trouble describe_map(pid_t tid, bool stopped, MapDescription& map);
   AddressSet ranges_without_pages() const;
@@ -189,8 +189,8 @@ class Session {
   const format::Range* answered_ranges() const;
   Trouble read_runs(std::vector<format::Run>* ret) const;
   AddressSet spoiled() const;
-  format::Tracking back_end() const;
-  bool tracks() const { return back_end() > format::kTrackEverything; }
+  format::Tracker back_end() const;
+  bool tracks() const { return back_end() > format::kTrackerEverything; }
   Trouble choose_back_end();
   bool early_pays() const;
   size_t most_ranges() const;
@@ -257,7 +257,7 @@ class Session {
   uint64_t staged_bytes_ = 0;          // by the checkpoint under way, or the last one
   uint64_t staging_pages_ = 0;         // bound of this checkpoint
   uint64_t early_pages_ = 0;           // of them, used before the stop
-  uint64_t last_lazy_free_ = 0;        // lazy_free_count() before the last checkpoint
+  uint64_t last_lazy_free_ = 0;        // lazy_free_count() before the last checkpoint began
   uint64_t last_copied_pages_ = 0;     // by the last checkpoint, early and in the stop
   uint64_t last_found_pages_ = 0;      // by the last early pass
   uint64_t looked_at_pages_ = 0;       // in the program's memory when this checkpoint began

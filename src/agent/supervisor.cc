@@ -207,8 +207,11 @@ void Supervisor::on_filler_end() {
   if (filled_ || fill_failed_ || session_.pidfd() < 0) return;
   pollfd p{session_.pidfd(), POLLIN, 0};
   if (poll(&p, 1, 0) != 0) return;  // it ended because the program has
-  fill_failed_ = true;
+  const std::string status =
+      os::read_or_empty("/proc/" + std::to_string(session_.pid()) + "/status");
   syscall(__NR_pidfd_send_signal, session_.pidfd(), SIGKILL, nullptr, 0);
+  if (status.empty() || os::is_killed(status)) return;  // both were killed, by one and the same
+  fill_failed_ = true;
   say("the process that brought the program's memory (cr-fill) was ended; so is the program");
 }
 

@@ -24,6 +24,7 @@
 #include <unordered_map>
 
 #include "os/fd.h"
+#include "os/proc.h"
 #include "rawsys/rawsys.h"
 
 namespace cr::agent {
@@ -348,7 +349,7 @@ bool may_run_out(const std::string& text, long nr) {
 BeforeStop look_before_stop(pid_t pid, pid_t tid) {
   BeforeStop b;
   b.tid = tid;
-  const std::string dir = "/proc/" + std::to_string(pid) + "/task/" + std::to_string(tid) + "/";
+  const std::string dir = os::task_path(pid, tid, "");
   auto text = os::read_file(dir + "syscall");
   if (!text || text->starts_with("running") || text->starts_with("-1")) return b;
   b.syscall_nr = strtol(text->c_str(), nullptr, 10);
@@ -366,8 +367,7 @@ BeforeStop look_before_stop(pid_t pid, pid_t tid) {
 void look_again(pid_t pid, BeforeStop& before) {
   if (!before.asleep_known) return;
   uint64_t ns, switches;
-  const std::string path =
-      "/proc/" + std::to_string(pid) + "/task/" + std::to_string(before.tid) + "/sched";
+  const std::string path = os::task_path(pid, before.tid, "sched");
   // The stop itself is one.
   if (last_ran(path, &ns, &switches) && switches == before.switches + 1) return;
   before.asleep_ns = 0;

@@ -19,30 +19,30 @@ using format::tracking_bit;
 
 struct Name {
   const char* word;
-  TrackMode mode;
-  format::Tracking tracking;
+  format::Tracker tracker;
 };
-constexpr Name kNames[] = {{"auto", TrackMode::kAuto, format::kTrackUnknown},
-                           {"uffd", TrackMode::kUserfault, format::kTrackUserfault},
-                           {"softdirty", TrackMode::kSoftDirty, format::kTrackSoftDirty},
-                           {"hash", TrackMode::kHash, format::kTrackHash},
-                           {"all", TrackMode::kAll, format::kTrackEverything}};
+constexpr Name kNames[] = {{"auto", format::kTrackerUnknown},
+                           {"uffd", format::kTrackerUserfaultfd},
+                           {"softdirty", format::kTrackerSoftDirty},
+                           {"hash", format::kTrackerHash},
+                           {"all", format::kTrackerEverything}};
 
-const Name& name_of(TrackMode mode) {
+const char* word_of(format::Tracker tracker) {
+  const char* word = "all";
   for (const Name& n : kNames) {
-    if (n.mode == mode) return n;
+    if (n.tracker == tracker) word = n.word;
   }
-  return kNames[0];
+  return word;
 }
 
 bool scan_is_forbidden() { return getenv("CR_NO_PAGEMAP_SCAN") != nullptr; }
 
 }  // namespace
 
-bool tracking_of_word(const std::string& word, TrackMode* ret) {
+bool tracking_of_word(const std::string& word, format::Tracker* ret) {
   for (const Name& n : kNames) {
     if (word != n.word) continue;
-    *ret = n.mode;
+    *ret = n.tracker;
     return true;
   }
   return false;
@@ -88,53 +88,46 @@ bool try_soft_dirty() {
 
 uint32_t possible_tracking() {
   static const uint32_t possible = [] {
-    uint32_t bits = tracking_bit(format::kTrackEverything) | tracking_bit(format::kTrackHash);
-    if (!scan_is_forbidden() && try_userfault()) bits |= tracking_bit(format::kTrackUserfault);
-    if (try_soft_dirty()) bits |= tracking_bit(format::kTrackSoftDirty);
+    uint32_t bits = tracking_bit(format::kTrackerEverything) | tracking_bit(format::kTrackerHash);
+    if (!scan_is_forbidden() && try_userfault()) bits |= tracking_bit(format::kTrackerUserfaultfd);
+    if (try_soft_dirty()) bits |= tracking_bit(format::kTrackerSoftDirty);
     return bits;
   }();
   return possible;
 }
 
-std::string why_not(TrackMode mode) {
+std::string why_not(format::Tracker wanted) {
   utsname u{};
   uname(&u);
-  return std::string("--track=") + name_of(mode).word + " cannot be had on Linux " + u.release +
-         " ";
+  return std::string("--track=") + word_of(wanted) + " cannot be had on Linux " + u.release + " ";
 }
 
-std::string check_tracking(TrackMode mode) {
-  if (mode == TrackMode::kAuto || choose_tracking(mode, possible_tracking()) != 0) return "";
+std::string check_tracking(format::Tracker wanted) {
+  if (wanted == format::kTrackerUnknown || choose_tracking(wanted, possible_tracking()) != 0)
+    return "";
   std::string why = "here";
-  if (mode == TrackMode::kUserfault) {
+  if (wanted == format::kTrackerUserfaultfd) {
     why = scan_is_forbidden() ? "while CR_NO_PAGEMAP_SCAN is set"
                               : "(userfaultfd with asynchronous write protection and PAGEMAP_SCAN "
                                 "need Linux 6.7, and no seccomp filter against them)";
-  } else if (mode == TrackMode::kSoftDirty) {
+  } else if (wanted == format::kTrackerSoftDirty) {
     why =
         "(a page that was written after /proc/self/clear_refs has no soft-dirty mark; the kernel "
         "is built without CONFIG_MEM_SOFT_DIRTY)";
   }
-  const format::Tracking best = choose_tracking(TrackMode::kAuto, possible_tracking());
-  std::string other = "all";
-  for (const Name& n : kNames) {
-    if (n.tracking == best) other = n.word;
-  }
-  return why_not(mode) + why + "; leave the choice to --track=auto (here: " + other +
+  const format::Tracker best = choose_tracking(format::kTrackerUnknown, possible_tracking());
+  return why_not(wanted) + why + "; leave the choice to --track=auto (here: " + word_of(best) +
          "), or use --track=hash, which every kernel has";
 }
 
-format::Tracking choose_tracking(TrackMode mode, uint32_t possible) {
-  const auto has = [&](format::Tracking t) { return (possible & tracking_bit(t)) != 0; };
-  if (mode != TrackMode::kAuto) {
-    const format::Tracking wanted = name_of(mode).tracking;
-    return has(wanted) ? wanted : format::kTrackUnknown;
-  }
-  for (const format::Tracking t :
-       {format::kTrackUserfault, format::kTrackSoftDirty, format::kTrackHash}) {
+format::Tracker choose_tracking(format::Tracker wanted, uint32_t possible) {
+  const auto has = [&](format::Tracker t) { return (possible & tracking_bit(t)) != 0; };
+  if (wanted != format::kTrackerUnknown) return has(wanted) ? wanted : format::kTrackerUnknown;
+  for (const format::Tracker t :
+       {format::kTrackerUserfaultfd, format::kTrackerSoftDirty, format::kTrackerHash}) {
     if (has(t)) return t;
   }
-  return format::kTrackEverything;
+  return format::kTrackerEverything;
 }
 
 }  // namespace cr::agent

@@ -14,21 +14,19 @@
 
 namespace cr::agent {
 
-enum class TrackMode { kAuto, kUserfault, kSoftDirty, kHash, kAll };
-
-// The value of --track. false: none.
-bool tracking_of_word(const std::string& word, TrackMode* ret);
+// The value of --track; kTrackerUnknown is "auto". false: none.
+bool tracking_of_word(const std::string& word, format::Tracker* ret);
 
 // tracking_bit() of all that this process can have; tried once.
 uint32_t possible_tracking();
 
 // "" or why this machine does not have it, and what to take instead.
-std::string check_tracking(TrackMode mode);
+std::string check_tracking(format::Tracker wanted);
 // The beginning of such a sentence: "--track=NAME cannot be had on Linux 6.1.0 ".
-std::string why_not(TrackMode mode);
+std::string why_not(format::Tracker wanted);
 
-// kTrackUnknown: it was asked for by name and is not among the possible ones.
-format::Tracking choose_tracking(TrackMode mode, uint32_t possible);
+// kTrackerUnknown: it was asked for by name and is not among the possible ones.
+format::Tracker choose_tracking(format::Tracker wanted, uint32_t possible);
 
 // Does the kernel mark what is written, and clear the marks? Tried on a page of this process, whose
 // marks are cleared.

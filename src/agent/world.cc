@@ -39,21 +39,10 @@ long trace(long request, pid_t tid, A addr, D data) {
 }
 
 std::string thread_text(pid_t pid, pid_t tid) {
-  auto comm =
-      os::read_file("/proc/" + std::to_string(pid) + "/task/" + std::to_string(tid) + "/comm");
+  auto comm = os::read_file(os::task_path(pid, tid, "comm"));
   std::string name = comm ? *comm : "?";
   if (!name.empty() && name.back() == '\n') name.pop_back();
   return "thread " + std::to_string(tid) + " (" + name + ")";
-}
-
-pid_t inner_id(pid_t pid, pid_t tid) {
-  auto status =
-      os::read_file("/proc/" + std::to_string(pid) + "/task/" + std::to_string(tid) + "/status");
-  if (!status) return tid;
-  const std::string ids = os::status_field(*status, "NSpid");
-  const size_t tab = ids.find_last_of(" \t");
-  const std::string last = tab == std::string::npos ? ids : ids.substr(tab + 1);
-  return last.empty() ? tid : static_cast<pid_t>(strtol(last.c_str(), nullptr, 10));
 }
 
 // Do not burn the core the thread needs in order to stop.
@@ -136,9 +125,8 @@ Trouble World::seize(pid_t tid, bool* ret_ended) {
     if (tid == pid_ && zombie) leader_gone_ = true;  // main called pthread_exit
     return {};
   }
-  auto status =
-      os::read_file("/proc/" + std::to_string(pid_) + "/task/" + std::to_string(tid) + "/status");
-  const std::string tracer = status ? os::status_field(*status, "TracerPid") : "0";
+  const std::string tracer =
+      os::status_field(os::read_or_empty(os::task_path(pid_, tid, "status")), "TracerPid");
   if (tracer != "0" && !tracer.empty()) {
     return trouble(Errc::kCannotStop, EPERM,
                    thread_text(pid_, tid) + " is traced by process " + tracer +
@@ -387,7 +375,7 @@ Trouble World::describe_thread(Thread& t, const format::SigactionRecord* actions
   if (trace(PTRACE_GETREGS, t.tid, nullptr, &t.regs) != 0) {
     return trouble(Errc::kCannotStop, errno, thread_text(pid_, t.tid) + " has ended");
   }
-  t.inner_tid = nested_ ? inner_id(pid_, t.tid) : t.tid;
+  t.inner_tid = nested_ ? os::inner_tid(pid_, t.tid) : t.tid;
   t.syscall_nr = static_cast<long>(t.regs.orig_rax) >= 0 ? static_cast<long>(t.regs.orig_rax) : -1;
   std::vector<uint8_t> area(16384);
   iovec iov{area.data(), area.size()};

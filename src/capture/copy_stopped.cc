@@ -26,9 +26,9 @@ class Copier {
       : ch_(ch), files_(files), memory_(memory), when_(when), used_pages_(ch.staging_first) {
     runs_ = reinterpret_cast<format::Run*>(reinterpret_cast<uint8_t*>(&ch) + ch.runs_off);
     ranges_ = reinterpret_cast<format::Range*>(reinterpret_cast<uint8_t*>(&ch) + ch.ranges_off);
-    tracking_ = ch.tracking == format::kTrackUserfault && files.tracker >= 0;
-    hashing_ = ch.tracking == format::kTrackHash && memory.hashes.ready();
-    marks_ = ch.tracking == format::kTrackSoftDirty;
+    tracking_ = ch.tracking == format::kTrackerUserfaultfd && files.tracker >= 0;
+    hashing_ = ch.tracking == format::kTrackerHash && memory.hashes.ready();
+    marks_ = ch.tracking == format::kTrackerSoftDirty;
   }
 
   long work() {
@@ -563,7 +563,7 @@ long copy_pages(const Stopped&, format::ChannelHeader& channel, const Files& fil
 
 long begin_capture(const Stopped&, format::ChannelHeader& channel, const Files& files,
                    Memory& memory) {
-  if (channel.tracking != format::kTrackSoftDirty) return 0;
+  if (channel.tracking != format::kTrackerSoftDirty) return 0;
   return memory.soft_dirty.take_marks(files.pagemap, channel.use_pagemap_scan != 0,
                                       files.clear_refs, channel);
 }
@@ -571,19 +571,19 @@ long begin_capture(const Stopped&, format::ChannelHeader& channel, const Files& 
 long track_ranges(const Stopped& stopped, format::ChannelHeader& channel, const Files& files,
                   Memory& memory) {
   channel.spoiled.count = 0;
-  if (channel.tracking == format::kTrackUserfault && files.tracker >= 0) {
+  if (channel.tracking == format::kTrackerUserfaultfd && files.tracker >= 0) {
     Copier(channel, files, memory, When::kStopped).track_all();
   }
   return begin_capture(stopped, channel, files, memory);
 }
 
 long reserve(uint64_t pages, const format::ChannelHeader& channel, Memory& memory) {
-  if (channel.tracking == format::kTrackHash) {
+  if (channel.tracking == format::kTrackerHash) {
     memory.soft_dirty.clear();
     return memory.hashes.reserve(pages, channel.stamp - 1);
   }
   memory.hashes.clear();
-  if (channel.tracking == format::kTrackSoftDirty) return memory.soft_dirty.reserve(pages);
+  if (channel.tracking == format::kTrackerSoftDirty) return memory.soft_dirty.reserve(pages);
   memory.soft_dirty.clear();
   return 0;
 }

@@ -186,9 +186,9 @@ long ControlThread::attach(bool restored) {
       rawsys::sys_openat(AT_FDCWD, "/proc/thread-self/clear_refs", O_WRONLY | O_CLOEXEC));
   memory_ = {};  // what lay there in another process
   ch_->can_track =
-      format::tracking_bit(format::kTrackEverything) | format::tracking_bit(format::kTrackHash);
-  if (files_.tracker >= 0) ch_->can_track |= format::tracking_bit(format::kTrackUserfault);
-  if (files_.clear_refs >= 0) ch_->can_track |= format::tracking_bit(format::kTrackSoftDirty);
+      format::tracking_bit(format::kTrackerEverything) | format::tracking_bit(format::kTrackerHash);
+  if (files_.tracker >= 0) ch_->can_track |= format::tracking_bit(format::kTrackerUserfaultfd);
+  if (files_.clear_refs >= 0) ch_->can_track |= format::tracking_bit(format::kTrackerSoftDirty);
   ch_->tracker_fd = files_.tracker;
   done_command_ = load(ch_->done_seq);
   g_state.channel = ch_;
@@ -440,6 +440,11 @@ Addresses addresses() {
 
 bool attached() {
   return load(g_state.status) == kAttached && g_state.owner_pid == rawsys::sys_getpid();
+}
+
+bool tracks_mappings() {
+  return attached() && load(g_state.channel->tracking) == format::kTrackerUserfaultfd &&
+         g_state.channel->tracker_fd >= 0;
 }
 
 Result<void> start(const char* session_dir) {

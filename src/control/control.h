@@ -54,6 +54,10 @@ Result<void> start(const char* session_dir);
 // Is there a session in *this* process (false in fork children)?
 bool attached();
 
+// Are there mappings in which the kernel counts writes (kTrackerUserfaultfd), or may the next
+// checkpoint make some? The kernel does not join such a one with another.
+bool tracks_mappings();
+
 enum class Ask { kCheckpoint = 0, kRollback = 1, kWait = 2 };
 struct Answer {
   bool restored;  // the calling thread is in a restored process

@@ -31,8 +31,8 @@ enum MessageKind : uint32_t {
   kMessageCaptured = 5,    // answer to kCommandCapture (also in the header)
   kMessageSetInterval = 6,
   kMessageClose = 9,   // crheap_close()
-  kMessageWait = 10,   // checkpoint_wait() was called
-  kMessageQuick = 12,  // there is a slot (quick.h)
+  kMessageWait = 12,   // checkpoint_wait() was called
+  kMessageQuick = 13,  // there is a slot (quick.h)
   // crckpt -> agent
   kMessageAskCheckpoint = 7,
   kMessageAskStatus = 8,
@@ -160,7 +160,7 @@ enum CommandKind : uint32_t {
   kCommandEarly = 8,      // copy pages by the table of ranges while the program runs
   kCommandCalls = 9,      // make the system calls of the CallList at offset arg0
   kCommandRollback = 10,  // stand still while the agent puts memory back: `rollback`
-  kCommandReserve = 11,   // make room to remember about arg0 pages (kTrackSoftDirty, kTrackHash)
+  kCommandReserve = 11,  // make room to remember about arg0 pages (kTrackerSoftDirty, kTrackerHash)
 };
 
 inline constexpr uint32_t kRangeAnon = 0;   // no file: pages that are not zero
@@ -190,15 +190,7 @@ struct Run {
 CR_ON_DISK(Run, 24);
 inline constexpr uint64_t kPagesSame = ~uint64_t{0};
 
-// How the control thread finds the pages that do not change between checkpoints.
-enum Tracking : uint32_t {
-  kTrackUnknown = 0,     // not chosen yet
-  kTrackEverything = 1,  // it does not: all pages are copied
-  kTrackUserfault = 2,   // userfaultfd counts writes, PAGEMAP_SCAN tells (Linux 6.7)
-  kTrackSoftDirty = 3,   // the kernel marks what was written since /proc/PID/clear_refs
-  kTrackHash = 4,        // pages are compared with the hashes of their last copies
-};
-constexpr uint32_t tracking_bit(Tracking t) { return 1u << t; }
+constexpr uint32_t tracking_bit(Tracker t) { return 1u << t; }
 
 // kCommandEarly: of these nobody knows any more what was written; more than fit: of nothing.
 struct Spoiled {
@@ -263,11 +255,11 @@ struct ChannelHeader {
   uint64_t untrackable_bytes;  // out, kCommandTrack: address space of mappings that cannot be
   uint32_t more;               // out: 1 when staging or the run table is full before the end
   uint32_t use_pagemap_scan;   // 0 forces the portable path
-  uint32_t tracking;           // Tracking, of this and the last checkpoint
+  uint32_t tracking;           // Tracker, of this and the last checkpoint, or of the first
   uint32_t protect;            // kCommandCapture: 0: what is written stays so for the next capture
   uint32_t quick_ready;        // 1: QuickHead (quick.h) may be used
   uint32_t can_track;          // out, when attached: tracking_bit() of what can be had
-  uint64_t stamp;              // kTrackHash: of this checkpoint's early copies; see PageHashes
+  uint64_t stamp;              // kTrackerHash: of this checkpoint's early copies; see PageHashes
   uint64_t ranges_off, runs_off, runs_cap;
   Spoiled spoiled;     // out, kCommandEarly
   uint32_t described;  // futex. kCommandCapture: 1 when `process` is filled in

@@ -12,6 +12,7 @@
 #include <sys/mman.h>
 
 #include "control/control.h"
+#include "rawsys/pagemap_abi.h"
 #include "rawsys/rawsys.h"
 
 namespace {
@@ -65,10 +66,23 @@ bool take_line(const char* p, uint64_t from, uint64_t to, Pieces& out) {
   return true;
 }
 
+// Asks the kernel (6.11) instead of reading all of the map; false if it does not know.
+bool is_one_mapping(int maps, uint64_t from, uint64_t to) {
+  cr::rawsys::ProcmapQuery q{};
+  q.size = sizeof(q);
+  q.query_addr = from;
+  return sys(__NR_ioctl, maps, cr::rawsys::kProcmapQuery, &q) == 0 && q.vma_start <= from &&
+         q.vma_end >= to;
+}
+
 bool find_pieces(uint64_t from, uint64_t to, Pieces& out) {
   // Not thread-self: a checkpoint may come just now, and thread ids may differ after the restore.
   const long fd = cr::rawsys::sys_openat(AT_FDCWD, "/proc/self/maps", O_RDONLY | O_CLOEXEC);
   if (fd < 0) return false;
+  if (is_one_mapping(static_cast<int>(fd), from, to)) {
+    cr::rawsys::sys_close(static_cast<int>(fd));
+    return false;
+  }
   char buffer[4096 + 1];
   size_t used = 0;
   bool good = true;
@@ -173,7 +187,8 @@ extern "C" [[gnu::visibility("default")]] void* mremap(void* old, size_t old_byt
   long r = -EFAULT;
   // Since Linux 6.17 a move to a given place may end half-way, at the first tracked mapping: there
   // the kernel is asked second.
-  const bool first = ours && flags == (MREMAP_MAYMOVE | MREMAP_FIXED);
+  const bool first =
+      ours && flags == (MREMAP_MAYMOVE | MREMAP_FIXED) && cr::control::tracks_mappings();
   if (first) r = in_pieces(from, old_bytes, new_bytes, flags, fixed);
   if (r == -EFAULT) r = sys(__NR_mremap, from, old_bytes, new_bytes, flags, fixed);
   if (r == -EFAULT && ours && !first) {

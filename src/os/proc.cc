@@ -6,6 +6,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -98,6 +99,25 @@ std::string status_field(const std::string& status, const char* name) {
   const size_t end = text.find('\n', from);
   while (from < text.size() && (text[from] == ' ' || text[from] == '\t')) from++;
   return text.substr(from, end == std::string::npos ? end : end - from);
+}
+
+pid_t innermost_id(const std::string& status, const char* name) {
+  const std::string ids = status_field(status, name);
+  return static_cast<pid_t>(strtol(ids.c_str() + (ids.find_last_of(" \t") + 1), nullptr, 10));
+}
+
+bool is_killed(const std::string& status) {
+  const uint64_t pending = strtoull(status_field(status, "ShdPnd").c_str(), nullptr, 16);
+  return (pending & (uint64_t{1} << (SIGKILL - 1))) != 0;
+}
+
+bool in_pid_namespace(const std::string& status) {
+  return status_field(status, "NSpid").find_first_of(" \t") != std::string::npos;
+}
+
+pid_t inner_tid(pid_t pid, pid_t tid) {
+  const pid_t id = innermost_id(read_or_empty(task_path(pid, tid, "status")), "NSpid");
+  return id != 0 ? id : tid;
 }
 
 namespace {

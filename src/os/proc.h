@@ -32,6 +32,13 @@ Result<std::vector<MapEntry>> parse_maps(const std::string& text);
 
 // "Name:" line of a status-like file, trimmed; empty if absent.
 std::string status_field(const std::string& status, const char* name);
+// Fields such as NSpid and NStgid have an id for each pid namespace; the last one is what the
+// process itself sees. 0 if absent.
+pid_t innermost_id(const std::string& status, const char* name);
+// Somebody has sent it SIGKILL: it ends, or is a zombie.
+bool is_killed(const std::string& status);
+// The process is in a pid namespace below ours.
+bool in_pid_namespace(const std::string& status);
 
 Result<std::vector<pid_t>> list_tasks(pid_t pid);
 Result<std::vector<int>> list_fds(pid_t pid, pid_t tid);
@@ -41,6 +48,8 @@ Result<std::vector<int>> list_fds(pid_t pid, pid_t tid);
 std::string task_path(pid_t pid, pid_t tid, const char* what);
 // The file's content; "" if it cannot be read.
 std::string read_or_empty(const std::string& path);
+// The thread's id as it sees it itself; tid if that cannot be read.
+pid_t inner_tid(pid_t pid, pid_t tid);
 
 struct FdInfo {
   uint64_t position = 0;

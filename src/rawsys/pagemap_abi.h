@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // pagemap_abi.h - ioctl(PAGEMAP_SCAN) of linux/fs.h and what userfaultfd needs for counting writes,
-// both since Linux 6.7; Debian 12's headers do not have them.
+// both since Linux 6.7, and ioctl(PROCMAP_QUERY); Debian 12's headers do not have them.
 // Invariant: the kernel's layout and values. Context: any.
 #pragma once
 
@@ -39,5 +39,17 @@ inline constexpr unsigned long kUffdioApi = 0xc018aa3f;       // _IOWR(0xaa, 0x3
 inline constexpr unsigned long kUffdioRegister = 0xc020aa00;  // _IOWR(0xaa, 0, uffdio_register)
 // _IOWR(0xaa, 6, uffdio_writeprotect)
 inline constexpr unsigned long kUffdioWriteprotect = 0xc018aa06;
+
+// PROCMAP_QUERY of /proc/PID/maps (Linux 6.11): the mapping at query_addr.
+inline constexpr unsigned long kProcmapQuery = 0xC0686611;
+struct ProcmapQuery {
+  uint64_t size, query_flags, query_addr;
+  uint64_t vma_start, vma_end, vma_flags, vma_page_size, vma_offset;
+  uint64_t inode;
+  uint32_t dev_major, dev_minor;
+  uint32_t vma_name_size, build_id_size;
+  uint64_t vma_name_addr, build_id_addr;
+};
+static_assert(sizeof(ProcmapQuery) == 104);
 
 }  // namespace cr::rawsys

@@ -10,6 +10,7 @@
 #include <sys/socket.h>
 
 #include "format/channel.h"
+#include "format/mm_map.h"
 #include "format/plan.h"
 #include "rawsys/rawsys.h"
 #include "restorer/restorer.h"
@@ -215,25 +216,9 @@ void place_vdso(const Restore& rs) {
 
 void describe_memory_to_kernel(const Restore& rs) {
   const format::MmRecord& mm = rs.plan->process.mm;
-  struct {
-    uint64_t start_code, end_code, start_data, end_data, start_brk, brk, start_stack;
-    uint64_t arg_start, arg_end, env_start, env_end;
-    uint64_t auxv;
-    uint32_t auxv_size, exe_fd;
-  } map = {mm.start_code,
-           mm.end_code,
-           mm.start_data,
-           mm.end_data,
-           mm.start_brk,
-           mm.brk,
-           mm.start_stack,
-           mm.arg_start,
-           mm.arg_end,
-           mm.env_start,
-           mm.env_end,
-           reinterpret_cast<uint64_t>(rs.at<uint8_t>(rs.plan->auxv_off)),
-           static_cast<uint32_t>(rs.plan->auxv_bytes),
-           ~0u};
+  const format::MmMap map =
+      format::mm_map(mm, reinterpret_cast<uint64_t>(rs.at<uint8_t>(rs.plan->auxv_off)),
+                     static_cast<uint32_t>(rs.plan->auxv_bytes));
   const long r = sys(__NR_prctl, PR_SET_MM, PR_SET_MM_MAP, &map, sizeof(map), 0);
   if (r < 0) fail(rs, format::kStepMm, r, mm.start_brk);
 }

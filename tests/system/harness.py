@@ -10,6 +10,7 @@ prints the command that repeats it. Nothing is retried to hide a flake.
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -240,6 +241,7 @@ class Workspace:
         user.give(self.path)
         self.build = BUILD.for_user(user)
         self.variables = {}  # more of the environment of everything that is started
+        self.until_end = contextlib.ExitStack()  # left when everything has been killed
         self.sessions = []
         self._popens = []
         self._lock = threading.Lock()
@@ -555,6 +557,7 @@ def run_test(test, keep=False):
                    f"      repeat: {test.repeat}\n")
     finally:
         workspace.kill_everything()
+        workspace.until_end.close()
         _active.discard(workspace)
         if (not failed or _stopping.is_set()) and not keep:
             workspace.remove()

@@ -20,6 +20,7 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import harness  # noqa: E402
+import huge_pages  # noqa: E402
 from harness import Failure, Session, Skip, Test  # noqa: E402
 
 PROGRAMS = pathlib.Path(__file__).resolve().parent / "programs"
@@ -42,6 +43,7 @@ class Program:
     skip_unprivileged: str = ""
     track: str = "auto"
     children: str = "no"
+    hugepages: int = 0
 
 
 def parse_directive(name, text):
@@ -59,6 +61,8 @@ def parse_directive(name, text):
             value, _, text = rest.partition(" ")
         if key == "timeout":
             value = float(value)
+        elif key == "hugepages":
+            value = int(value)
         elif key == "skip_unprivileged":
             value = value.replace("_", " ")
         setattr(program, key, value)
@@ -251,6 +255,7 @@ def run_plain(workspace, program):
 
 
 def run_program(workspace, program, mode, back_end, plain):
+    workspace.until_end.enter_context(huge_pages.borrowed(program.hugepages))
     if plain:
         run_plain(workspace, program)
         return

@@ -80,7 +80,8 @@ static void leave_an_orphan(char *b) {
   pid_t middle = fork();
   REQUIRE(middle >= 0);
   if (middle == 0) {
-    if (fork() != 0) _exit(0);
+    const pid_t orphan = fork();
+    if (orphan != 0) _exit(orphan < 0 ? errno : 0);
     usleep(1000);
     check_all_of("the orphan's block", b);
     char ok = test_failures == 0;
@@ -90,6 +91,7 @@ static void leave_an_orphan(char *b) {
   memset(b, 3, kBlockBytes);
   int status = -1;
   CHECK_EQ("waitpid", middle, waitpid(middle, &status, 0));
+  CHECK_EQ("status of the orphan's parent", 0, status);
   char ok = 0;
   CHECK_EQ("the orphan's word", 1, (int)read(result[0], &ok, 1));
   CHECK_EQ("the orphan's block", 1, ok);

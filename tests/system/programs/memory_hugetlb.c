@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* crtest: mode=often kill=later track=auto,uffd,hash,all
+/* crtest: mode=often kill=later track=auto,uffd,hash,all hugepages=4
  *
  * Private memory of huge pages (MAP_HUGETLB) that changes all the time. Where there are none
  * (/proc/sys/vm/nr_hugepages) the test is skipped.

@@ -25,7 +25,7 @@ namespace {
 
 constexpr uint64_t kPages = 96, kMappings = 4;
 
-// How the control thread knows what was written (format::Tracking).
+// How the control thread knows what was written (format::Tracker).
 enum class Kind { kUserfault, kSoftDirty, kHash };
 
 // A memory with a kernel that counts writes, or marks them, or does nothing, and a control thread

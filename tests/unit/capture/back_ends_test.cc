@@ -35,7 +35,7 @@ using Bytes = std::vector<uint8_t>;
 
 class Machine {
  public:
-  Machine(cr::format::Tracking how, bool scan, uint64_t seed) : how_(how), random_(seed) {
+  Machine(cr::format::Tracker how, bool scan, uint64_t seed) : how_(how), random_(seed) {
     channel_memory_.resize(kChannel);
     ch().ranges_off = kRangesOff;
     ch().runs_off = kRunsOff;
@@ -76,7 +76,7 @@ class Machine {
     bool there = false, zero = false, marked = false;
   };
   ChannelHeader& ch() { return *reinterpret_cast<ChannelHeader*>(channel_memory_.data()); }
-  bool by_marks() const { return how_ == cr::format::kTrackSoftDirty; }
+  bool by_marks() const { return how_ == cr::format::kTrackerSoftDirty; }
   uint8_t* at(uint64_t page) const { return memory_ + page * kPageSize; }
   uint64_t address(uint64_t page) const { return reinterpret_cast<uint64_t>(at(page)); }
 
@@ -272,7 +272,7 @@ class Machine {
     image_ = std::move(image);
   }
 
-  const cr::format::Tracking how_;
+  const cr::format::Tracker how_;
   bool tight_ = false;
   Random random_;
   alignas(8) std::vector<uint8_t> channel_memory_;
@@ -299,16 +299,17 @@ bool has_scan() {
 
 Test(back_ends, hashes_tell_what_differs) {
   for (uint64_t seed = 1; seed <= 10; seed++) {
-    Machine(cr::format::kTrackHash, has_scan(), seed).run(150);
+    Machine(cr::format::kTrackerHash, has_scan(), seed).run(150);
   }
 }
 
 Test(back_ends, hashes_need_no_pagemap_scan) {
-  for (uint64_t seed = 1; seed <= 10; seed++) Machine(cr::format::kTrackHash, false, seed).run(150);
+  for (uint64_t seed = 1; seed <= 10; seed++)
+    Machine(cr::format::kTrackerHash, false, seed).run(150);
 }
 
 Test(back_ends, soft_dirty_marks_tell_what_was_written) {
   for (uint64_t seed = 1; seed <= 10; seed++) {
-    Machine(cr::format::kTrackSoftDirty, false, seed).run(150);
+    Machine(cr::format::kTrackerSoftDirty, false, seed).run(150);
   }
 }

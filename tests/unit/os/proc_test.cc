@@ -3,8 +3,10 @@
 #include "os/proc.h"
 
 #include <criterion/criterion.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <sys/sysmacros.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -53,6 +55,32 @@ Test(proc, finds_status_fields) {
   cr_assert(cr::os::status_field(status, "NSpid") == "100\t7");
   cr_assert(cr::os::status_field(status, "Name") == "x");
   cr_assert(cr::os::status_field(status, "pid").empty());
+}
+
+Test(proc, finds_the_id_that_a_process_sees_itself) {
+  const std::string nested = "NStgid:\t100\t9\t7\nNSpid:\t101\t10\t8\n";
+  const std::string plain = "NStgid:\t100\nNSpid:\t101\n";
+  cr_assert_eq(cr::os::innermost_id(nested, "NStgid"), 7);
+  cr_assert_eq(cr::os::innermost_id(nested, "NSpid"), 8);
+  cr_assert_eq(cr::os::innermost_id(plain, "NSpid"), 101);
+  cr_assert_eq(cr::os::innermost_id(plain, "NSsid"), 0);
+  cr_assert(cr::os::in_pid_namespace(nested));
+  cr_assert_not(cr::os::in_pid_namespace(plain));
+  cr_assert_eq(cr::os::inner_tid(getpid(), getpid()), getpid());
+  cr_assert_eq(cr::os::inner_tid(getpid(), -5), -5, "no such thread: the id that was given");
+}
+
+Test(proc, knows_a_killed_process) {
+  cr_assert_not(cr::os::is_killed("SigPnd:\t0000000000000100\nShdPnd:\t0000000000000200\n"));
+  const pid_t child = fork();
+  if (child == 0) {
+    for (;;) pause();
+  }
+  const std::string path = cr::os::task_path(child, child, "status");
+  cr_assert_not(cr::os::is_killed(cr::os::read_or_empty(path)));
+  kill(child, SIGKILL);
+  cr_assert(cr::os::is_killed(cr::os::read_or_empty(path)));
+  waitpid(child, nullptr, 0);
 }
 
 Test(proc, reads_the_stat_of_this_process) {
