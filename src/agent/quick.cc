@@ -13,6 +13,7 @@
 
 #include "agent/frame.h"
 #include "agent/session.h"
+#include "format/quick_scan.h"
 #include "os/proc.h"
 #include "rawsys/rawsys.h"
 
@@ -27,8 +28,12 @@ constexpr uint64_t kOrdinaryEveryNs = 1000000000;
 // Asked for as often as this, a program is offered the quick path.
 constexpr uint64_t kOftenNs = 250000000;
 constexpr uint64_t kWaitForAttemptNs = 50000000;
-constexpr uint64_t kSpinNs = 100000;
+// Who calls so often is likely to call again at once: better looked out for than waited for.
+constexpr uint64_t kSpinNs = 150000;
+// Below, the agent looks from time to time and need not be woken, which costs the program time.
+constexpr uint64_t kNapGapNs = 5000000, kLeastNapNs = 200000, kMostNapNs = 1000000;
 constexpr uint64_t kMostFailedAttempts = 3;
+constexpr int kRead = O_RDONLY | O_CLOEXEC;
 
 uint64_t now_ns() { return rawsys::clock_ns(CLOCK_MONOTONIC); }
 
@@ -269,6 +274,11 @@ void QuickPath::offer(const store::Model& model, const std::string& map,
       !fill_plan(model, map, status)) {
     return;
   }
+  map_ = map;
+  maps_fd_ = os::Fd(open(os::task_path(s_.pid_, s_.control_tid_, "maps").c_str(), kRead));
+  timers_fd_ = os::Fd(open(("/proc/" + std::to_string(s_.pid_) + "/timers").c_str(), kRead));
+  pagemap_fd_ = os::Fd(open(os::task_path(s_.pid_, s_.control_tid_, "pagemap").c_str(), kRead));
+  scratch_.resize(sizeof(format::QuickScratch));
   model_ = model;
   model_.extents.clear();
   model_.checksums.clear();
@@ -310,28 +320,75 @@ void QuickPath::withdraw() {
 
 bool QuickPath::waiting() const { return memory_ && load(head()->published) != head()->finished; }
 
+// Is the program's map as it was? As compare_map() and compare_private() in the program.
+bool QuickPath::looks_same() {
+  map_now_.resize(map_.size() + 1);
+  size_t used = 0;
+  ssize_t n = 0;
+  while (used < map_now_.size() &&
+         (n = pread(maps_fd_.get(), map_now_.data() + used, map_now_.size() - used,
+                    static_cast<off_t>(used))) > 0) {
+    used += static_cast<size_t>(n);
+  }
+  char c;
+  if (n < 0 || used != map_.size() || memcmp(map_now_.data(), map_.data(), used) != 0 ||
+      pread(timers_fd_.get(), &c, 1, 0) != 0) {
+    return false;
+  }
+  auto& scratch = *reinterpret_cast<format::QuickScratch*>(scratch_.data());
+  return format::compare_private(*head(), scratch, pagemap_fd_.get()) == 0;
+}
+
+void QuickPath::help() {
+  QuickHead& h = *head();
+  uint64_t asked = load(h.help);
+  if (asked % format::kHelpStates != format::kHelpWanted || load(h.enabled) == 0) return;
+  const uint64_t number = asked - format::kHelpWanted;
+  if (!__atomic_compare_exchange_n(&h.help, &asked, number + format::kHelpBegun, false,
+                                   __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {
+    return;
+  }
+  uint64_t begun = number + format::kHelpBegun;
+  const uint64_t answer = number + (looks_same() ? format::kHelpSame : format::kHelpDiffers);
+  __atomic_compare_exchange_n(&h.help, &begun, answer, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+}
+
+void QuickPath::note_arrival() {
+  const uint64_t now = now_ns();
+  gap_ns_ = now - arrived_ns_;
+  arrived_ns_ = now;
+}
+
 bool QuickPath::serve(size_t most) {
   if (!waiting()) return false;
-  for (size_t i = 0; i < most; i++) {
+  QuickHead& h = *head();
+  const bool spins = sysconf(_SC_NPROCESSORS_ONLN) > 1;
+  for (size_t i = 0; i < most && waiting(); i++) {
+    note_arrival();
+    const bool quickly = spins && gap_ns_ < kSpinNs;
+    set(h.agent_spins, quickly ? 1 : 0);
+    help();
+    commit_next();
     const uint64_t begin = now_ns();
-    while (!waiting()) {
-      // Who calls often is likely to call again soon, and waking us costs it time.
-      if (now_ns() - begin > kSpinNs || sysconf(_SC_NPROCESSORS_ONLN) < 2) break;
+    while (quickly && !waiting() && now_ns() - begin < kSpinNs) {
+      help();
       __builtin_ia32_pause();
     }
-    if (!waiting()) break;
-    commit_next();
   }
-  if (offered_ns_ != 0 && now_ns() - offered_ns_ > kOrdinaryEveryNs) set(head()->enabled, 0);
+  if (!waiting()) set(h.agent_spins, 0);
+  if (offered_ns_ != 0 && now_ns() - offered_ns_ > kOrdinaryEveryNs) set(h.enabled, 0);
   return waiting();
 }
 
-bool QuickPath::sleep() {
-  if (!memory_) return true;
+uint64_t QuickPath::sleep(uint64_t timeout_ns) {
+  if (!memory_) return timeout_ns;
+  if (gap_ns_ < kNapGapNs && now_ns() - arrived_ns_ < 4 * kNapGapNs) {
+    return waiting() ? 0 : std::min(timeout_ns, std::clamp(gap_ns_ / 2, kLeastNapNs, kMostNapNs));
+  }
   set(head()->agent_sleeps, 1);
-  if (!waiting()) return true;
+  if (!waiting()) return timeout_ns;
   wake();
-  return false;
+  return 0;
 }
 
 void QuickPath::wake() {

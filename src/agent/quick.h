@@ -44,8 +44,9 @@ class QuickPath {
   uint64_t whole() const { return whole_; }
   // The program may capture itself, and no attempt has been none since it was last offered.
   bool is_open() const;
-  // The agent goes to sleep, or is awake again. False: it must not, something is there.
-  bool sleep();
+  // The agent goes to sleep for timeout_ns at most (~0: for ever). So long it may, and who has
+  // something for it will wake it, unless it is so short that nobody needs to.
+  uint64_t sleep(uint64_t timeout_ns);
   void wake();
   // A control thread has attached.
   void reset();
@@ -67,6 +68,9 @@ class QuickPath {
   std::vector<format::Run> all_runs() const;
   bool drops_pages() const;
   void commit_next();
+  void help();
+  bool looks_same();
+  void note_arrival();
   void fail(const Trouble& bad);
 
   Session& s_;
@@ -84,6 +88,11 @@ class QuickPath {
   std::vector<store::DeltaPage> pages_;
   std::vector<format::QuickRange> ranges_;
   size_t paths_used_ = 0;
+  // For help().
+  std::string map_, map_now_;
+  os::Fd maps_fd_, timers_fd_, pagemap_fd_;
+  std::vector<uint8_t> scratch_;
+  uint64_t arrived_ns_ = 0, gap_ns_ = ~uint64_t{0};  // the newest slot, and how long since the last
 };
 
 }  // namespace cr::agent

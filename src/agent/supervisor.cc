@@ -637,8 +637,12 @@ int Supervisor::run(Launched launched) {
     const bool filling = options_.progress && plan_ != nullptr;
     if (filling) timeout = timeout < 0 ? kTellMs : std::min(timeout, kTellMs);
     constexpr size_t kQuickAtOnce = 16;
-    if (serve_quick(kQuickAtOnce) || !session_.quick().sleep()) timeout = 0;
-    const int n = poll(p.data(), p.size(), timeout);
+    constexpr uint64_t kNever = ~uint64_t{0};
+    uint64_t wait_ns = timeout < 0 ? kNever : static_cast<uint64_t>(timeout) * 1000000;
+    wait_ns = serve_quick(kQuickAtOnce) ? 0 : session_.quick().sleep(wait_ns);
+    const timespec wait{static_cast<time_t>(wait_ns / 1000000000),
+                        static_cast<long>(wait_ns % 1000000000)};
+    const int n = ppoll(p.data(), p.size(), wait_ns == kNever ? nullptr : &wait, nullptr);
     session_.quick().wake();
     if (filling) tell_filled();
     if (n < 0 && errno != EINTR) break;

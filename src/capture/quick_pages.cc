@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <sys/uio.h>
 
+#include "format/quick_scan.h"
 #include "rawsys/pagemap_abi.h"
 #include "rawsys/rawsys.h"
 
@@ -12,6 +13,7 @@ namespace cr::capture {
 namespace {
 
 using namespace rawsys;  // the kernel's names
+using format::PageScan;
 using format::QuickHead;
 using format::QuickRange;
 using format::Run;
@@ -20,39 +22,6 @@ using format::Run;
 constexpr uint64_t kSparePages = 16;
 // Run::staging_page in a list.
 constexpr uint64_t kWrittenPages = 0, kOfFile = 1;
-
-// One PAGEMAP_SCAN after another over a range, region by region; the regions lie in scratch.
-class Scan {
- public:
-  Scan(QuickHead& head, int pagemap, PmScanArg arg) : pagemap_(pagemap), arg_(arg) {
-    regions_ = reinterpret_cast<PageRegion*>(head.scratch);
-    arg_.size = sizeof(arg_);
-    arg_.vec = reinterpret_cast<uint64_t>(regions_);
-    arg_.vec_len = sizeof(head.scratch) / sizeof(PageRegion);
-  }
-  // nullptr: the end, or error() != 0.
-  const PageRegion* next() {
-    while (at_ == count_) {
-      if (arg_.start >= arg_.end) return nullptr;
-      count_ = sys(__NR_ioctl, pagemap_, kPagemapScan, &arg_);
-      at_ = 0;
-      if (count_ < 0 || (count_ == 0 && arg_.walk_end <= arg_.start)) {
-        error_ = count_ < 0 ? count_ : -EIO;
-        count_ = 0;
-        return nullptr;
-      }
-      arg_.start = arg_.walk_end;
-    }
-    return &regions_[at_++];
-  }
-  long error() const { return error_; }
-
- private:
-  int pagemap_;
-  PmScanArg arg_;
-  PageRegion* regions_;
-  long count_ = 0, at_ = 0, error_ = 0;
-};
 
 PmScanArg differences(uint64_t start, uint64_t end) {
   PmScanArg arg{};
@@ -72,17 +41,6 @@ PmScanArg written(uint64_t start, uint64_t end) {
   arg.flags = kScanCheckAsync | kScanWriteProtect;
   arg.category_inverted = kIsPfnZero;
   arg.category_mask = kIsPfnZero | kIsWritten;
-  arg.category_anyof_mask = kIsPresent | kIsSwapped;
-  arg.return_mask = kIsPresent | kIsSwapped;
-  return arg;
-}
-
-PmScanArg private_pages(uint64_t start, uint64_t end) {
-  PmScanArg arg{};
-  arg.start = start;
-  arg.end = end;
-  arg.category_inverted = kIsPfnZero | kIsFile;
-  arg.category_mask = kIsPfnZero | kIsFile;
   arg.category_anyof_mask = kIsPresent | kIsSwapped;
   arg.return_mask = kIsPresent | kIsSwapped;
   return arg;
@@ -115,7 +73,7 @@ class List {
 
 long list_anonymous(QuickHead& head, int pagemap, List& list, uint64_t* pages) {
   for (uint64_t i = 0; i < head.plan.anon_count; i++) {
-    Scan scan(head, pagemap, differences(head.ranges[i].start, head.ranges[i].end));
+    PageScan scan(head.scratch, pagemap, differences(head.ranges[i].start, head.ranges[i].end));
     while (const PageRegion* r = scan.next()) {
       const bool there = (r->categories & (kIsPresent | kIsSwapped)) != 0;
       const bool data = there && (r->categories & kIsPfnZero) == 0;
@@ -127,28 +85,6 @@ long list_anonymous(QuickHead& head, int pagemap, List& list, uint64_t* pages) {
     if (scan.error() != 0) return scan.error();
   }
   return 0;
-}
-
-// One list of regions of all ranges of files, neighbours joined: to(start, end) for each, which
-// returns 0 or an error.
-template <typename To>
-long each_private(QuickHead& head, int pagemap, To to) {
-  const QuickRange* ranges = head.ranges + head.plan.anon_count;
-  QuickRange last{};
-  for (uint64_t i = 0; i < head.plan.file_count; i++) {
-    Scan scan(head, pagemap, private_pages(ranges[i].start, ranges[i].end));
-    while (const PageRegion* r = scan.next()) {
-      if (last.end == r->start) {
-        last.end = r->end;
-        continue;
-      }
-      const long e = last.end != 0 ? to(last) : 0;
-      if (e != 0) return e;
-      last = {r->start, r->end};
-    }
-    if (scan.error() != 0) return scan.error();
-  }
-  return last.end != 0 ? to(last) : 0;
 }
 
 uint64_t bytes_in_both(const QuickRange& a, const QuickRange& b) {
@@ -192,27 +128,19 @@ QuickRange hull(const QuickFound& found, const Run* runs, const QuickRange& rang
 
 long quick_find(QuickHead& head, int pagemap, QuickFound* ret) {
   List list(head.runs, 0, format::kQuickMostRuns);
-  uint64_t seen = 0;
   *ret = {};
-  long e = list_anonymous(head, pagemap, list, &ret->anonymous_pages);
+  const long e = list_anonymous(head, pagemap, list, &ret->anonymous_pages);
   if (e != 0) return e;
   ret->anonymous_runs = list.count();
-  ret->pages = ret->anonymous_pages;
-  e = each_private(head, pagemap, [&](const QuickRange& r) -> long {
-    if (seen == head.plan.private_count || head.private_runs[seen].start != r.start ||
-        head.private_runs[seen].end != r.end) {
-      return -ESTALE;
-    }
-    seen++;
+  ret->pages = ret->anonymous_pages + kSparePages;
+  for (uint64_t i = 0; i < head.plan.private_count; i++) {
+    const QuickRange& r = head.private_runs[i];
     const uint64_t pages = (r.end - r.start) / kPageSize;
     ret->pages += pages;
-    return list.add(r.start, pages, kOfFile) ? 0 : -E2BIG;
-  });
-  if (e == 0 && seen != head.plan.private_count) e = -ESTALE;
+    if (!list.add(r.start, pages, kOfFile)) return -E2BIG;
+  }
   ret->runs = list.count();
-  ret->pages += kSparePages;
-  if (e == 0 && ret->pages > format::kQuickMostPages) e = -E2BIG;
-  return e;
+  return ret->pages > format::kQuickMostPages ? -E2BIG : 0;
 }
 
 // The list is made anew, of what was marked: another thread of the library's may have written to a
@@ -228,7 +156,7 @@ long quick_mark(QuickHead& head, int pagemap, QuickFound* found) {
   head.marking = 1;
   for (uint64_t i = 0; i < head.plan.anon_count; i++) {
     const QuickRange h = hull(*found, head.runs, head.ranges[i], &at);
-    Scan scan(head, pagemap, written(h.start, h.end));
+    PageScan scan(head.scratch, pagemap, written(h.start, h.end));
     while (const PageRegion* r = scan.next()) {
       if (!list.add(r->start, pages_of(*r), kWrittenPages)) return -E2BIG;
       pages += pages_of(*r);
@@ -286,7 +214,7 @@ long quick_copy(QuickHead& head, uint64_t first, const QuickFound& found, format
 
 long list_private(QuickHead& head, int pagemap) {
   head.plan.private_count = 0;
-  return each_private(head, pagemap, [&](const QuickRange& r) -> long {
+  return format::each_private(head, head.scratch, pagemap, [&](const QuickRange& r) -> long {
     if (head.plan.private_count == format::kQuickMostRuns) return -E2BIG;
     head.private_runs[head.plan.private_count++] = r;
     return 0;

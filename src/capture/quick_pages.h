@@ -22,9 +22,9 @@ struct QuickFound {
   uint64_t anonymous_pages;
 };
 
-// Lists what there is to copy. Changes nothing. 0, or
-// -EPERM: memory that is not tracked. -ESTALE: a file's pages have become the program's own, or
-// were. -E2BIG: more than a checkpoint may have.
+// Lists what there is to copy; of files, the pages that were private at the last ordinary
+// checkpoint. Changes nothing. 0, or -EPERM: memory that is not tracked. -E2BIG: more than a
+// checkpoint may have.
 long quick_find(format::QuickHead& head, int pagemap, QuickFound* ret);
 
 // Marks the pages as not written, if it is time to; from then on head.marking is 1. 0 or -errno.

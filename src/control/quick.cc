@@ -8,6 +8,7 @@
 #include "capture/quick_pages.h"
 #include "control/control.h"
 #include "control/quick_state.h"
+#include "format/quick_scan.h"
 #include "rawsys/rawsys.h"
 
 extern "C" __attribute__((returns_twice)) int cr_save_registers(cr::format::QuickContext*);
@@ -63,22 +64,48 @@ uint64_t wait_for_room(QuickHead& h, uint64_t pages) {
   return kQuickRingPages;
 }
 
-QuickRefusal capture_pages(QuickHead& h, QuickSlot& slot) {
+// Asks the agent to look at the map, if it would see it at once.
+uint64_t ask_for_help(QuickHead& h) {
+  const uint64_t number = (h.help / kHelpStates + 1) * kHelpStates;
+  const bool wanted = load(h.agent_spins) != 0;
+  __atomic_store_n(&h.help, number + (wanted ? kHelpWanted : kHelpNone), __ATOMIC_SEQ_CST);
+  return number;
+}
+
+// The agent's answer, or, if it has none in time, our own.
+bool map_is_same(QuickHead& h, uint64_t number, int pagemap) {
+  constexpr int kSpins = 3000;
+  for (int i = 0; i < kSpins; i++) {
+    uint64_t now = load(h.help);
+    if (now == number + kHelpSame) return true;
+    if (now == number + kHelpDiffers) return false;
+    if (now == number + kHelpNone) break;
+    if (now == number + kHelpWanted &&
+        __atomic_compare_exchange_n(&h.help, &now, number + kHelpNone, false, __ATOMIC_SEQ_CST,
+                                    __ATOMIC_SEQ_CST)) {
+      break;
+    }
+    __builtin_ia32_pause();
+  }
+  return compare_map(h) == kQuickDone && compare_private(h, h.scratch, pagemap) == 0;
+}
+
+QuickRefusal capture_pages(QuickHead& h, uint64_t help, QuickSlot& slot) {
   const long pagemap = sys_openat(AT_FDCWD, "/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
   if (pagemap < 0) return kQuickPages;
   const int fd = static_cast<int>(pagemap);
   capture::QuickFound found;
-  long e = capture::quick_find(h, fd, &found);
+  QuickRefusal why = capture::quick_find(h, fd, &found) == 0 ? kQuickDone : kQuickPages;
+  if (why == kQuickDone && !map_is_same(h, help, fd)) why = kQuickMap;
   uint64_t first = kQuickRingPages;
-  if (e == 0) {
-    const uint64_t tables = capture::quick_table_pages(kQuickMostRuns);
-    first = wait_for_room(h, found.pages + tables);
-    if (first == kQuickRingPages) e = -ENOSPC;
+  if (why == kQuickDone) {
+    first = wait_for_room(h, found.pages + capture::quick_table_pages(kQuickMostRuns));
+    if (first == kQuickRingPages) why = kQuickRoom;
   }
-  if (e == 0) e = capture::quick_mark(h, fd, &found);
+  if (why == kQuickDone && capture::quick_mark(h, fd, &found) != 0) why = kQuickPages;
   sys_close(fd);
-  if (e == 0) e = capture::quick_copy(h, first, found, slot);
-  return e == 0 ? kQuickDone : kQuickPages;
+  if (why == kQuickDone && capture::quick_copy(h, first, found, slot) != 0) why = kQuickPages;
+  return why;
 }
 
 void publish(QuickHead& h, ChannelHeader* channel) {
@@ -118,8 +145,9 @@ Quick quick_checkpoint() {
     const uint64_t begin = clock_ns(CLOCK_MONOTONIC);
     slot.generation = load(h->generation);
     slot.context.pkru = h->plan.has_pkru != 0 ? read_pkru() : 0;
+    const uint64_t help = ask_for_help(*h);
     QuickRefusal why = compare_state(*h, mask, slot);
-    if (why == kQuickDone) why = capture_pages(*h, slot);
+    if (why == kQuickDone) why = capture_pages(*h, help, slot);
     store(h->refused, why);
     if (why == kQuickDone) {
       slot.begin_ns = begin;

@@ -68,12 +68,12 @@ bool same_signals(const QuickPlan& p, uint64_t sigmask) {
   return true;
 }
 
-bool no_timers(QuickHead& head) {
+bool no_interval_timers() {
   for (int i = 0; i < 3; i++) {
     TimerRecord now{}, none{};
     if (sys(__NR_getitimer, i, &now) != 0 || !equal(&now, &none, sizeof(now))) return false;
   }
-  return read_proc("/proc/self/timers", head.scratch, sizeof(head.scratch)) == 0;
+  return true;
 }
 
 bool same_thread(const QuickPlan& p) {
@@ -239,12 +239,16 @@ bool same_map(QuickHead& head) {
 QuickRefusal compare_state(QuickHead& head, uint64_t sigmask, QuickSlot& slot) {
   if (!one_thread(head.plan)) return kQuickThreads;
   if (!same_signals(head.plan, sigmask)) return kQuickSignals;
-  if (!no_timers(head)) return kQuickTimers;
+  if (!no_interval_timers()) return kQuickTimers;
   if (!same_thread(head.plan) || !same_scheduling(head.plan) || !same_credentials(head.plan) ||
       !same_process(head)) {
     return kQuickProcess;
   }
-  if (!same_files(head, slot)) return kQuickFiles;
+  return same_files(head, slot) ? kQuickDone : kQuickFiles;
+}
+
+QuickRefusal compare_map(QuickHead& head) {
+  if (read_proc("/proc/self/timers", head.scratch, sizeof(head.scratch)) != 0) return kQuickTimers;
   return same_map(head) ? kQuickDone : kQuickMap;
 }
 

@@ -13,5 +13,7 @@ namespace cr::control {
 // in open files, which is no difference.
 format::QuickRefusal compare_state(format::QuickHead& head, uint64_t sigmask,
                                    format::QuickSlot& slot);
+// The part of it that the agent can look at as well.
+format::QuickRefusal compare_map(format::QuickHead& head);
 
 }  // namespace cr::control

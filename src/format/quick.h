@@ -99,6 +99,11 @@ struct QuickHead {
   uint32_t list_private;         // agent: 1: kCommandCapture fills private_runs
   int32_t private_errno;         // out
   uint32_t reserved;
+  // The agent, on another processor, looks at what is slow to look at: the memory map, timers, the
+  // private pages of files. A number that the program raises with each attempt, and a QuickHelp.
+  uint64_t help;
+  uint32_t agent_spins;  // 1: it looks out for slots and for `help`
+  uint32_t reserved2;
   uint64_t generation;  // raised when the agent did not wait for an attempt to end
   uint64_t ring_used;   // by the program: where the next slot begins
   // Hot pages; see capture/quick_pages.h.
@@ -117,6 +122,15 @@ struct QuickHead {
   Run runs[kQuickMostRuns], marked_runs[kQuickMostRuns];
   QuickRange last_runs[kQuickMostRuns];  // that were written at the checkpoint before
   uint8_t scratch[64 << 10];
+};
+
+enum QuickHelp : uint64_t {
+  kHelpNone = 0,
+  kHelpWanted = 1,
+  kHelpBegun = 2,
+  kHelpSame = 3,
+  kHelpDiffers = 4,
+  kHelpStates = 8,  // the number counts in these
 };
 
 enum QuickRefusal : uint32_t {

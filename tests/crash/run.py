@@ -12,6 +12,7 @@ alone/     only the program or only its agent is killed             (alone.py)
 random/    SIGKILL at random instants, restored and killed again    (random_kills.py)
 bad/       images that are damaged, foreign, too new, ...           (bad_images.py)
 limits/    no room, no permission                                   (limits.py)
+quick/     a program that captures itself, hundreds of times a second (quick.py)
 soak/      programs that know nothing of it, a checkpoint every 10 ms (soak.py; longer: make soak)
 The same names behind no_pagemap_scan/ and vdso_patch/ take the portable paths of the engine.
 """
@@ -31,6 +32,7 @@ import bad_images  # noqa: E402
 import faults  # noqa: E402
 import harness  # noqa: E402
 import limits  # noqa: E402
+import quick  # noqa: E402
 import random_kills  # noqa: E402
 import real_programs  # noqa: E402
 import soak  # noqa: E402
@@ -131,8 +133,17 @@ class Plan:
         for name in limits.ALL:
             self.add(f"{label}limits/{name}", user,
                      lambda workspace, name=name: limit(workspace, name))
+        if not label:
+            self.add_quick(user)
         if not label and user == self.users[0]:
             self.add("fault/all_points_are_tried", user, lambda workspace: all_points_are_tried())
+
+
+    def add_quick(self, user):
+        for point in quick.POINTS:
+            self.add(f"quick/{point}", user,
+                     lambda workspace, point=point: quick.run_point(workspace, point, self.seed))
+        self.add("quick/random", user, lambda workspace: quick.run_random(workspace, self.seed))
 
 
 def all_points_are_tried():

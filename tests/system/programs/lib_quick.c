@@ -112,7 +112,10 @@ static void look(struct look *l) {
   l->log_bytes = (uint64_t)st.st_size;
   getitimer(ITIMER_VIRTUAL, &timer);
   l->timer_s = timer.it_interval.tv_sec != 0;
-  l->rounding = (uint64_t)fegetround();
+  volatile double third = 1;
+  third /= 3; /* by SSE; fegetround() asks the x87 */
+  memcpy(&l->rounding, (const void *)&third, 8);
+  l->rounding ^= (uint64_t)fegetround();
   REQUIRE(getcwd(l->cwd, sizeof l->cwd) != NULL);
   CPU_ZERO(&cpus);
   sched_getaffinity(0, sizeof cpus, &cpus);
