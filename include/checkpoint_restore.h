@@ -70,7 +70,9 @@ struct crattr {
   /* bound of the staging memory; default 0: as much as a checkpoint needs */
   uint64_t staging_bytes;
   uint32_t durable;          /* CR_DURABLE_POWER or CR_DURABLE_CRASH */
-  uint32_t reserved;         /* must be 0 */
+  /* enum crtracker: how the pages are found that have changed, as crrun --track; default 0: the
+   * best that this machine has. What it does not have is an error (ENOTSUP). */
+  uint32_t track;
 };
 #define CRATTR_INIT {sizeof(struct crattr), 0, NULL, 0.0, 0, 0, 0, 0, 0}
 
@@ -82,7 +84,8 @@ struct crattr {
  *   the restored program, which continues where its checkpoint was taken.
  * Errors: EINVAL attr is malformed; EALREADY; EACCES/ENOTDIR/ENOSPC the image directory cannot be
  *   made or written; EBUSY another live session uses the directory; ENOENT the agent program is not
- *   found (set CR_AGENT); ENOMEM; EBADMSG with CR_RESUME: the image is damaged. On failure no
+ *   found (set CR_AGENT); ENOTSUP crattr.track is a way that this machine does not have; ENOMEM;
+ *   EBADMSG with CR_RESUME: the image is damaged. On failure no
  *   session exists and nothing was written to an existing image.
  * Durability: none. Context: thread-safe: yes; async-signal-safe: no; may block: yes; hook: no. */
 CR_API int crinit(struct crattr *attr);

@@ -27,13 +27,14 @@ void tell(int fd, const std::string& text) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  enum { kPid = 256, kDir, kInterval, kStaging, kDurable, kReadyFd, kHeap };
+  enum { kPid = 256, kDir, kInterval, kStaging, kDurable, kReadyFd, kHeap, kTrack };
   static const option kLong[] = {{"pid", required_argument, nullptr, kPid},
                                  {"dir", required_argument, nullptr, kDir},
                                  {"interval", required_argument, nullptr, kInterval},
                                  {"staging", required_argument, nullptr, kStaging},
                                  {"durable", required_argument, nullptr, kDurable},
                                  {"heap", required_argument, nullptr, kHeap},
+                                 {"track", required_argument, nullptr, kTrack},
                                  {"ready-fd", required_argument, nullptr, kReadyFd},
                                  {nullptr, 0, nullptr, 0}};
   agent::SupervisorOptions s;
@@ -65,6 +66,9 @@ int main(int argc, char** argv) {
                  : strcmp(optarg, "open") == 0 ? agent::HeapMode::kOpen
                                                : agent::HeapMode::kNone;
         break;
+      case kTrack:
+        o.tracking = static_cast<format::Tracker>(tools::parse_number(kTool, "--track", optarg));
+        break;
       case kReadyFd:
         ready = static_cast<int>(tools::parse_number(kTool, "--ready-fd", optarg));
         break;
@@ -76,6 +80,11 @@ int main(int argc, char** argv) {
     tools::misuse(kTool, "this program is started by crinit()");
   }
   tools::finish_interval(kTool, &o);
+  const std::string why = agent::check_tracking(o.tracking);
+  if (!why.empty()) {
+    tell(ready, "E" + std::to_string(ENOTSUP) + " crattr.track: " + why);
+    return tools::kExitOwnFailure;
+  }
   unsetenv("LD_PRELOAD");
   s.tool = kTool;
   s.own_child = false;

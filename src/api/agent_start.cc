@@ -25,7 +25,7 @@ namespace {
 extern "C" char** environ;
 
 struct Child {
-  char* argv[16];
+  char* argv[18];
   char** envp;
   int ready_write;
 };
@@ -118,7 +118,7 @@ Result<void> start_agent(const AgentOptions& o, char* ret_text, size_t text_cap)
   }
   int ready[2];
   if (pipe2(ready, O_CLOEXEC) != 0) return Error{Errc::kSystem, errno, "making a pipe"};
-  char pid[24], interval[32], staging[24], durable[8];
+  char pid[24], interval[32], staging[24], durable[8], track[8];
   snprintf(pid, sizeof(pid), "%d", static_cast<int>(getpid()));
   if (o.interval_seconds == CR_INTERVAL_AUTO) {
     rawsys::str_copy(interval, "auto", sizeof(interval));
@@ -127,10 +127,11 @@ Result<void> start_agent(const AgentOptions& o, char* ret_text, size_t text_cap)
   }
   snprintf(staging, sizeof(staging), "%llu", static_cast<unsigned long long>(o.staging_bytes));
   snprintf(durable, sizeof(durable), "%u", o.durable);
+  snprintf(track, sizeof(track), "%u", o.track);
   Child c{};
   const char* args[] = {program,  "--pid",     pid,     "--dir",     o.image_dir, "--interval",
                         interval, "--staging", staging, "--durable", durable,     "--ready-fd",
-                        "3",      "--heap",    o.heap,  nullptr};
+                        "3",      "--heap",    o.heap,  "--track",   track,       nullptr};
   static_assert(sizeof(args) <= sizeof(c.argv));
   memcpy(c.argv, args, sizeof(args));
   c.envp = environ;

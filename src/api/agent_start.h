@@ -13,6 +13,7 @@ struct AgentOptions {
   double interval_seconds;
   uint64_t staging_bytes;
   uint32_t durable;
+  uint32_t track;             // enum crtracker
   const char* heap = "none";  // "open", "create", "read": a session of the heap alone
 };
 

@@ -126,8 +126,8 @@ Result<crattr> read_attr(const crattr* given) {
     return Error{Errc::kInvalid, EINVAL,
                  "crinit: crattr.interval_seconds must be 0, CR_INTERVAL_AUTO or 0.001..1e9"};
   }
-  if (a.durable > CR_DURABLE_CRASH || a.reserved != 0) {
-    return Error{Errc::kInvalid, EINVAL, "crinit: crattr.durable or crattr.reserved out of range"};
+  if (a.durable > CR_DURABLE_CRASH || a.track > CR_TRACKER_HASH) {
+    return Error{Errc::kInvalid, EINVAL, "crinit: crattr.durable or crattr.track out of range"};
   }
   return a;
 }
@@ -200,8 +200,8 @@ int init_locked(const crattr& a) {
   if (!where) return fail(where.error());
   if ((a.flags & CR_RESUME) != 0 && resume(dir, (a.flags & CR_RESUME_LENIENT) != 0) != 0) return -1;
   char text[512] = "";
-  auto agent =
-      start_agent({dir, a.interval_seconds, a.staging_bytes, a.durable}, text, sizeof(text));
+  auto agent = start_agent({dir, a.interval_seconds, a.staging_bytes, a.durable, a.track}, text,
+                           sizeof(text));
   if (!agent) return fail(agent.error(), text);
   auto joined = join_session(dir);
   if (!joined) return fail(joined.error());
@@ -274,7 +274,7 @@ int heap_open_locked(const char* image_dir, uint32_t flags) {
   const uint32_t durable =
       (flags & CR_HEAP_DURABLE_CRASH) != 0 ? CR_DURABLE_CRASH : CR_DURABLE_POWER;
   char text[512] = "";
-  auto agent = start_agent({dir, 0, 0, durable, mode}, text, sizeof(text));
+  auto agent = start_agent({dir, 0, 0, durable, 0, mode}, text, sizeof(text));
   if (!agent) return fail(agent.error(), text);
   auto joined = join_session(dir);
   if (!joined) return fail(joined.error());

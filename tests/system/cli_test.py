@@ -927,6 +927,19 @@ def test_interval_auto_api(workspace):
     expect_match(r"^auto 1 tracker [12] ", done.stdout, "the program's output under crrun")
 
 
+def test_track_api(workspace):
+    """crattr.track, as crrun --track; what this machine does not have is an error with the words."""
+    program = workspace.program("lib_status")
+    for number, word in ((1, "all"), (2, "uffd"), (3, "softdirty"), (4, "hash")):
+        known = crrun(workspace, f"--track={word}", "-i", "off", "true")
+        done = workspace.run([program, f"{word}.image", str(number)])
+        if known.returncode == 0:
+            expect_match(rf"^auto 1 tracker {number} ", done.stdout, "the program's output")
+        else:
+            expect(done.returncode != 0 and f"--track={word} cannot be had" in done.stderr,
+                   f"not refused: {done}")
+
+
 def test_interval_auto_usage(workspace):
     """Options of -i auto without it, and values out of range, are misuse."""
     for words in (["--overhead", "1"], ["-i", "5", "--mtbf", "1h"], ["--min-interval", "1"],

@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <stddef.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static int complain(const char *what) {
@@ -32,11 +33,14 @@ static int old_struct_is_respected(void) {
 
 int main(int argc, char **argv) {
   struct crattr attr = CRATTR_INIT;
-  if (argc != 2) return 2;
+  if (argc != 2 && argc != 3) return 2;
   attr.image_dir = argv[1];
   attr.interval_seconds = -2;
   if (crinit(&attr) != -1 || errno != EINVAL) return fprintf(stderr, "-2 was accepted\n"), 1;
   attr.interval_seconds = CR_INTERVAL_AUTO;
+  attr.track = CR_TRACKER_HASH + 1;
+  if (crinit(&attr) != -1 || errno != EINVAL) return fprintf(stderr, "track 5 was accepted\n"), 1;
+  attr.track = argc == 3 ? (uint32_t)atoi(argv[2]) : 0;
   if (crinit(&attr) != 0) return complain("crinit");
   struct crstatus st = {.size = sizeof st};
   const struct timespec pause = {0, 10000000};
