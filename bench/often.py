@@ -18,11 +18,14 @@ import common
 
 RATES = (100, 1000)
 SECONDS = 1.0
+# And once in a second, of a larger program that dirties 1 % of its pages meanwhile.
+SLOW_MIB, SLOW_SECONDS = 1024, 6.0
 
 
-def often(directory, how, rate):
+def often(directory, how, rate, mib=64, pages=100, span=SECONDS):
     """(units per second, checkpoints whole per second) of one run; directory None: without."""
-    command = [common.program("often"), directory or "-", "64", "100", how, str(rate), str(SECONDS)]
+    command = [common.program("often"), directory or "-", str(mib), str(pages), how, str(rate),
+               str(span)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     units, _taken, whole, seconds = map(float, done.stdout.split()[:4])
     return units / seconds, whole / seconds
@@ -63,13 +66,22 @@ def main():
             rows.append([f"{rate}", pages, f"{common.median(reached):.0f}",
                          f"{common.median(slow):.1f} ({min(slow):.1f}-{max(slow):.1f})"])
             print(*rows[-1], sep=" | ", flush=True)
+    slow = []
+    pages = SLOW_MIB * 256 // 100
+    for _ in range(arguments.runs):
+        without, _ = often(None, "moving", 1, SLOW_MIB, pages, SLOW_SECONDS)
+        units, _ = in_memory(lambda d: often(d, "moving", 1, SLOW_MIB, pages, SLOW_SECONDS))
+        slow.append(100 * (1 - units / without))
+    once = f"{common.median(slow):.2f} ({min(slow):.2f}-{max(slow):.2f})"
+    print("once in a second", once, sep=" | ", flush=True)
     plain = [sort("--no-checkpoint") for _ in range(arguments.runs)]
     sorts = [in_memory(lambda d: sort("--image", d + "/image")) for _ in range(arguments.runs)]
     text = (f"## Many checkpoints\n\n{where}. Images in /dev/shm. 64 MiB, 100 pages dirtied for each "
             f"checkpoint(); medians (lowest-highest) of {arguments.runs} runs of {SECONDS:g} s, with "
             "and without checkpoints in turns.\n\n"
             + common.table(("wanted per second", "pages", "whole per second", "slowdown, %"), rows)
-            + "\n\nMerge sort of 8192 integers, 8191 checkpoints, each whole before the next one "
+            + f"\n\nOnce in a second, {SLOW_MIB} MiB, 1 % of the pages dirtied meanwhile, runs of "
+            f"{SLOW_SECONDS:g} s: slowdown {once} %.\n\nMerge sort of 8192 integers, 8191 checkpoints, each whole before the next one "
             f"begins: {common.milliseconds(sorts)} ms; without any {common.milliseconds(plain)} ms.\n")
     print(text)
     common.write_section("often", text)

@@ -452,7 +452,8 @@ def main():
     parser.add_argument("--where", nargs="+", default=["shm", "disk"], choices=["shm", "disk"])
     parser.add_argument("--disk", default=tempfile.gettempdir(), help="folder for images on disk")
     parser.add_argument("--peers", nargs="*", default=["criu", "dmtcp"])
-    parser.add_argument("--no-overhead", action="store_true", help="leave out bench/often.py, rollback.py and overhead.py")
+    parser.add_argument("--no-overhead", action="store_true",
+                        help="leave out often.py, first.py, rollback.py and overhead.py")
     arguments = parser.parse_args()
     common.be_first()
     where = common.machine()
@@ -485,7 +486,7 @@ def main():
     if not arguments.no_overhead:
         statuses = [subprocess.run([sys.executable, str(common.REPO / "bench" / script)],
                                    check=False).returncode
-                    for script in ("often.py", "rollback.py", "overhead.py")]
+                    for script in ("often.py", "first.py", "rollback.py", "overhead.py")]
         sys.exit(max(statuses))
 
 

@@ -8,6 +8,8 @@
 #include <sched.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
+#include <time.h>
 
 #include <algorithm>
 
@@ -35,7 +37,12 @@ constexpr uint64_t kNapGapNs = 5000000, kLeastNapNs = 200000, kMostNapNs = 10000
 constexpr uint64_t kMostFailedAttempts = 3;
 constexpr int kRead = O_RDONLY | O_CLOEXEC;
 
-uint64_t now_ns() { return rawsys::clock_ns(CLOCK_MONOTONIC); }
+// Not by a system call.
+uint64_t now_ns() {
+  timespec t{};
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return static_cast<uint64_t>(t.tv_sec) * 1000000000 + static_cast<uint64_t>(t.tv_nsec);
+}
 
 template <typename T>
 T load(const T& word) {
@@ -265,6 +272,31 @@ bool QuickPath::fill_plan(const store::Model& m, const std::string& map,
   return fill_files(m);
 }
 
+bool QuickPath::MappedFile::is_same() const {
+  struct stat st;
+  return fstat(fd.get(), &st) == 0 && static_cast<uint64_t>(st.st_size) == bytes &&
+         st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec == mtime_ns;
+}
+
+// That the names still lead to them is seen in the text of the map ("(deleted)").
+bool QuickPath::open_mapped(const store::Model& m) {
+  mapped_.clear();
+  uint64_t last_ino = 0, last_dev = 0;
+  for (const format::SegmentRecord& seg : m.segments) {
+    const bool file = seg.kind == format::kSegmentFile || seg.kind == format::kSegmentFileShared;
+    if (!file || (seg.flags & format::kSegmentDeleted) != 0) continue;
+    if (seg.ino == last_ino && seg.dev == last_dev) continue;
+    last_ino = seg.ino;
+    last_dev = seg.dev;
+    MappedFile f{os::Fd(open(m.strings.c_str() + seg.file, O_PATH | O_CLOEXEC)), seg.file_bytes,
+                 seg.file_mtime_ns};
+    struct stat st;
+    if (fstat(f.fd.get(), &st) != 0 || st.st_ino != seg.ino || !f.is_same()) return false;
+    mapped_.push_back(std::move(f));
+  }
+  return true;
+}
+
 void QuickPath::offer(const store::Model& model, const std::string& map,
                       const std::string& status) {
   if (!ranges_noted_) return;
@@ -274,6 +306,7 @@ void QuickPath::offer(const store::Model& model, const std::string& map,
       !fill_plan(model, map, status)) {
     return;
   }
+  if (!open_mapped(model)) return;
   map_ = map;
   maps_fd_ = os::Fd(open(os::task_path(s_.pid_, s_.control_tid_, "maps").c_str(), kRead));
   timers_fd_ = os::Fd(open(("/proc/" + std::to_string(s_.pid_) + "/timers").c_str(), kRead));
@@ -518,7 +551,7 @@ std::vector<format::Run> QuickPath::all_runs() const {
 }
 
 Trouble QuickPath::commit(const QuickSlot& slot) {
-  if (!files_are_as_described(model_)) {
+  if (!std::ranges::all_of(mapped_, [](const MappedFile& f) { return f.is_same(); })) {
     return trouble(Errc::kUnsupported, ESTALE,
                    "a mapped file was changed; the next checkpoint has it");
   }

@@ -88,6 +88,14 @@ class QuickPath {
   std::vector<store::DeltaPage> pages_;
   std::vector<format::QuickRange> ranges_;
   size_t paths_used_ = 0;
+  struct MappedFile {
+    os::Fd fd;
+    uint64_t bytes;
+    int64_t mtime_ns;
+    bool is_same() const;
+  };
+  bool open_mapped(const store::Model& model);
+  std::vector<MappedFile> mapped_;
   // For help().
   std::string map_, map_now_;
   os::Fd maps_fd_, timers_fd_, pagemap_fd_;

@@ -47,7 +47,8 @@ struct SwBytes {  // at offset 464 of the XSAVE area
 };
 static_assert(sizeof(SwBytes) == 48);
 
-uint64_t read_xcr0() {
+// Asked once: in a virtual machine each CPUID is an exit.
+uint64_t ask_xcr0() {
   uint32_t a, b, c, d;
   if (__get_cpuid(1, &a, &b, &c, &d) == 0 || (c & bit_OSXSAVE) == 0) return 0;
   uint32_t lo, hi;
@@ -55,8 +56,12 @@ uint64_t read_xcr0() {
   return static_cast<uint64_t>(hi) << 32 | lo;
 }
 
-// Where each feature ends in a standard-format XSAVE area. Asked once: in a virtual machine each
-// CPUID is an exit.
+uint64_t read_xcr0() {
+  static const uint64_t xcr0 = ask_xcr0();
+  return xcr0;
+}
+
+// Where each feature ends in a standard-format XSAVE area.
 struct XstateEnds {
   uint64_t end[63] = {};
   XstateEnds() {
