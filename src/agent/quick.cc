@@ -80,7 +80,7 @@ void QuickPath::reset() {
   if (!memory_) return;
   QuickHead& h = *head();
   h.enabled = h.busy = h.marking = h.announce = h.agent_sleeps = h.list_private = 0;
-  h.published = h.finished = 0;
+  h.published = h.finished = finished_ = 0;
 }
 
 void QuickPath::asked() {
@@ -165,6 +165,7 @@ bool QuickPath::note_ranges(const store::Model& model) {
   h.plan.file_count = of_files.size();
   ranges_ = std::move(anonymous);
   ranges_.insert(ranges_.end(), of_files.begin(), of_files.end());
+  files_ = std::move(of_files);
   std::ranges::sort(ranges_, {}, &format::QuickRange::start);
   return true;
 }
@@ -306,7 +307,9 @@ void QuickPath::offer(const store::Model& model, const std::string& map,
       !fill_plan(model, map, status)) {
     return;
   }
-  if (!open_mapped(model)) return;
+  const uint64_t runs = load(h.plan.private_count);
+  if (runs > format::kQuickMostRuns || !open_mapped(model)) return;
+  private_.assign(h.private_runs, h.private_runs + runs);
   map_ = map;
   maps_fd_ = os::Fd(open(os::task_path(s_.pid_, s_.control_tid_, "maps").c_str(), kRead));
   timers_fd_ = os::Fd(open(("/proc/" + std::to_string(s_.pid_) + "/timers").c_str(), kRead));
@@ -338,7 +341,7 @@ void QuickPath::withdraw() {
     sched_yield();
   }
   if (load(h.busy) != 0) {  // halted in the middle: what comes of it is not wanted
-    h.generation++;
+    h.generation = ++generation_;
     s_.pages_.forget();
   }
   while (waiting()) commit_next();
@@ -351,7 +354,7 @@ void QuickPath::withdraw() {
   broken_ = false;
 }
 
-bool QuickPath::waiting() const { return memory_ && load(head()->published) != head()->finished; }
+bool QuickPath::waiting() const { return memory_ && load(head()->published) != finished_; }
 
 // Is the program's map as it was? As compare_map() and compare_private() in the program.
 bool QuickPath::looks_same() {
@@ -369,7 +372,8 @@ bool QuickPath::looks_same() {
     return false;
   }
   auto& scratch = *reinterpret_cast<format::QuickScratch*>(scratch_.data());
-  return format::compare_private(*head(), scratch, pagemap_fd_.get()) == 0;
+  return format::compare_private({files_.data(), files_.size()}, {private_.data(), private_.size()},
+                                 scratch, pagemap_fd_.get()) == 0;
 }
 
 void QuickPath::help() {
@@ -439,15 +443,17 @@ void QuickPath::fail(const Trouble& bad) {
 // Takes the oldest slot.
 void QuickPath::commit_next() {
   QuickHead& h = *head();
-  const uint64_t number = h.finished;
+  const uint64_t number = finished_, published = load(h.published);
+  const bool sound = published - number <= format::kQuickSlots;
   const auto finish = [&] {
-    __atomic_store_n(&h.finished, number + 1, __ATOMIC_SEQ_CST);
+    finished_ = sound ? number + 1 : published;
+    __atomic_store_n(&h.finished, finished_, __ATOMIC_SEQ_CST);
     __atomic_add_fetch(&h.finished_word, 1, __ATOMIC_SEQ_CST);
     if (load(h.program_waits) != 0) rawsys::sys_futex(&h.finished_word, FUTEX_WAKE, 0x7fffffff);
   };
   QuickSlot slot;
-  const bool readable = read_slot(number, &slot);
-  if (readable && slot.generation != h.generation) {
+  const bool readable = sound && read_slot(number, &slot);
+  if (readable && slot.generation != generation_) {
     // Nothing is lost: an ordinary checkpoint was taken while the program stood here.
     s_.pages_.forget();
     set(h.enabled, 0);

@@ -79,6 +79,8 @@ class QuickPath {
   bool memory_ = false;           // is allocated
   uint64_t failed_attempts_ = 0;  // of marking without a slot: at some number it is given up
   uint64_t offered_ns_ = 0, whole_ = 0;
+  uint64_t generation_ = 0;
+  uint64_t finished_ = 0;  // as QuickHead says; what the program may write to is not read back
   bool ranges_noted_ = false;
   bool broken_ = false;  // a slot could not be committed: those behind it cannot either
   store::Model model_;   // of the newest checkpoint
@@ -86,7 +88,8 @@ class QuickPath {
   // The slot under way.
   std::vector<format::Run> runs_;  // ascending
   std::vector<store::DeltaPage> pages_;
-  std::vector<format::QuickRange> ranges_;
+  std::vector<format::QuickRange> ranges_;  // of both kinds, ascending
+  std::vector<format::QuickRange> files_, private_;
   size_t paths_used_ = 0;
   struct MappedFile {
     os::Fd fd;

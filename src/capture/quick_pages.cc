@@ -214,11 +214,13 @@ long quick_copy(QuickHead& head, uint64_t first, const QuickFound& found, format
 
 long list_private(QuickHead& head, int pagemap) {
   head.plan.private_count = 0;
-  return format::each_private(head, head.scratch, pagemap, [&](const QuickRange& r) -> long {
-    if (head.plan.private_count == format::kQuickMostRuns) return -E2BIG;
-    head.private_runs[head.plan.private_count++] = r;
-    return 0;
-  });
+  return format::each_private(format::file_ranges(head), head.scratch, pagemap,
+                              [&](const QuickRange& r) -> long {
+                                if (head.plan.private_count == format::kQuickMostRuns)
+                                  return -E2BIG;
+                                head.private_runs[head.plan.private_count++] = r;
+                                return 0;
+                              });
 }
 
 }  // namespace cr::capture

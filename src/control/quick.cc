@@ -31,6 +31,11 @@ QuickHead* available() {
   return load(head->enabled) != 0 ? head : nullptr;
 }
 
+void ring(ChannelHeader* channel) {
+  __atomic_add_fetch(&channel->doorbell, 1, __ATOMIC_ACQ_REL);
+  sys_futex(&channel->doorbell, FUTEX_WAKE, 0x7fffffff);
+}
+
 // Where `pages` of the ring are free in one piece; kQuickRingPages: nowhere.
 uint64_t find_room(const QuickHead& h, uint64_t pages) {
   const uint64_t finished = load(h.finished);
@@ -56,6 +61,7 @@ uint64_t wait_for_room(QuickHead& h, uint64_t pages) {
       continue;
     }
     if (load(state().status) != kAttached) break;
+    if (i == kSpins) ring(state().channel);  // the control thread shall see to it that it lives
     const timespec slice{0, 100 * 1000 * 1000};
     store(h.program_waits, 1);
     sys_futex(&h.finished_word, FUTEX_WAIT, word, &slice);
@@ -87,7 +93,9 @@ bool map_is_same(QuickHead& h, uint64_t number, int pagemap) {
     }
     __builtin_ia32_pause();
   }
-  return compare_map(h) == kQuickDone && compare_private(h, h.scratch, pagemap) == 0;
+  return compare_map(h) == kQuickDone &&
+         compare_private(file_ranges(h), {h.private_runs, h.plan.private_count}, h.scratch,
+                         pagemap) == 0;
 }
 
 QuickRefusal capture_pages(QuickHead& h, uint64_t help, QuickSlot& slot) {
@@ -115,8 +123,7 @@ void publish(QuickHead& h, ChannelHeader* channel) {
   h.marking = 0;
   if (__atomic_exchange_n(&h.agent_sleeps, 0u, __ATOMIC_SEQ_CST) == 0) return;
   store(h.announce, 1);
-  __atomic_add_fetch(&channel->doorbell, 1, __ATOMIC_ACQ_REL);
-  sys_futex(&channel->doorbell, FUTEX_WAKE, 0x7fffffff);
+  ring(channel);
 }
 
 // Of the processor's protection keys; only where the plan says that there are any.

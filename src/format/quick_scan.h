@@ -60,14 +60,23 @@ inline rawsys::PmScanArg private_pages(uint64_t start, uint64_t end) {
   return arg;
 }
 
-// One list of regions of all ranges of files, neighbours joined: to(start, end) for each, which
-// returns 0 or an error.
+// Ranges of mapped files, or runs of pages in them; ascending.
+struct QuickRanges {
+  const QuickRange* data;
+  uint64_t count;
+};
+inline QuickRanges file_ranges(const QuickHead& head) {
+  return {head.ranges + head.plan.anon_count, head.plan.file_count};
+}
+
+// One list of regions of all ranges, neighbours joined: to(start, end) for each, which returns 0 or
+// an error.
 template <typename To>
-long each_private(const QuickHead& head, QuickScratch& scratch, int pagemap, To to) {
-  const QuickRange* ranges = head.ranges + head.plan.anon_count;
+long each_private(QuickRanges ranges, QuickScratch& scratch, int pagemap, To to) {
   QuickRange last{};
-  for (uint64_t i = 0; i < head.plan.file_count; i++) {
-    PageScan scan(scratch, pagemap, private_pages(ranges[i].start, ranges[i].end));
+  for (uint64_t i = 0; i < ranges.count; i++) {
+    const QuickRange& range = ranges.data[i];
+    PageScan scan(scratch, pagemap, private_pages(range.start, range.end));
     while (const rawsys::PageRegion* r = scan.next()) {
       if (last.end == r->start) {
         last.end = r->end;
@@ -83,14 +92,15 @@ long each_private(const QuickHead& head, QuickScratch& scratch, int pagemap, To 
 }
 
 // -ESTALE: a file's pages have become the program's own since the ordinary checkpoint, or were.
-inline long compare_private(const QuickHead& head, QuickScratch& scratch, int pagemap) {
+inline long compare_private(QuickRanges files, QuickRanges known, QuickScratch& scratch,
+                            int pagemap) {
   uint64_t seen = 0;
-  const long e = each_private(head, scratch, pagemap, [&](const QuickRange& r) -> long {
-    if (seen == head.plan.private_count) return -ESTALE;
-    const QuickRange& known = head.private_runs[seen++];
-    return known.start == r.start && known.end == r.end ? 0 : -ESTALE;
+  const long e = each_private(files, scratch, pagemap, [&](const QuickRange& r) -> long {
+    if (seen == known.count) return -ESTALE;
+    const QuickRange& expected = known.data[seen++];
+    return expected.start == r.start && expected.end == r.end ? 0 : -ESTALE;
   });
-  return e == 0 && seen != head.plan.private_count ? -ESTALE : e;
+  return e == 0 && seen != known.count ? -ESTALE : e;
 }
 
 }  // namespace cr::format

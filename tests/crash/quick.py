@@ -6,9 +6,11 @@ Invariants: what comes back is the newest checkpoint that was committed, and it 
 checks itself; no checkpoint that it was told of is lost; most checkpoints were really quick ones.
 """
 
+import os
 import random
 import signal
 import struct
+import subprocess
 import time
 
 import harness
@@ -18,6 +20,7 @@ from subject import Subject
 # Each is reached once by every checkpoint, quick or not.
 POINTS = ("lock_cleared", "lock_cleared_synced", "pages_half", "pages_written",
           "metadata_written", "payload_synced", "committed", "committed_synced")
+ALL = ("random", "beside_ordinary_ones", "agent_killed")
 STATUS = struct.Struct("<QQQ")
 RANDOM_DEATHS = 12
 
@@ -128,3 +131,56 @@ def run_random(workspace, seed, deaths=RANDOM_DEATHS):
     single.end()
     if quick < 100:
         raise Failure(f"only {quick} checkpoints were quick ones")
+
+
+def run_beside_ordinary_ones(workspace, seed):
+    """crckpt, and stop signals that halt the program anywhere in an attempt."""
+    harness.require_restore(workspace.user)
+    choose = random.Random(seed)
+    single = Single(workspace)
+    single.start_single()
+    single.wait(lambda: single.records()[2] > 20, "quick checkpoints")
+    for _ in range(40):
+        time.sleep(choose.uniform(0, 0.02))
+        asked = subprocess.Popen([workspace.tool("crckpt"), str(single.image)],
+                                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        if choose.random() < 0.6:
+            pid = single.program_pid()
+            time.sleep(choose.uniform(0, 0.01))
+            os.kill(pid, signal.SIGSTOP)
+            time.sleep(choose.uniform(0, 0.08))
+            os.kill(pid, signal.SIGCONT)
+            os.kill(single.foreground.pid, signal.SIGCONT)  # it stops with its program
+        if asked.wait(timeout=60) != 0:
+            raise Failure(f"crckpt ended with {asked.returncode}: {single.describe()}")
+    before = single.records()
+    single.wait(lambda: single.records()[2] > before[2], "quick checkpoints again")
+    single.kill_pids([single.foreground.pid, *single.pids()])
+    told = single.records()
+    single.kill_all()
+    single.check_output()
+    come_back(single, told[1])
+    single.end()
+
+
+def run_agent_killed(workspace, _seed):
+    """The program is told within seconds, and what was committed is there."""
+    harness.require_restore(workspace.user)
+    single = Single(workspace)
+    single.start_single()
+    single.wait(lambda: single.records()[2] > 20, "quick checkpoints")
+    pid = single.program_pid()
+    single.kill_pids([single.foreground.pid])
+    single.wait(lambda: not harness.is_alive(pid), "the program's error", seconds=8, may_end=True)
+    text = harness.read_file(workspace.path / "out.txt")
+    if "checkpoint() failed" not in text:
+        raise Failure(f"the program should be told: {text} {single.describe()}")
+    told = single.records()
+    single.kill_all()
+    come_back(single, told[1])
+    single.end()
+
+
+def run(workspace, name, seed):
+    {"random": run_random, "beside_ordinary_ones": run_beside_ordinary_ones,
+     "agent_killed": run_agent_killed}[name](workspace, seed)

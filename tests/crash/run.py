@@ -143,7 +143,9 @@ class Plan:
         for point in quick.POINTS:
             self.add(f"quick/{point}", user,
                      lambda workspace, point=point: quick.run_point(workspace, point, self.seed))
-        self.add("quick/random", user, lambda workspace: quick.run_random(workspace, self.seed))
+        for name in quick.ALL:
+            self.add(f"quick/{name}", user,
+                     lambda workspace, name=name: quick.run(workspace, name, self.seed))
 
 
 def all_points_are_tried():
