@@ -43,8 +43,8 @@ Stored stored_of(const format::ImageView& v, const format::SegmentRecord& s) {
 Json segments_of(const format::ImageView& v) {
   Json all = Json::array();
   for (const format::SegmentRecord& s : v.segments) {
-    const bool shared =
-        s.kind == format::kSegmentFileShared || s.kind == format::kSegmentAnonShared;
+    const bool shared = s.kind == format::kSegmentFileShared ||
+                        s.kind == format::kSegmentAnonShared || s.kind == format::kSegmentObject;
     const Stored n = stored_of(v, s);
     Json j;
     j["start"] = hex(s.start);

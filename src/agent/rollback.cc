@@ -153,6 +153,11 @@ std::string Rollback::plan_mm() {
 std::string Rollback::find_out() {
   std::string why = check_process_state();
   if (!why.empty()) return why;
+  const format::ImageView& image = image_->view;
+  if (!image.objects.empty()) {  // whom it is shared with, and who has written to it, nobody knows
+    return std::string("shared memory ") + image.string(image.objects[0].name) +
+           " is put back by beginning anew";
+  }
   const pid_t tid = world_->threads()[0].tid;
   auto maps = os::parse_maps(os::read_or_empty("/proc/" + std::to_string(s_.pid_) + "/task/" +
                                                std::to_string(tid) + "/maps"));
