@@ -17,6 +17,12 @@ Trouble refuse(const os::MapEntry& m, const char* why) {
   return trouble(Errc::kUnsupported, 0, name_of_mapping(m) + ": " + why);
 }
 
+// Which pages of shared memory are in swap the kernel does not tell.
+bool may_be_swapped() {
+  const std::string info = os::read_or_empty("/proc/meminfo");
+  return os::status_field(info, "SwapTotal") != os::status_field(info, "SwapFree");
+}
+
 int64_t mtime_ns(const struct stat& st) {
   return st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec;
 }
@@ -120,7 +126,7 @@ Trouble Describer::add_shared(const os::MapEntry& m, format::SegmentRecord s) {
     s.kind = format::kSegmentAnonShared;
     s.file = 0;
     s.file_off = 0;
-    push(s, format::kRangeAll, 0);
+    push(s, format::kRangeAll, may_be_swapped() ? 1 : 0);
     return {};
   }
   const FileFacts f = facts(m);
