@@ -9,7 +9,6 @@
 #include <sys/shm.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -198,11 +197,7 @@ long ObjectReader::read_piece(uint64_t off, uint8_t* to, uint64_t bytes) const {
     }
     return 0;
   }
-  if (sysv_) {  // by the kernel: where memory is short a fault is an error and no signal
-    const iovec into{to, bytes}, from{sysv_.data() + off, bytes};
-    const ssize_t n = process_vm_readv(getpid(), &into, 1, &from, 1, 0);
-    return n == static_cast<ssize_t>(bytes) ? 0 : -ENOMEM;
-  }
+  if (sysv_) return sysv_.read(off, to, bytes);
   for (const os::MapEntry* m : maps_) {
     const uint64_t end = m->offset + (m->end - m->start);
     if (!m->shared || off < m->offset || off + bytes > end) continue;

@@ -42,23 +42,30 @@ Trouble fill_segment(const store::LoadedImage& loaded, const ObjectRecord& o,
                      const SysvSegment& segment) {
   uint8_t* const data = segment.attached.data();
   uint64_t at = 0;
+  const auto checked = [](long e) {
+    if (e == 0) return Trouble{};
+    return trouble(Errc::kNoMemory, static_cast<int>(-e),
+                   std::string("the content of System V shared memory cannot be put back: ") +
+                       strerror(static_cast<int>(-e)));
+  };
   const auto zero_to = [&](uint64_t to) {
-    if (!segment.fresh && to > at) memset(data + at, 0, to - at);
+    static constexpr uint8_t kZeros[kPageSize] = {};
+    long e = 0;
+    for (; !segment.fresh && e == 0 && at < to; at += kPageSize) {
+      e = segment.attached.write(at, kZeros, kPageSize);
+    }
+    return checked(e);
   };
   Trouble bad =
       for_each_extent(loaded.view, o, [&](uint64_t off, uint64_t slot, uint64_t pages) -> Trouble {
         const uint64_t bytes = pages * kPageSize;
-        zero_to(off);
+        Trouble zeros = zero_to(off);
+        if (zeros.bad()) return zeros;
         at = off + bytes;
         const uint64_t from = loaded.view.super.payload_off + slot * kPageSize;
-        const long e = rawsys::read_all_at(loaded.fd.get(), data + off, bytes, from);
-        if (e == 0) return {};
-        return trouble(Errc::kNoMemory, static_cast<int>(-e),
-                       std::string("the content of System V shared memory cannot be put back: ") +
-                           strerror(static_cast<int>(-e)));
+        return checked(rawsys::read_all_at(loaded.fd.get(), data + off, bytes, from));
       });
-  if (!bad.bad()) zero_to(page_ceil(o.bytes));
-  return bad;
+  return bad.bad() ? bad : zero_to(page_ceil(o.bytes));
 }
 
 }  // namespace

@@ -153,11 +153,6 @@ std::string Rollback::plan_mm() {
 std::string Rollback::find_out() {
   std::string why = check_process_state();
   if (!why.empty()) return why;
-  const format::ImageView& image = image_->view;
-  if (!image.objects.empty()) {  // whom it is shared with, and who has written to it, nobody knows
-    return std::string("shared memory ") + image.string(image.objects[0].name) +
-           " is put back by beginning anew";
-  }
   const pid_t tid = world_->threads()[0].tid;
   auto maps = os::parse_maps(os::read_or_empty("/proc/" + std::to_string(s_.pid_) + "/task/" +
                                                std::to_string(tid) + "/maps"));
@@ -190,6 +185,9 @@ std::string Rollback::find_out() {
   if (why.empty()) why = find_memory_change(*memory_now_, &memory_);
   if (why.empty()) {
     why = find_file_change(image_->view, s_.pid_, tid, s_.pidfd_.get(), &files_);
+  }
+  if (why.empty()) {
+    why = find_object_change({maps_, image_->view, s_.pid_, tid, s_.pidfd_.get()}, &objects_);
   }
   if (why.empty()) why = plan_signals();
   if (why.empty()) why = verify_change(*memory_now_, memory_);
@@ -363,6 +361,7 @@ std::string Rollback::put_memory_back() {
   };
   if (!wait(&c->rollback, format::kRollbackHeld)) return "the control thread does not answer";
   why = fill_memory(*memory_now_, memory_);
+  if (why.empty()) why = put_objects_back(objects_);
   if (!why.empty()) return why;
   for (const format::OverlayRecord& o : image_->view.overlays) {
     const auto b = image_->view.blob(o.bytes);

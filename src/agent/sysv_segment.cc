@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include "os/fd.h"
@@ -88,9 +89,26 @@ SysvAttachment SysvAttachment::attach(int id, int flags) {
   return a;
 }
 
+long SysvAttachment::read(uint64_t off, void* to, uint64_t bytes) const {
+  const iovec into{to, bytes}, from{data_ + off, bytes};
+  const ssize_t n = process_vm_readv(getpid(), &into, 1, &from, 1, 0);
+  return n == static_cast<ssize_t>(bytes) ? 0 : -ENOMEM;
+}
+
+long SysvAttachment::write(uint64_t off, const void* from, uint64_t bytes) const {
+  const iovec mine{const_cast<void*>(from), bytes}, into{data_ + off, bytes};
+  const ssize_t n = process_vm_writev(getpid(), &mine, 1, &into, 1, 0);
+  return n == static_cast<ssize_t>(bytes) ? 0 : -ENOMEM;
+}
+
 void SysvAttachment::reset() {
   if (data_ != nullptr) shmdt(data_);
   data_ = nullptr;
+}
+
+bool is_segment_there(const format::ObjectRecord& o) {
+  shmid_ds ds{};
+  return shmctl(static_cast<int>(o.ino), IPC_STAT, &ds) == 0 && is_same(ds, o);
 }
 
 Trouble find_or_make_segment(const format::ObjectRecord& o, const std::string& name, bool keep,

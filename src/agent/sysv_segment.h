@@ -31,11 +31,17 @@ class SysvAttachment {
   static SysvAttachment attach(int id, int flags);
   void reset();
   uint8_t* data() const { return data_; }
+  // By the kernel: where memory is short a fault is -errno and no signal.
+  long read(uint64_t off, void* to, uint64_t bytes) const;
+  long write(uint64_t off, const void* from, uint64_t bytes) const;
   explicit operator bool() const { return data_ != nullptr; }
 
  private:
   uint8_t* data_ = nullptr;
 };
+
+// Is the segment of the image still the one with its id?
+bool is_segment_there(const format::ObjectRecord& o);
 
 // A segment for a restored program.
 struct SysvSegment {
