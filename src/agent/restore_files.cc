@@ -94,7 +94,7 @@ Trouble FileOpener::open_regular(const format::FileRecord& f, os::Fd* ret, Pendi
   const std::string path = image_.string(f.path);
   struct stat st;
   if (lstat(path.c_str(), &st) != 0 && errno == ENOENT &&
-      !rename_back(f.ino, path, plan_.warnings)) {
+      !rename_back(f.ino, image_.super.realtime_ns, path, plan_.warnings)) {
     return trouble(Errc::kNotFound, ENOENT,
                    describe(f) + " was removed since the checkpoint; put it back, then try again");
   }
@@ -299,7 +299,20 @@ Trouble FileOpener::run(std::vector<format::PlanFd>* ret_fds) {
 
 }  // namespace
 
-bool rename_back(uint64_t ino, const std::string& path, std::vector<std::string>& warnings) {
+namespace {
+
+bool was_made_since(const std::string& path, uint64_t checkpoint_ns) {
+  struct statx s {};
+  if (statx(AT_FDCWD, path.c_str(), AT_SYMLINK_NOFOLLOW, STATX_BTIME, &s) != 0) return false;
+  const uint64_t made_ns =
+      static_cast<uint64_t>(s.stx_btime.tv_sec) * 1000000000 + s.stx_btime.tv_nsec;
+  return (s.stx_mask & STATX_BTIME) != 0 && made_ns > checkpoint_ns;
+}
+
+}  // namespace
+
+bool rename_back(uint64_t ino, uint64_t checkpoint_ns, const std::string& path,
+                 std::vector<std::string>& warnings) {
   const size_t slash = path.find_last_of('/');
   const std::string dir = slash == 0 ? "/" : path.substr(0, slash);
   DIR* d = opendir(dir.c_str());
@@ -311,6 +324,7 @@ bool rename_back(uint64_t ino, const std::string& path, std::vector<std::string>
   closedir(d);
   struct stat st;
   if (found.empty() || lstat(found.c_str(), &st) != 0 || !S_ISREG(st.st_mode)) return false;
+  if (was_made_since(found, checkpoint_ns)) return false;
   if (link(found.c_str(), path.c_str()) != 0) return false;  // never over an existing file
   unlink(found.c_str());
   warnings.push_back("renamed " + found + " back to " + path);

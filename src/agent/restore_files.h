@@ -14,8 +14,10 @@ namespace cr::agent {
 Trouble open_files(const format::ImageView& image, const std::string& image_dir, int live_pidfd,
                    ObjectMaker& objects, RestorePlan& plan, std::vector<format::PlanFd>* ret_fds);
 
-// A file that was renamed after the checkpoint: it is found by its inode in the same directory, and
-// has its name again. false: there is none.
-bool rename_back(uint64_t ino, const std::string& path, std::vector<std::string>& warnings);
+// A file that was renamed after the checkpoint, at checkpoint_ns: it is found by its inode in the
+// same directory, and has its name again. false: there is none. One that was made since has only
+// inherited the number.
+bool rename_back(uint64_t ino, uint64_t checkpoint_ns, const std::string& path,
+                 std::vector<std::string>& warnings);
 
 }  // namespace cr::agent

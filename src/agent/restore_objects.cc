@@ -138,7 +138,7 @@ Trouble ObjectMaker::open_named(const ObjectRecord& o, Made& m) {
   const std::string path = name(o);
   struct stat st;
   if (lstat(path.c_str(), &st) != 0 && errno == ENOENT &&
-      !rename_back(o.ino, path, plan_.warnings)) {
+      !rename_back(o.ino, image_.super.realtime_ns, path, plan_.warnings)) {
     const auto parts = stored_parts(o, image_.segments, number(o));
     const bool all =
         o.bytes == 0 || (parts.size() == 1 && parts[0].from == 0 && parts[0].to == o.bytes);
