@@ -313,8 +313,10 @@ Trouble Session::track_mappings(MapDescription& map) {
     store::Model scratch;
     std::string status;
     if (failed_before_) bad = check_process(&status);
-    if (!bad.bad() && failed_before_) bad = describe_files(pid_, tid, pidfd_.get(), scratch);
     if (!bad.bad()) bad = describe_map(tid, /*stopped=*/true, map);
+    scratch.strings = map.model.strings;
+    scratch.objects = map.model.objects;
+    if (!bad.bad() && failed_before_) bad = describe_files(pid_, tid, pidfd_.get(), scratch);
     if (!bad.bad()) bad = write_ranges(map.plan.ranges);
     if (!bad.bad()) bad = command(format::kCommandTrack, kCommandTimeoutNs, &world);
     if (!bad.bad()) {

@@ -181,7 +181,7 @@ Trouble FileDescriber::describe_regular(const Descriptor& d, format::FileRecord&
   Trouble bad =
       object_of_descriptor(name(d), {false, d.st.st_dev, d.st.st_ino, d.link}, model_, &object);
   if (bad.bad()) return bad;
-  if (object != kNoObject &&
+  if (object != kNoObject && d.deleted &&
       model_.objects[static_cast<size_t>(object)].kind != format::kObjectNamed) {
     f.kind = format::kFileObject;
     f.pair = static_cast<uint32_t>(object);

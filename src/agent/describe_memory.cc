@@ -116,7 +116,8 @@ void Describer::add_object(bool shared, int object, format::SegmentRecord s) {
 }
 
 Trouble Describer::add_shared(const os::MapEntry& m, format::SegmentRecord s) {
-  if (m.name.starts_with("/dev/zero") && m.deleted) {  // MAP_SHARED | MAP_ANONYMOUS
+  const bool named = m.name.starts_with("[anon_shmem:");          // PR_SET_VMA_ANON_NAME
+  if (named || (m.name.starts_with("/dev/zero") && m.deleted)) {  // MAP_SHARED | MAP_ANONYMOUS
     for (const os::MapEntry& o : maps_) {
       if (o.ino == m.ino && o.dev == m.dev && o.shared && o.start != m.start &&
           o.offset == m.offset) {

@@ -102,11 +102,10 @@ Trouble ObjectDescriber::look_at_named(const os::MapEntry& m) {
 }
 
 Trouble ObjectDescriber::look_at_shared(const os::MapEntry& m) {
-  if (m.ino == 0 && !m.name.starts_with("/")) return {};  // for others to say what it is
-  if (m.name == "/dev/zero" && m.deleted) return {};      // shared anonymous memory
-  if (m.name.starts_with("anon_inode:")) {
-    return refuse(m, "device memory cannot be saved; unmap it before the checkpoint");
-  }
+  const bool inode = m.name.starts_with("anon_inode:");
+  if (!inode && !m.name.starts_with("/")) return {};  // for others to say what it is
+  if (m.name == "/dev/zero" && m.deleted) return {};  // shared anonymous memory
+  if (inode) return refuse(m, "device memory cannot be saved; unmap it before the checkpoint");
   if (m.name == kSecretName) return refuse(m, (std::string(kSecretWords) + "unmap it").c_str());
   const bool memory = is_memfd(m.name) || is_sysv(m.name);
   if (m.name == "/anon_hugepage" || (m.deleted && memory && m.dev != shared_memory_device())) {

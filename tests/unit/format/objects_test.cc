@@ -18,34 +18,9 @@ using cr::store::Model;
 using cr_test::SyntheticImage;
 namespace format = cr::format;
 
-// Two objects, a mapping of the second from its second page on, a descriptor of the first.
 SyntheticImage image_with_objects() {
   SyntheticImage made;
-  Model& m = made.model;
-  format::ObjectRecord o{};
-  o.kind = format::kObjectMemfd;
-  o.flags = format::kObjectWhole;
-  o.bytes = kPageSize + 1;
-  o.addr = kObjectSpace;
-  o.name = m.add_string("/memfd:a");
-  m.objects.push_back(o);
-  o.kind = format::kObjectNamed;
-  o.bytes = 3 * kPageSize;
-  o.addr = kObjectSpace + 16 * kPageSize;
-  m.objects.push_back(o);
-  format::SegmentRecord s{};
-  s.start = 0x500000;
-  s.end = 0x502000;
-  s.kind = format::kSegmentObject;
-  s.prot = 3;
-  s.file_off = kPageSize;
-  s.file_bytes = 1;
-  m.segments.push_back(s);
-  m.extents.push_back({kObjectSpace + kPageSize, 1, 0});
-  m.extents.push_back({kObjectSpace + 18 * kPageSize, 1, 1});
-  m.files[0].kind = format::kFileObject;
-  m.files[0].pair = 0;
-  made.super.feature_incompat = format::kIncompatObjects;
+  made.add_objects();
   return made;
 }
 
