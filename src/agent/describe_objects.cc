@@ -194,6 +194,13 @@ std::vector<ObjectPart> stored_parts(const format::ObjectRecord& object,
   return out;
 }
 
+bool may_write(std::span<const format::SegmentRecord> segments, uint32_t number) {
+  return std::ranges::any_of(segments, [&](const format::SegmentRecord& s) {
+    return s.kind == format::kSegmentObject && s.file_bytes == number &&
+           ((s.prot & PROT_WRITE) != 0 || (s.flags & format::kSegmentMayWrite) != 0);
+  });
+}
+
 bool OpenFiles::has(const ObjectKey& key) {
   if (!asked_) {
     asked_ = true;

@@ -43,6 +43,10 @@ std::vector<ObjectPart> stored_parts(const format::ObjectRecord& object,
                                      std::span<const format::SegmentRecord> segments,
                                      uint32_t number);
 
+// Has the program a shared mapping of it that it may write to? What it could only read is not its
+// to put back.
+bool may_write(std::span<const format::SegmentRecord> segments, uint32_t number);
+
 // The program's descriptors; they are only looked at if it is asked.
 class OpenFiles {
  public:

@@ -160,7 +160,8 @@ Trouble ObjectMaker::open_named(const ObjectRecord& o, Made& m) {
 Trouble ObjectMaker::make_segment(const ObjectRecord& o, Made& m) {
   SysvSegment segment;
   std::string warning;
-  Trouble bad = find_or_make_segment(o, name(o), live_, &segment, &warning);
+  const bool read_only = !may_write(image_.segments, number(o));
+  Trouble bad = find_or_make_segment(o, name(o), {live_, read_only}, &segment, &warning);
   if (bad.bad()) return bad;
   if (!warning.empty()) plan_.warnings.push_back(warning);
   m.fresh = segment.fresh;
@@ -169,7 +170,7 @@ Trouble ObjectMaker::make_segment(const ObjectRecord& o, Made& m) {
     plan_.undo.add([id = segment.id] { shmctl(id, IPC_RMID, nullptr); });
   }
   m.segment = static_cast<int>(plan_.segments.size());
-  plan_.segments.push_back({std::move(segment), !m.fresh, number(o)});
+  plan_.segments.push_back({std::move(segment), !m.fresh && !read_only, number(o)});
   return {};
 }
 

@@ -111,15 +111,16 @@ bool is_segment_there(const format::ObjectRecord& o) {
   return shmctl(static_cast<int>(o.ino), IPC_STAT, &ds) == 0 && is_same(ds, o);
 }
 
-Trouble find_or_make_segment(const format::ObjectRecord& o, const std::string& name, bool keep,
-                             SysvSegment* ret, std::string* ret_warning) {
+Trouble find_or_make_segment(const format::ObjectRecord& o, const std::string& name,
+                             const SegmentWanted& wanted, SysvSegment* ret,
+                             std::string* ret_warning) {
   const int id = static_cast<int>(o.ino);
   const bool removed = (o.flags & format::kObjectRemoved) != 0;
   shmid_ds ds{};
   const bool there = shmctl(id, IPC_STAT, &ds) == 0;
-  if (there && is_same(ds, o) && (!removed || keep)) {
+  if (there && is_same(ds, o) && (!removed || wanted.live)) {
     ret->id = id;
-    ret->attached = SysvAttachment::attach(id, 0);
+    ret->attached = SysvAttachment::attach(id, wanted.read_only ? SHM_RDONLY : 0);
     if (ret->attached) return {};
     return trouble(Errc::kPermission, errno,
                    describe(o, name) + " cannot be attached: " + strerror(errno));

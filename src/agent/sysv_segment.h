@@ -50,10 +50,14 @@ struct SysvSegment {
   SysvAttachment attached;
 };
 
+struct SegmentWanted {
+  bool live;       // also one that was removed is still there (restore())
+  bool read_only;  // one that is there shall stay as it is
+};
 // Finds the segment of the image, which outlives its program unless it was removed, or makes it
-// anew with its number. keep: also one that was removed is still there (restore()). ret_warning:
-// what the program may notice.
-Trouble find_or_make_segment(const format::ObjectRecord& o, const std::string& name, bool keep,
-                             SysvSegment* ret, std::string* ret_warning);
+// anew with its number. ret_warning: what the program may notice.
+Trouble find_or_make_segment(const format::ObjectRecord& o, const std::string& name,
+                             const SegmentWanted& wanted, SysvSegment* ret,
+                             std::string* ret_warning);
 
 }  // namespace cr::agent

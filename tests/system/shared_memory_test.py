@@ -7,7 +7,9 @@ segments that are gone, changed, shorter or taken, images that are damaged, litt
 """
 
 import argparse
+import ctypes
 import json
+import mmap
 import os
 import pathlib
 import re
@@ -246,6 +248,35 @@ def test_segment_taken(workspace):
         refused(workspace, session, rf"another segment has that id now.*ipcrm -m {number}")
     finally:
         remove_segment(made.split()[-1])
+
+
+def test_segment_of_others(workspace):
+    """A segment that it only reads: what its owner has written since stays."""
+    made = workspace.run(["ipcmk", "-M", "65536", "-p", "0644"], check=0).stdout.split()[-1]
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.shmat.restype = ctypes.c_void_p
+    try:
+        memory = libc.shmat(int(made), None, 0)
+        expect(memory not in (None, 2 ** 64 - 1), "shmat")
+        ctypes.memset(memory, ord("a"), 65536)
+        session = holder(workspace, "reader", made)
+        ctypes.memset(memory, ord("b"), 65536)
+        go_on(session)
+        expect(ctypes.string_at(memory, 65536) == b"b" * 65536, "the segment was written")
+        libc.shmdt(ctypes.c_void_p(memory))
+    finally:
+        remove_segment(made)
+
+
+def test_seen_by_others(workspace):
+    """Who else has the file mapped sees what is put back."""
+    session = holder(workspace, "whole")
+    with open(workspace.path / "shared.bin", "r+b") as file:
+        with mmap.mmap(file.fileno(), 0) as other:
+            before = other[:]
+            other[5000:5010] = b"overwrites"
+            go_on(session)
+            expect(other[:] == before, "the other mapping shows something else")
 
 
 def tests():

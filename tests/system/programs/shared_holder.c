@@ -6,6 +6,7 @@
  *   part   a file, its first half mapped; closed
  *   open   a file, all of it mapped and open, and another one, NAME.other, open only
  *   memfd  a memfd that is mapped and open
+ *   reader a System V segment that others write to, attached for reading; NAME: its id
  *   sysv   a System V segment with a key of its own; NAME gets its id
  */
 #define _GNU_SOURCE
@@ -44,8 +45,19 @@ static char *of_segment(const char *name, size_t bytes) {
   return p;
 }
 
+/* When it is told to go the others have written another letter. */
+static void read_of_others(int id) {
+  const char *p = shmat(id, NULL, SHM_RDONLY);
+  REQUIRE(p != (const char *)-1 && p[4096] == 'a');
+  test_ready();
+  test_wait();
+  CHECK_EQ("letter", 'b', p[4096]);
+  test_finish();
+}
+
 int main(int argc, char **argv) {
   if (argc != 4) return 2;
+  if (strcmp(argv[1], "reader") == 0) read_of_others(atoi(argv[2]));
   const size_t bytes = (size_t)atoi(argv[3]) << 20;
   const int sysv = strcmp(argv[1], "sysv") == 0;
   char *p = sysv ? of_segment(argv[2], bytes) : of_file(argv[1], argv[2], bytes);
