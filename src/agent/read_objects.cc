@@ -9,6 +9,7 @@
 #include <sys/shm.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -20,6 +21,14 @@ namespace cr::agent {
 namespace {
 
 using format::ObjectRecord;
+
+// Of these it is known that a page that was written only in memory is no hole.
+bool tells_holes(int fd) {
+  constexpr long kTmpfs = 0x01021994, kExt = 0xef53, kXfs = 0x58465342, kBtrfs = 0x9123683e;
+  struct statfs fs {};
+  if (fstatfs(fd, &fs) != 0) return false;
+  return fs.f_type == kTmpfs || fs.f_type == kExt || fs.f_type == kXfs || fs.f_type == kBtrfs;
+}
 
 class ObjectReader {
  public:
@@ -230,7 +239,7 @@ Trouble ObjectReader::read_part(const ObjectPart& p) {
   uint64_t at = p.from;
   while (at < p.to) {
     uint64_t data = at, hole = p.to;
-    if (fd_ && searchable_) {
+    if (fd_ && searchable_ && tells_holes(fd_.get())) {
       const off_t d = lseek(fd_.get(), static_cast<off_t>(at), SEEK_DATA);
       if (d < 0 && errno == ENXIO) return {};
       if (d >= 0) {
