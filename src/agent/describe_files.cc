@@ -181,10 +181,12 @@ Trouble FileDescriber::describe_regular(const Descriptor& d, format::FileRecord&
   Trouble bad =
       object_of_descriptor(name(d), {false, d.st.st_dev, d.st.st_ino, d.link}, model_, &object);
   if (bad.bad()) return bad;
-  if (object != kNoObject && d.deleted &&
-      model_.objects[static_cast<size_t>(object)].kind != format::kObjectNamed) {
-    f.kind = format::kFileObject;
-    f.pair = static_cast<uint32_t>(object);
+  if (object != kNoObject && d.deleted) {
+    const format::ObjectRecord& o = model_.objects[static_cast<size_t>(object)];
+    const bool named = o.kind == format::kObjectNamed;  // it has another name
+    f.kind = named ? format::kFileRegular : format::kFileObject;
+    if (named) f.path = o.name;
+    f.pair = named ? 0 : static_cast<uint32_t>(object);
     return {};
   }
   if (d.link.starts_with("/proc/")) {

@@ -2,6 +2,7 @@
 // describe_objects.cc - see describe_objects.h. Invariant: as there. Context: N (agent).
 #include "agent/describe_objects.h"
 
+#include <dirent.h>
 #include <stdio.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -49,6 +50,23 @@ const char* why_not_file(const char* path) {
   return nullptr;
 }
 
+// A file that was made under one name and then got another, as sem_open() does it: the mapping
+// shows the first, which is gone.
+std::string other_name(const os::MapEntry& m) {
+  const std::string dir = m.name.substr(0, m.name.find_last_of('/') + 1);
+  DIR* d = opendir(dir.c_str());
+  if (d == nullptr) return "";
+  std::string found;
+  while (const dirent* e = readdir(d)) {
+    if (e->d_ino == m.ino) found = dir + e->d_name;
+  }
+  closedir(d);
+  struct stat st;
+  const bool good =
+      !found.empty() && lstat(found.c_str(), &st) == 0 && S_ISREG(st.st_mode) && st.st_ino == m.ino;
+  return good ? found : "";
+}
+
 class ObjectDescriber {
  public:
   ObjectDescriber(const std::vector<os::MapEntry>& maps, OpenFiles& open, store::Model& model)
@@ -59,7 +77,7 @@ class ObjectDescriber {
   Trouble look_at_shared(const os::MapEntry& m);
   Trouble look_at_named(const os::MapEntry& m);
   void look_at_private(const os::MapEntry& m);
-  void add(const os::MapEntry& m, format::ObjectKind kind);
+  void add(const ObjectKey& key, format::ObjectKind kind);
 
   const std::vector<os::MapEntry>& maps_;
   OpenFiles& open_;
@@ -79,8 +97,7 @@ int add_object(store::Model& model, const ObjectKey& key, format::ObjectKind kin
   return static_cast<int>(model.objects.size()) - 1;
 }
 
-void ObjectDescriber::add(const os::MapEntry& m, format::ObjectKind kind) {
-  const ObjectKey key = key_of(m);
+void ObjectDescriber::add(const ObjectKey& key, format::ObjectKind kind) {
   if (find_object(model_, key) == kNoObject) add_object(model_, key, kind);
 }
 
@@ -97,7 +114,7 @@ Trouble ObjectDescriber::look_at_named(const os::MapEntry& m) {
   }
   const char* why = why_not_file(m.name.c_str());
   if (why != nullptr) return refuse(m, why);
-  if ((m.prot & PROT_WRITE) != 0) add(m, format::kObjectNamed);
+  if ((m.prot & PROT_WRITE) != 0) add(key_of(m), format::kObjectNamed);
   return {};
 }
 
@@ -112,9 +129,15 @@ Trouble ObjectDescriber::look_at_shared(const os::MapEntry& m) {
     return refuse(m, (std::string(kHugeWords) + "unmap it").c_str());
   }
   if (!m.deleted) return look_at_named(m);
-  add(m, is_memfd(m.name)  ? format::kObjectMemfd
-         : is_sysv(m.name) ? format::kObjectSysv
-                           : format::kObjectUnnamed);
+  ObjectKey key = key_of(m);
+  if (find_object(model_, key) != kNoObject) return {};
+  if (memory) {
+    add(key, key.sysv ? format::kObjectSysv : format::kObjectMemfd);
+    return {};
+  }
+  const std::string other = other_name(m);
+  if (!other.empty()) key.name = other;
+  add(key, other.empty() ? format::kObjectUnnamed : format::kObjectNamed);
   return {};
 }
 
@@ -125,7 +148,7 @@ void ObjectDescriber::look_at_private(const os::MapEntry& m) {
   const bool memfd = is_memfd(m.name);
   if (memfd && m.dev != shared_memory_device()) return;
   if (!open_.has(key_of(m))) return;
-  add(m, memfd ? format::kObjectMemfd : format::kObjectUnnamed);
+  add(key_of(m), memfd ? format::kObjectMemfd : format::kObjectUnnamed);
 }
 
 Trouble ObjectDescriber::run(std::vector<int>* ret_objects) {

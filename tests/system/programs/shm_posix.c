@@ -98,6 +98,12 @@ int main(void) {
   CHECK_EQ("sem_post", 0, sem_post(same));
   CHECK_EQ("sem_getvalue", 0, sem_getvalue(posted, &value));
   CHECK_EQ("value after a post by name", 4, value);
+  char path[80];
+  unsigned in_file = 0; /* glibc has the value first */
+  snprintf(path, sizeof path, "/dev/shm/sem.%s", sem + 1);
+  int sem_fd = open(path, O_RDONLY | O_CLOEXEC);
+  CHECK_EQ("pread of the semaphore", sizeof in_file, pread(sem_fd, &in_file, sizeof in_file, 0));
+  CHECK_EQ("value that others see by its name", 4, in_file);
   usleep(20000);
   CHECK_EQ("waits on", 0, __atomic_load_n(&woken, __ATOMIC_ACQUIRE));
   CHECK_EQ("sem_post", 0, sem_post(waited));
