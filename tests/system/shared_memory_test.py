@@ -174,6 +174,31 @@ def test_damaged_image_changes_nothing(workspace):
     expect(set(path.read_bytes()) == {ord("y")}, "the file was written")
 
 
+RESTORE_POINTS = ("restore_planned", "restore_exec", "restore_taken", "restore_attached")
+
+
+def test_killed_while_restoring(workspace):
+    """Everything is killed at each point of a restore: until the program is attached the file is as
+    it was, and in the end all is there."""
+    session = holder(workspace, "whole")
+    path = workspace.path / "shared.bin"
+    before = path.read_bytes()
+    for point in RESTORE_POINTS:
+        path.write_bytes(b"z" * len(before))
+        done = workspace.run([workspace.tool("crrestore"), "-i", "off", session.image],
+                             environment={"CR_FAULT": point})
+        expect(done.returncode == -9, f"{point}: crrestore ended with {done.returncode}")
+        workspace.run(["sleep", "0.2"])  # the killed program is gone
+        now = path.read_bytes()
+        if point != "restore_attached":
+            expect(set(now) == {ord("z")}, f"{point}: the file was written")
+        else:
+            expect(now == before, f"{point}: the file is not what it was")
+    path.write_bytes(b"z" * len(before))
+    go_on(session)
+    expect(path.read_bytes() == before, "the file is not what it was")
+
+
 # ---- memory --------------------------------------------------------------------------------
 
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* crtest: mode=cycles,live,often kill=later track=auto,uffd,hash,all
+/* crtest: mode=cycles,live,often kill=later track=auto,uffd,hash,hash-entries,all
  *
  * Writable shared mappings of files: what is mapped is as it was at the checkpoint, also in the
  * file, whatever was written since. A counter in private memory and one in each file rise together
