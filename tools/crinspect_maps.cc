@@ -32,10 +32,22 @@ struct Stored {
 
 Stored stored_of(const format::ImageView& v, const format::SegmentRecord& s) {
   Stored n;
-  auto it = std::lower_bound(v.extents.begin(), v.extents.end(), s.start,
-                             [](const format::ExtentRecord& e, uint64_t a) { return e.addr < a; });
-  for (; it != v.extents.end() && it->addr < s.end; ++it) {
-    (it->slot == format::kSlotZero ? n.zero_pages : n.pages) += it->pages;
+  // What is shared is stored with its object.
+  const bool shared = s.kind == format::kSegmentObject;
+  const uint64_t start = shared ? format::object_address(v, s, s.start) : s.start;
+  uint64_t end = start + (s.end - s.start);
+  if (shared) {
+    const format::ObjectRecord& o = v.objects[s.file_bytes];
+    end = std::min(end, o.addr + page_ceil(o.bytes));
+  }
+  const auto last_byte = [](const format::ExtentRecord& e) {
+    return e.addr + e.pages * kPageSize - 1;
+  };
+  auto e = std::ranges::lower_bound(v.extents, start, {}, last_byte);
+  for (; e != v.extents.end() && e->addr < end; ++e) {
+    const uint64_t pages =
+        (std::min(end, last_byte(*e) + 1) - std::max(start, e->addr)) / kPageSize;
+    (e->slot == format::kSlotZero ? n.zero_pages : n.pages) += pages;
   }
   return n;
 }
@@ -43,8 +55,8 @@ Stored stored_of(const format::ImageView& v, const format::SegmentRecord& s) {
 Json segments_of(const format::ImageView& v) {
   Json all = Json::array();
   for (const format::SegmentRecord& s : v.segments) {
-    const bool shared =
-        s.kind == format::kSegmentFileShared || s.kind == format::kSegmentAnonShared;
+    const bool shared = s.kind == format::kSegmentFileShared ||
+                        s.kind == format::kSegmentAnonShared || s.kind == format::kSegmentObject;
     const Stored n = stored_of(v, s);
     Json j;
     j["start"] = hex(s.start);

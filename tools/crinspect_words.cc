@@ -82,6 +82,8 @@ const char* segment_kind_word(uint32_t kind) {
       return "shared-file";
     case format::kSegmentAnonShared:
       return "shared-anonymous";
+    case format::kSegmentObject:
+      return "shared-object";
     case format::kSegmentStack:
       return "stack";
     case format::kSegmentVdso:
@@ -100,7 +102,8 @@ std::string segment_flag_words(uint32_t flags) {
       {format::kSegmentDontDump, "dontdump"},   {format::kSegmentHuge, "hugepage"},
       {format::kSegmentNoHuge, "nohugepage"},   {format::kSegmentLocked, "locked"},
       {format::kSegmentNoReserve, "noreserve"}, {format::kSegmentSequential, "sequential"},
-      {format::kSegmentRandom, "random"},       {format::kSegmentMergeable, "mergeable"}};
+      {format::kSegmentRandom, "random"},       {format::kSegmentMergeable, "mergeable"},
+      {format::kSegmentOfObject, "of-object"},  {format::kSegmentMayWrite, "maywrite"}};
   return words(flags, kWords, ",");
 }
 
@@ -124,6 +127,8 @@ const char* file_kind_word(uint32_t kind) {
       return "path-only";
     case format::kFileProc:
       return "proc";
+    case format::kFileObject:
+      return "shared-object";
     default:
       return "unknown";
   }

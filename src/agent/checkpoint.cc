@@ -217,8 +217,8 @@ AddressSet Session::heap_ranges() const {
 Trouble Session::describe_map(pid_t tid, bool stopped, MapDescription& map) {
   std::string text = os::read_or_empty(os::task_path(pid_, tid, "maps"));
   AddressSet without = ranges_without_pages();
-  if (!text.empty() && text == map.text && without == map.plan.without &&
-      files_are_as_described(map.model)) {
+  if (!text.empty() && text == map.text && !map.plan.by_descriptors &&
+      without == map.plan.without && files_are_as_described(map.model)) {
     return {};
   }
   map = {};
@@ -232,7 +232,8 @@ Trouble Session::describe_map(pid_t tid, bool stopped, MapDescription& map) {
       return trouble(Errc::kCannotStop, EAGAIN, "the program moved its vDSO; try again");
     }
   }
-  Trouble bad = describe_memory(live_reader(), *maps, without, leftover_, map.model, &map.plan);
+  Trouble bad = describe_memory(live_reader(), *maps, without, leftover_,
+                                OpenFiles(pid_, control_tid_), map.model, &map.plan);
   if (bad.bad()) return bad;
   map.text = std::move(text);
   embedded_bytes_ = 0;
@@ -323,8 +324,10 @@ Trouble Session::track_mappings(MapDescription& map) {
     store::Model scratch;
     std::string status;
     if (failed_before_) bad = check_process(&status);
-    if (!bad.bad() && failed_before_) bad = describe_files(pid_, tid, pidfd_.get(), scratch);
     if (!bad.bad()) bad = describe_map(tid, /*stopped=*/true, map);
+    scratch.strings = map.model.strings;
+    scratch.objects = map.model.objects;
+    if (!bad.bad() && failed_before_) bad = describe_files(pid_, tid, pidfd_.get(), scratch);
     if (!bad.bad()) bad = write_ranges(map.plan.ranges);
     if (!bad.bad()) bad = command(format::kCommandTrack, kCommandTimeoutNs, &world);
     if (!bad.bad()) {
@@ -439,6 +442,7 @@ Trouble Session::capture(World& world, Attempt& a) {
   if (bad.bad()) return bad;
   a.model.segments = a.map.model.segments;
   a.model.strings = a.map.model.strings;
+  a.model.objects = a.map.model.objects;
   a.without = a.map.plan.without;
   quick_.prepare(a.model);
   bad = begin_copy(world, a, a.map.plan);
@@ -451,7 +455,8 @@ Trouble Session::capture(World& world, Attempt& a) {
   if (!worse.bad()) worse = describe_files(pid_, tid, pidfd_.get(), a.model);
   if (!worse.bad()) worse = describe_process(world, a.status, a.map.plan, a.model);
   bad = end_copy(world, a, worse);
-  return worse.bad() ? worse : bad;
+  if (worse.bad() || bad.bad()) return worse.bad() ? worse : bad;
+  return copy_objects(world, a);
 }
 
 Trouble Session::capture_heap(World& world, Attempt& a) {
@@ -488,6 +493,15 @@ Trouble Session::begin_copy(World& world, Attempt& a, const MemoryPlan& plan) {
   return {};
 }
 
+Trouble Session::write_portion(World& world, Attempt& a) {
+  if (!a.free_known) find_free_ranges(world.reader(), a);
+  a.runs = without(pages_.resolve(a.runs), a.free_ranges);
+  Trouble bad = open_writer(a.super);
+  if (!bad.bad()) bad = append(a);
+  a.runs.clear();
+  return bad;
+}
+
 // Leaves the last portion's runs in a.runs. worse: the checkpoint has failed already.
 Trouble Session::end_copy(World& world, Attempt& a, const Trouble& worse) {
   const format::ChannelHeader* c = channel();
@@ -500,10 +514,7 @@ Trouble Session::end_copy(World& world, Attempt& a, const Trouble& worse) {
     staged_bytes_ = (early_pages_ + a.copied_pages) * kPageSize;
     if (c->more == 0) break;
     // Staging is full: this much must be written before the rest can be taken.
-    if (!a.free_known) find_free_ranges(world.reader(), a);
-    a.runs = without(pages_.resolve(a.runs), a.free_ranges);
-    bad = open_writer(a.super);
-    if (!bad.bad()) bad = append(a);
+    bad = write_portion(world, a);
     if (bad.bad()) return bad;
     begin_command(format::kCommandCapture);
   }

@@ -41,9 +41,11 @@ class CoreWriter {
   void push(uint64_t from, uint64_t to, bool content, uint32_t prot);
   Trouble write_headers(const std::string& notes, uint64_t notes_off);
   Trouble write_pages();
+  Trouble write_objects();
   Trouble write_overlays();
   Trouble put(const void* data, uint64_t bytes, uint64_t off);
   uint64_t off_of(uint64_t addr) const;
+  uint64_t end_of_object(const format::SegmentRecord& s) const;
   Trouble failed(const char* doing) {
     return trouble(Errc::kSystem, errno, path_ + ": " + doing + ": " + strerror(errno));
   }
@@ -69,6 +71,12 @@ void CoreWriter::push(uint64_t from, uint64_t to, bool content, uint32_t prot) {
   pieces_.push_back({from, to - from, content, prot, 0});
 }
 
+// What lies behind cannot be read.
+uint64_t CoreWriter::end_of_object(const format::SegmentRecord& s) const {
+  const uint64_t bytes = page_ceil(image_.objects[s.file_bytes].bytes);
+  return bytes <= s.file_off ? s.start : std::min(s.end, s.start + (bytes - s.file_off));
+}
+
 // Extents have content. Between them there are zeros, or in a file what the debugger can read
 // there.
 void CoreWriter::cut_segment(const format::SegmentRecord& s) {
@@ -78,6 +86,11 @@ void CoreWriter::cut_segment(const format::SegmentRecord& s) {
     const bool bounded = to - from <= kLargeHole && s.prot != 0;
     push(from, to, !file && bounded, s.prot);
   };
+  if (s.kind == format::kSegmentObject) {
+    const uint64_t end = end_of_object(s);
+    push(s.start, end, end - s.start <= kLargeHole, s.prot);
+    return push(end, s.end, false, s.prot);
+  }
   uint64_t at = s.start;
   for (; next_extent_ < image_.extents.size(); next_extent_++) {
     const format::ExtentRecord& e = image_.extents[next_extent_];
@@ -110,7 +123,7 @@ uint64_t CoreWriter::off_of(uint64_t addr) const {
 
 Trouble CoreWriter::write_pages() {
   for (const format::ExtentRecord& e : image_.extents) {
-    if (e.slot == format::kSlotZero) continue;
+    if (e.slot == format::kSlotZero || e.addr >= format::kObjectSpace) continue;
     const uint64_t bad = format::verify_slots(image_, e.slot, e.slot + e.pages);
     if (bad != e.slot + e.pages) {
       char text[96];
@@ -121,6 +134,22 @@ Trouble CoreWriter::write_pages() {
     }
     Trouble t = put(image_.slot(e.slot), e.pages * kPageSize, off_of(e.addr));
     if (t.bad()) return t;
+  }
+  return {};
+}
+
+// What several mappings share is in the core of each.
+Trouble CoreWriter::write_objects() {
+  uint8_t page[kPageSize];
+  for (const Piece& p : pieces_) {
+    const format::SegmentRecord* s = memory_.segment(p.addr);
+    if (!p.content || s == nullptr || s->kind != format::kSegmentObject) continue;
+    for (uint64_t at = p.addr; at < p.addr + p.bytes; at += kPageSize) {
+      if (format::find_extent(image_, format::object_address(image_, *s, at)) == nullptr) continue;
+      if (!memory_.read(at, page, sizeof(page))) return failed("reading shared memory");
+      Trouble t = put(page, sizeof(page), off_of(at));
+      if (t.bad()) return t;
+    }
   }
   return {};
 }
@@ -213,6 +242,7 @@ Trouble CoreWriter::write() {
   if (ftruncate(fd_.get(), static_cast<off_t>(at)) != 0) t = failed("setting the file's size");
   if (!t.bad()) t = write_headers(notes, notes_off);
   if (!t.bad()) t = write_pages();
+  if (!t.bad()) t = write_objects();
   if (!t.bad()) t = write_overlays();
   if (!t.bad() && !fd_.close()) t = failed("closing");
   if (t.bad()) unlink(path_.c_str());

@@ -15,6 +15,7 @@
 
 #include <algorithm>
 
+#include "agent/describe_objects.h"
 #include "os/fd.h"
 #include "os/proc.h"
 
@@ -173,7 +174,18 @@ Trouble FileDescriber::describe_regular(const Descriptor& d, format::FileRecord&
   if (d.info.extra.find("\nlock:") != std::string::npos) {
     return refuse(d, "a file lock", "release it before the checkpoint");
   }
-  if (d.link.starts_with("/memfd:")) return refuse(d, "a memfd", "close it before the checkpoint");
+  int object = kNoObject;
+  Trouble bad =
+      object_of_descriptor(name(d), {false, d.st.st_dev, d.st.st_ino, d.link}, model_, &object);
+  if (bad.bad()) return bad;
+  if (object != kNoObject && d.deleted) {
+    const format::ObjectRecord& o = model_.objects[static_cast<size_t>(object)];
+    const bool named = o.kind == format::kObjectNamed;  // it has another name
+    f.kind = named ? format::kFileRegular : format::kFileObject;
+    if (named) f.path = o.name;
+    f.pair = named ? 0 : static_cast<uint32_t>(object);
+    return {};
+  }
   if (d.link.starts_with("/proc/")) {
     f.kind = format::kFileProc;
     f.path = model_.add_string(own_proc_path(d.link));

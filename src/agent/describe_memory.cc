@@ -13,16 +13,14 @@
 namespace cr::agent {
 namespace {
 
-std::string place(const os::MapEntry& m) {
-  char t[64];
-  snprintf(t, sizeof(t), "%lx-%lx", static_cast<unsigned long>(m.start),
-           static_cast<unsigned long>(m.end));
-  return std::string("mapping ") + t + (m.name.empty() ? "" : " of " + m.name) +
-         (m.deleted ? " (deleted)" : "");
+Trouble refuse(const os::MapEntry& m, const char* why) {
+  return trouble(Errc::kUnsupported, 0, name_of_mapping(m) + ": " + why);
 }
 
-Trouble refuse(const os::MapEntry& m, const char* why) {
-  return trouble(Errc::kUnsupported, 0, place(m) + ": " + why);
+// Which pages of shared memory are in swap the kernel does not tell.
+bool may_be_swapped() {
+  const std::string info = os::read_or_empty("/proc/meminfo");
+  return os::status_field(info, "SwapTotal") != os::status_field(info, "SwapFree");
 }
 
 int64_t mtime_ns(const struct stat& st) {
@@ -43,13 +41,14 @@ class Describer {
             MemoryPlan& plan)
       : read_(read), maps_(maps), model_(model), plan_(plan) {}
 
-  Trouble run(const AddressSet& without, const Leftover& leftover);
+  Trouble run(const AddressSet& without, const Leftover& leftover, OpenFiles& open);
 
  private:
-  Trouble add(const os::MapEntry& m);
+  Trouble add(const os::MapEntry& m, int object);
   Trouble add_shared(const os::MapEntry& m, format::SegmentRecord s);
   Trouble add_file(const os::MapEntry& m, format::SegmentRecord s);
   void push(format::SegmentRecord s, uint32_t mode, uint64_t limit);
+  void add_object(bool shared, int object, format::SegmentRecord s);
   FileFacts facts(const os::MapEntry& m);
   uint64_t end_of_readable(const os::MapEntry& m) const;
   void cut(const std::vector<AddressRange>& without);
@@ -99,15 +98,26 @@ uint64_t Describer::end_of_readable(const os::MapEntry& m) const {
 }
 
 void Describer::push(format::SegmentRecord s, uint32_t mode, uint64_t limit) {
-  if (s.kind != format::kSegmentVvar && s.kind != format::kSegmentFileShared) {
+  if (s.kind != format::kSegmentVvar && s.kind != format::kSegmentFileShared &&
+      s.kind != format::kSegmentObject) {
     const uint32_t readable = (s.prot & PROT_READ) != 0 ? 1 : 0;
     plan_.ranges.push_back({s.start, s.end, mode, readable, limit, s.start, s.end, 0, 0});
   }
   model_.segments.push_back(s);
 }
 
+// What it shares is described with the object; what a private mapping does not share is in ranges.
+void Describer::add_object(bool shared, int object, format::SegmentRecord s) {
+  s.kind = shared ? format::kSegmentObject : format::kSegmentFile;
+  // add_vm_flags() knows better.
+  s.flags |= shared ? format::kSegmentMayWrite : format::kSegmentOfObject;
+  s.file_bytes = static_cast<uint64_t>(object);
+  push(s, format::kRangeFile, 0);
+}
+
 Trouble Describer::add_shared(const os::MapEntry& m, format::SegmentRecord s) {
-  if (m.name.starts_with("/dev/zero") && m.deleted) {  // MAP_SHARED | MAP_ANONYMOUS
+  const bool named = m.name.starts_with("[anon_shmem:");          // PR_SET_VMA_ANON_NAME
+  if (named || (m.name.starts_with("/dev/zero") && m.deleted)) {  // MAP_SHARED | MAP_ANONYMOUS
     for (const os::MapEntry& o : maps_) {
       if (o.ino == m.ino && o.dev == m.dev && o.shared && o.start != m.start &&
           o.offset == m.offset) {
@@ -117,26 +127,11 @@ Trouble Describer::add_shared(const os::MapEntry& m, format::SegmentRecord s) {
     s.kind = format::kSegmentAnonShared;
     s.file = 0;
     s.file_off = 0;
-    push(s, format::kRangeAll, 0);
+    push(s, format::kRangeAll, may_be_swapped() ? 1 : 0);
     return {};
   }
-  if (m.name.starts_with("/SYSV"))
-    return refuse(m, "System V shared memory cannot be saved yet; detach it (shmdt)");
-  if (m.name.starts_with("/memfd:"))
-    return refuse(m, "a shared memfd mapping cannot be saved yet; unmap it");
   const FileFacts f = facts(m);
-  if (f.device || m.name.starts_with("anon_inode:") || m.name.starts_with("/dev/")) {
-    if (m.name.starts_with("/dev/shm/")) {
-      return refuse(m, "POSIX shared memory cannot be saved yet; unmap it");
-    }
-    return refuse(m, "device memory cannot be saved; unmap it before the checkpoint");
-  }
-  if ((m.prot & PROT_WRITE) != 0) {
-    return refuse(
-        m, "a writable shared file mapping cannot be saved yet; use MAP_PRIVATE or unmap it");
-  }
-  if (!f.same)
-    return refuse(m, "a shared mapping of a file that was removed or replaced cannot be saved");
+  if (!f.same) return refuse(m, "this kind of shared memory cannot be saved; unmap it");
   s.kind = format::kSegmentFileShared;
   s.file_bytes = f.bytes;
   s.file_mtime_ns = f.mtime_ns;
@@ -175,7 +170,7 @@ Trouble Describer::add_file(const os::MapEntry& m, format::SegmentRecord s) {
   return {};
 }
 
-Trouble Describer::add(const os::MapEntry& m) {
+Trouble Describer::add(const os::MapEntry& m, int object) {
   format::SegmentRecord s{};
   s.start = m.start;
   s.end = m.end;
@@ -202,6 +197,10 @@ Trouble Describer::add(const os::MapEntry& m) {
     s.file_off = m.offset;
     s.dev = m.dev;
     s.ino = m.ino;
+    if (object != kNoObject) {
+      add_object(m.shared, object, s);
+      return {};
+    }
     return m.shared ? add_shared(m, s) : add_file(m, s);
   }
   if (m.shared) return refuse(m, "this kind of shared memory cannot be saved");
@@ -231,11 +230,16 @@ void Describer::cut(const std::vector<AddressRange>& without) {
   plan_.ranges = std::move(out);
 }
 
-Trouble Describer::run(const AddressSet& without, const Leftover& leftover) {
-  for (const os::MapEntry& m : maps_) {
+Trouble Describer::run(const AddressSet& without, const Leftover& leftover, OpenFiles& open) {
+  std::vector<int> objects;
+  Trouble bad = describe_objects(maps_, open, model_, &objects);
+  if (bad.bad()) return bad;
+  plan_.by_descriptors = open.was_asked();
+  for (size_t i = 0; i < maps_.size(); i++) {
+    const os::MapEntry& m = maps_[i];
     if (m.shared && m.name == std::string("/memfd:") + kChannelMemfdName) continue;
     if (m.start >= leftover.start && m.end <= leftover.start + leftover.bytes) continue;
-    Trouble bad = add(m);
+    bad = add(m, objects[i]);
     if (bad.bad()) return bad;
   }
   cut(without.ranges());
@@ -246,16 +250,16 @@ Trouble Describer::run(const AddressSet& without, const Leftover& leftover) {
 }  // namespace
 
 Trouble describe_memory(const MemoryReader& read, const std::vector<os::MapEntry>& maps,
-                        const AddressSet& without, const Leftover& leftover, store::Model& model,
-                        MemoryPlan* ret_plan) {
-  return Describer(read, maps, model, *ret_plan).run(without, leftover);
+                        const AddressSet& without, const Leftover& leftover, OpenFiles open,
+                        store::Model& model, MemoryPlan* ret_plan) {
+  return Describer(read, maps, model, *ret_plan).run(without, leftover, open);
 }
 
 bool files_are_as_described(const store::Model& model) {
   uint64_t last_ino = 0, last_dev = 0;
   for (const format::SegmentRecord& s : model.segments) {
     const bool file = s.kind == format::kSegmentFile || s.kind == format::kSegmentFileShared;
-    if (!file || (s.flags & format::kSegmentDeleted) != 0) continue;
+    if (!file || (s.flags & (format::kSegmentDeleted | format::kSegmentOfObject)) != 0) continue;
     if (s.ino == last_ino && s.dev == last_dev) continue;  // its mappings lie side by side
     last_ino = s.ino;
     last_dev = s.dev;
@@ -287,6 +291,11 @@ void add_vm_flags(const std::vector<os::MapEntry>& smaps, store::Model& model) {
     if (smaps[i].start != s.start || smaps[i].end != s.end) continue;
     for (const Row& r : kRows) {
       if (smaps[i].vm_flags.find(r.name) != std::string::npos) s.flags |= r.flag;
+    }
+    const bool shared = s.kind == format::kSegmentObject || s.kind == format::kSegmentFileShared;
+    if (shared) {
+      s.flags &= ~format::kSegmentMayWrite;
+      if (smaps[i].vm_flags.find(" mw ") != std::string::npos) s.flags |= format::kSegmentMayWrite;
     }
     if (smaps[i].vm_flags.find(" gd ") != std::string::npos && s.kind == format::kSegmentAnon) {
       s.kind = format::kSegmentStack;

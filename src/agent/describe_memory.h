@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "agent/describe_objects.h"
 #include "agent/heap_ranges.h"
 #include "agent/world.h"
 #include "format/channel.h"
@@ -26,6 +27,8 @@ struct MemoryPlan {
   std::vector<format::Range> ranges;
   AddressSet without;  // what was left out of them
   uint64_t vdso_start = 0, vdso_bytes = 0, vvar_start = 0, vvar_bytes = 0;
+  // Also by what the program has open: not to be used again because the map is the same.
+  bool by_descriptors = false;
 };
 
 struct Leftover {  // of a restore: the restorer's own region
@@ -34,8 +37,8 @@ struct Leftover {  // of a restore: the restorer's own region
 
 // without: what need not be saved. Of a running program the result may be out of date.
 Trouble describe_memory(const MemoryReader& read, const std::vector<os::MapEntry>& maps,
-                        const AddressSet& without, const Leftover& leftover, store::Model& model,
-                        MemoryPlan* ret_plan);
+                        const AddressSet& without, const Leftover& leftover, OpenFiles open,
+                        store::Model& model, MemoryPlan* ret_plan);
 // Are the mapped files what they were when they were described?
 bool files_are_as_described(const store::Model& model);
 

@@ -126,7 +126,8 @@ Trouble Session::describe_heap(World& world, const std::vector<os::MapEntry>& ma
   std::vector<AddressRange> without = {unused_heap_range(read, hello_.heap_words[0])};
   free_heap_ranges(read, hello_.heap_words[0], /*own_lock=*/true, &without);
   keep_largest(without, most_holes());
-  return describe_memory(read, inside, AddressSet(std::move(without)), {}, model, ret_plan);
+  return describe_memory(read, inside, AddressSet(std::move(without)), {},
+                         OpenFiles(pid_, control_tid_), model, ret_plan);
 }
 
 }  // namespace cr::agent

@@ -60,6 +60,14 @@ bool ImageMemory::read_in_page(uint64_t addr, uint8_t* to, size_t bytes) {
   const format::SegmentRecord* s = segment(addr);
   if (s == nullptr || s->kind == format::kSegmentVvar) return false;
   const format::ExtentRecord* e = format::find_extent(image_, addr);
+  // Pages that are not the mapping's own are the object's.
+  const uint64_t in_object = e == nullptr ? format::object_address(image_, *s, addr) : 0;
+  if (in_object != 0) {
+    const format::ObjectRecord& o = image_.objects[s->file_bytes];
+    if (in_object >= o.addr + page_ceil(o.bytes)) return false;
+    e = format::find_extent(image_, in_object);
+    addr = in_object;
+  }
   if (e != nullptr && e->slot != format::kSlotZero) {
     const uint64_t slot = e->slot + (addr - e->addr) / kPageSize;
     if (!slot_is_right(slot, addr)) return false;
@@ -67,7 +75,7 @@ bool ImageMemory::read_in_page(uint64_t addr, uint8_t* to, size_t bytes) {
     return true;
   }
   const bool of_file = s->kind == format::kSegmentFile || s->kind == format::kSegmentFileShared;
-  if (e == nullptr && of_file) return read_in_file(*s, addr, to, bytes);
+  if (e == nullptr && of_file && in_object == 0) return read_in_file(*s, addr, to, bytes);
   memset(to, 0, bytes);
   return true;
 }

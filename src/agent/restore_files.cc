@@ -21,8 +21,12 @@ std::string errno_text() { return strerror(errno); }
 class FileOpener {
  public:
   FileOpener(const format::ImageView& image, const std::string& image_dir, int live_pidfd,
-             RestorePlan& plan)
-      : image_(image), image_dir_(image_dir), live_pidfd_(live_pidfd), plan_(plan) {}
+             ObjectMaker& objects, RestorePlan& plan)
+      : image_(image),
+        image_dir_(image_dir),
+        live_pidfd_(live_pidfd),
+        objects_(objects),
+        plan_(plan) {}
   Trouble run(std::vector<format::PlanFd>* ret_fds);
 
  private:
@@ -33,7 +37,6 @@ class FileOpener {
   Trouble broken_pipe(const format::FileRecord& f, os::Fd* ret);
   Trouble open_path(const format::FileRecord& f, uint32_t extra, os::Fd* ret);
   bool take_live(const format::FileRecord& f, os::Fd* ret) const;
-  bool rename_back(const format::FileRecord& f, const std::string& path);
   std::string describe(const format::FileRecord& f) const;
 
   struct Pipe {
@@ -43,6 +46,7 @@ class FileOpener {
   const format::ImageView& image_;
   const std::string& image_dir_;
   int live_pidfd_;
+  ObjectMaker& objects_;
   RestorePlan& plan_;
   std::map<uint32_t, Pipe> pipes_;
   std::map<uint64_t, os::Fd> unnamed_;  // by inode number
@@ -70,25 +74,6 @@ Trouble FileOpener::open_path(const format::FileRecord& f, uint32_t extra, os::F
   return {};
 }
 
-// The file was renamed after the checkpoint: it is found by its inode in the same directory.
-bool FileOpener::rename_back(const format::FileRecord& f, const std::string& path) {
-  const size_t slash = path.find_last_of('/');
-  const std::string dir = slash == 0 ? "/" : path.substr(0, slash);
-  DIR* d = opendir(dir.c_str());
-  if (d == nullptr) return false;
-  std::string found;
-  while (const dirent* e = readdir(d)) {
-    if (e->d_ino == f.ino) found = dir + "/" + e->d_name;
-  }
-  closedir(d);
-  struct stat st;
-  if (found.empty() || lstat(found.c_str(), &st) != 0 || !S_ISREG(st.st_mode)) return false;
-  if (link(found.c_str(), path.c_str()) != 0) return false;  // never over an existing file
-  unlink(found.c_str());
-  plan_.warnings.push_back("renamed " + found + " back to " + path);
-  return true;
-}
-
 // restore() in place: the description that the process still has for this file.
 bool FileOpener::take_live(const format::FileRecord& f, os::Fd* ret) const {
   if (live_pidfd_ < 0) return false;
@@ -108,7 +93,8 @@ bool FileOpener::take_live(const format::FileRecord& f, os::Fd* ret) const {
 Trouble FileOpener::open_regular(const format::FileRecord& f, os::Fd* ret, PendingFile* pending) {
   const std::string path = image_.string(f.path);
   struct stat st;
-  if (lstat(path.c_str(), &st) != 0 && errno == ENOENT && !rename_back(f, path)) {
+  if (lstat(path.c_str(), &st) != 0 && errno == ENOENT &&
+      !rename_back(f.ino, image_.super.realtime_ns, path, plan_.warnings)) {
     return trouble(Errc::kNotFound, ENOENT,
                    describe(f) + " was removed since the checkpoint; put it back, then try again");
   }
@@ -240,6 +226,8 @@ Trouble FileOpener::open_one(const format::FileRecord& f, os::Fd* ret, PendingFi
       return open_deleted(f, ret);
     case format::kFilePipe:
       return open_pipe(f, ret);
+    case format::kFileObject:
+      return objects_.open_descriptor(f, ret);
     case format::kFileDirectory: {
       Trouble bad = open_path(f, O_DIRECTORY, ret);
       if (!bad.bad()) lseek(ret->get(), static_cast<off_t>(f.position), SEEK_SET);
@@ -311,9 +299,41 @@ Trouble FileOpener::run(std::vector<format::PlanFd>* ret_fds) {
 
 }  // namespace
 
+namespace {
+
+bool was_made_since(const std::string& path, uint64_t checkpoint_ns) {
+  struct statx s {};
+  if (statx(AT_FDCWD, path.c_str(), AT_SYMLINK_NOFOLLOW, STATX_BTIME, &s) != 0) return false;
+  const uint64_t made_ns =
+      static_cast<uint64_t>(s.stx_btime.tv_sec) * 1000000000 + s.stx_btime.tv_nsec;
+  return (s.stx_mask & STATX_BTIME) != 0 && made_ns > checkpoint_ns;
+}
+
+}  // namespace
+
+bool rename_back(uint64_t ino, uint64_t checkpoint_ns, const std::string& path,
+                 std::vector<std::string>& warnings) {
+  const size_t slash = path.find_last_of('/');
+  const std::string dir = slash == 0 ? "/" : path.substr(0, slash);
+  DIR* d = opendir(dir.c_str());
+  if (d == nullptr) return false;
+  std::string found;
+  while (const dirent* e = readdir(d)) {
+    if (e->d_ino == ino) found = dir + "/" + e->d_name;
+  }
+  closedir(d);
+  struct stat st;
+  if (found.empty() || lstat(found.c_str(), &st) != 0 || !S_ISREG(st.st_mode)) return false;
+  if (was_made_since(found, checkpoint_ns)) return false;
+  if (link(found.c_str(), path.c_str()) != 0) return false;  // never over an existing file
+  unlink(found.c_str());
+  warnings.push_back("renamed " + found + " back to " + path);
+  return true;
+}
+
 Trouble open_files(const format::ImageView& image, const std::string& image_dir, int live_pidfd,
-                   RestorePlan& plan, std::vector<format::PlanFd>* ret_fds) {
-  return FileOpener(image, image_dir, live_pidfd, plan).run(ret_fds);
+                   ObjectMaker& objects, RestorePlan& plan, std::vector<format::PlanFd>* ret_fds) {
+  return FileOpener(image, image_dir, live_pidfd, objects, plan).run(ret_fds);
 }
 
 Trouble open_proc_files(RestorePlan& plan, pid_t pid) {

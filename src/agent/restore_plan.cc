@@ -19,6 +19,7 @@
 
 #include "agent/frame.h"
 #include "agent/restore_files.h"
+#include "agent/restore_objects.h"
 #include "agent/vdso.h"
 #include "format/checksum.h"
 #include "os/proc.h"
@@ -79,7 +80,12 @@ class Planner {
  public:
   Planner(const store::LoadedImage& loaded, const std::string& dir, const PlanOptions& options,
           RestorePlan& plan)
-      : loaded_(loaded), image_(loaded.view), dir_(dir), options_(options), plan_(plan) {}
+      : loaded_(loaded),
+        image_(loaded.view),
+        dir_(dir),
+        options_(options),
+        plan_(plan),
+        objects_(loaded, dir, options.live_pidfd >= 0, plan) {}
   Trouble run();
 
  private:
@@ -88,6 +94,7 @@ class Planner {
   Trouble check_memory() const;
   Trouble plan_segments();
   Trouble plan_file_segment(const format::SegmentRecord& s);
+  Trouble plan_object_segment(const format::SegmentRecord& s);
   Trouble plan_vdso();
   Trouble plan_program();
   bool add_fills(const format::SegmentRecord& s, const os::Mapping* file, uint64_t file_bytes);
@@ -104,6 +111,7 @@ class Planner {
   const std::string& dir_;
   PlanOptions options_;
   RestorePlan& plan_;
+  ObjectMaker objects_;
   const bool huge_always_ = huge_pages_always();
   format::PlanHeader header_{};
   std::vector<format::PlanMap> maps_;
@@ -156,7 +164,7 @@ Trouble Planner::check_pages() {
 
 // Memory that this process's cgroups will never give is better refused than killed for.
 Trouble Planner::check_memory() const {
-  uint64_t need = 0;
+  uint64_t need = objects_.fresh_bytes();
   for (const format::PlanFill& f : fills_) need += f.bytes;
   std::string group;
   auto cgroups = os::read_file("/proc/self/cgroup");
@@ -273,7 +281,10 @@ Trouble Planner::plan_file_segment(const format::SegmentRecord& s) {
   os::Fd fd;
   struct stat st {};
   if ((s.flags & format::kSegmentDeleted) == 0) {
-    fd = os::Fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    if (shared && (s.flags & format::kSegmentMayWrite) != 0) {
+      fd = os::Fd(open(path.c_str(), O_RDWR | O_NONBLOCK | O_CLOEXEC));
+    }
+    if (!fd) fd = os::Fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
     if (fd && (fstat(fd.get(), &st) != 0 || !S_ISREG(st.st_mode))) fd.reset();
   }
   const int64_t mtime = st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec;
@@ -294,7 +305,8 @@ Trouble Planner::plan_file_segment(const format::SegmentRecord& s) {
     maps_.push_back(m);
     return {};
   }
-  m.file = send_file(path, fd.get());
+  const bool writing = (fcntl(fd.get(), F_GETFL) & O_ACCMODE) == O_RDWR;
+  m.file = send_file(path + (writing ? "\001" : ""), fd.get());
   if (!shared) {
     const auto bytes = static_cast<uint64_t>(st.st_size);
     os::Mapping content;
@@ -309,11 +321,29 @@ Trouble Planner::plan_file_segment(const format::SegmentRecord& s) {
   return {};
 }
 
+// The object's pages are no part of the mapping; the process's own pages of it are.
+Trouble Planner::plan_object_segment(const format::SegmentRecord& s) {
+  std::vector<format::PlanMap> maps;
+  Trouble bad = objects_.map(s, &maps);
+  if (bad.bad()) return bad;
+  const os::Mapping none;
+  if (s.kind == format::kSegmentFile) maps[0].fill = add_fills(s, &none, 0) ? 1 : 0;
+  maps_.insert(maps_.end(), maps.begin(), maps.end());
+  return {};
+}
+
 Trouble Planner::plan_segments() {
+  Trouble bad = objects_.prepare();
+  if (bad.bad()) return bad;
   for (const format::SegmentRecord& s : image_.segments) {
     if (s.kind == format::kSegmentVdso || s.kind == format::kSegmentVvar) continue;
+    if (format::object_address(image_, s, s.start) != 0) {
+      bad = plan_object_segment(s);
+      if (bad.bad()) return bad;
+      continue;
+    }
     if (s.kind == format::kSegmentFile || s.kind == format::kSegmentFileShared) {
-      Trouble bad = plan_file_segment(s);
+      bad = plan_file_segment(s);
       if (bad.bad()) return bad;
       continue;
     }
@@ -442,8 +472,8 @@ void Planner::write_out() {
   h.magic = format::kPlanMagic;
   h.process = *image_.process;
   // Ascending, so that no mapping can be taken for an obstacle by MAP_GROWSDOWN's guard gap.
-  std::sort(maps_.begin(), maps_.end(),
-            [](const format::PlanMap& a, const format::PlanMap& b) { return a.addr < b.addr; });
+  // Stable: what was attached comes before its parts.
+  std::ranges::stable_sort(maps_, {}, &format::PlanMap::addr);
   h.maps = out.add(maps_.data(), maps_.size());
   add_fills_to(out);
   h.zeros = out.add(zeros_.data(), zeros_.size());
@@ -453,6 +483,7 @@ void Planner::write_out() {
     changes.push_back({static_cast<uint32_t>(p.fd), p.truncate ? 1u : 0u, p.bytes, p.position});
   }
   h.file_changes = out.add(changes.data(), changes.size());
+  h.object_changes = out.add(plan_.object_changes.data(), plan_.object_changes.size());
   h.patches = out.add(patches_.data(), patches_.size());
   h.fds = out.add(fds_.data(), fds_.size());
   h.sigactions = out.add(image_.sigactions.data(), image_.sigactions.size());
@@ -545,7 +576,8 @@ Trouble Planner::run() {
   }
   Trouble bad = check_memory();
   if (bad.bad()) return bad;
-  bad = open_files(image_, dir_, options_.live_pidfd, plan_, &fds_);
+  bad = objects_.fill();
+  if (!bad.bad()) bad = open_files(image_, dir_, options_.live_pidfd, objects_, plan_, &fds_);
   if (bad.bad()) return bad;
   write_out();
   return {};

@@ -6,9 +6,12 @@
 // Context: N (agent). Doc: docs/ARCHITECTURE.md, "One restore".
 #pragma once
 
+#include <functional>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "agent/sysv_segment.h"
 #include "agent/world.h"
 #include "format/image_reader.h"
 #include "format/plan.h"
@@ -27,10 +30,36 @@ struct PendingFile {                    // changes to be made when the process e
   uint64_t position = 0;
 };
 
+// What is taken back unless the program is restored.
+class Undo {
+ public:
+  Undo() = default;
+  Undo(const Undo&) = delete;
+  Undo& operator=(const Undo&) = delete;
+  ~Undo() {
+    for (const auto& step : steps_) step();
+  }
+  void add(std::function<void()> step) { steps_.push_back(std::move(step)); }
+  void keep() { steps_.clear(); }
+
+ private:
+  std::vector<std::function<void()>> steps_;
+};
+
+struct PendingSegment {  // System V, attached here until the program has it
+  SysvSegment segment;
+  bool fill;        // its content is still to be put back
+  uint32_t object;  // of the image
+};
+
 struct RestorePlan {
   std::vector<uint8_t> bytes;  // PlanHeader and what it refers to
   std::vector<os::Fd> fds;     // sent in this order
   std::vector<PendingFile> pending;
+  std::vector<PendingSegment> segments;
+  std::vector<format::PlanObjectChange> object_changes;
+  std::vector<std::string> changed_names;  // of those, for messages
+  Undo undo;
   std::string program;  // executable
   std::vector<std::string> argv, environment;
   std::vector<std::string> warnings;

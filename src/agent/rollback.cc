@@ -167,6 +167,9 @@ std::string Rollback::find_out() {
   if (why.empty()) {
     why = find_file_change(image_->view, s_.pid_, tid, s_.pidfd_.get(), &files_);
   }
+  if (why.empty()) {
+    why = find_object_change({maps_, image_->view, s_.pid_, tid, s_.pidfd_.get()}, &objects_);
+  }
   if (why.empty()) why = plan_signals();
   if (why.empty()) why = verify_change(*memory_now_, memory_);
   if (why.empty()) why = try_forced_write(*memory_now_, memory_);
@@ -338,6 +341,7 @@ std::string Rollback::put_memory_back() {
   };
   if (!wait(&c->rollback, format::kRollbackHeld)) return "the control thread does not answer";
   why = fill_memory(*memory_now_, memory_);
+  if (why.empty()) why = put_objects_back(objects_);
   if (!why.empty()) return why;
   for (const format::OverlayRecord& o : image_->view.overlays) {
     const auto b = image_->view.blob(o.bytes);

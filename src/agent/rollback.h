@@ -14,6 +14,7 @@
 
 #include "agent/rollback_files.h"
 #include "agent/rollback_memory.h"
+#include "agent/rollback_objects.h"
 #include "agent/session.h"
 
 namespace cr::agent {
@@ -86,6 +87,7 @@ class Rollback {
   std::unique_ptr<MemoryNow> memory_now_;
   MemoryChange memory_;
   FileChange files_;
+  ObjectChange objects_;
   std::vector<Pair> threads_;
   std::vector<pid_t> extra_;  // made since
   pid_t carrier_ = 0;         // makes what only a thread of the program can

@@ -174,6 +174,7 @@ void FileDiff::put_back_live(const FileRecord& f, int fd) {
       return pipe_content(f, fd);
     case format::kFileDirectory:
     case format::kFileProc:
+    case format::kFileObject:  // its content is the object's
       break;
     default:
       return;

@@ -42,11 +42,16 @@ bool same_backing(const MapEntry& m, const SegmentRecord& s) {
       return is_private_anonymous(m);
     case format::kSegmentFile:
     case format::kSegmentFileShared:
-      return m.shared == (s.kind == format::kSegmentFileShared) && m.ino == s.ino &&
-             m.dev == s.dev && m.ino != 0 && m.offset - m.start == s.file_off - s.start;
+    case format::kSegmentObject:
+      return m.shared == (s.kind != format::kSegmentFile) && m.ino == s.ino && m.dev == s.dev &&
+             m.ino != 0 && m.offset - m.start == s.file_off - s.start;
     default:
       return false;  // shared anonymous memory is made anew, as crrestore would
   }
+}
+
+bool is_of_object(const SegmentRecord& s) {
+  return s.kind == format::kSegmentObject || (s.flags & format::kSegmentOfObject) != 0;
 }
 
 bool is_vdso(const MapEntry& m) { return m.name == "[vdso]" || m.name.starts_with("[vvar"); }
@@ -224,6 +229,9 @@ void MemoryDiff::map_anew(uint64_t from, uint64_t to, const SegmentRecord& s) {
   uint64_t flags = MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS;
   uint64_t fd = ~0ull, off = 0;
   bool of_file = false;
+  if (is_of_object(s)) {
+    return refuse(std::string("the mapping of ") + image_.string(s.file) + " was changed");
+  }
   switch (s.kind) {
     case format::kSegmentAnonShared:
       flags = MAP_FIXED | MAP_SHARED | MAP_ANONYMOUS;
@@ -409,6 +417,10 @@ void MemoryDiff::keep(uint64_t from, uint64_t to, const MapEntry& m, const Segme
   if (static_cast<uint32_t>(m.prot) != s.prot) {
     if (is_library(m)) return refuse("the library's own memory was protected");
     call(__NR_mprotect, from, to - from, s.prot);
+  }
+  if (is_of_object(s)) {  // what it shares is put back with the object
+    if (s.kind == format::kSegmentFile) keep_tracked(from, to, m, s);
+    return;
   }
   if (s.kind == format::kSegmentFileShared) {
     if (!file_is_same(s)) refuse("a mapped file is not what it was");

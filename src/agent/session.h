@@ -162,6 +162,7 @@ class Session {
     AddressSet without;             // not looked at
     AddressSet free_ranges;         // without a block, left out
     bool free_known = false;
+    uint64_t next_staging_page = 0;  // for what is copied behind the program's own pages
   };
   Trouble take(uint32_t then, const std::function<void()>& captured);
   Trouble prepare_staging();
@@ -182,6 +183,9 @@ class Session {
   Trouble capture_heap(World& world, Attempt& a);
   Trouble begin_copy(World& world, Attempt& a, const MemoryPlan& plan);
   Trouble end_copy(World& world, Attempt& a, const Trouble& worse);
+  Trouble write_portion(World& world, Attempt& a);
+  Trouble copy_objects(World& world, Attempt& a);
+  Trouble stage(Attempt& a, uint64_t addr, const uint8_t* data, uint64_t pages);
   void read_vm_flags(const std::string& map_text);
   void find_free_ranges(const MemoryReader& read, Attempt& a) const;
   Trouble write_image(Attempt& a);

@@ -18,6 +18,7 @@
 
 #include <algorithm>
 
+#include "agent/restore_objects.h"
 #include "os/fault.h"
 #include "os/proc.h"
 #include "rawsys/rawsys.h"
@@ -146,8 +147,15 @@ void Supervisor::on_hello(size_t i, const format::Hello& hello) {
     options_.progress(format::kPhaseFilling, all, all);
     options_.progress_ends();  // the program speaks next
   }
-  if (peer_is_program(raw) && session_.attach(std::move(fd), hello, &why)) {
+  bool good = peer_is_program(raw);
+  if (good && restored && plan_ != nullptr && plan_image_ != nullptr) {
+    const Trouble bad = finish_segments(*plan_, *plan_image_);
+    good = !bad.bad();
+    if (bad.bad()) why = bad.text;
+  }
+  if (good && session_.attach(std::move(fd), hello, &why)) {
     if (restored) {
+      if (plan_ != nullptr) plan_->undo.keep();
       fault_point(FaultPoint::kRestoreAttached);
       (void)store::remove_file(session_.options().dir + "/finished");  // it lives again
       plan_.reset();
@@ -464,9 +472,11 @@ std::string Supervisor::describe_failure(const format::Report& r) const {
     for (const PendingFile& p : plan_->pending) {
       if (p.seek) paths.push_back(p.path);
     }
+    const std::vector<std::string>& more = plan_->changed_names;
+    paths.insert(paths.end(), more.begin(), more.end());
     if (r.sequence < paths.size()) {
       return "restoring failed: " + paths[r.sequence] +
-             " cannot be put back to its offset and size at the checkpoint: " +
+             " cannot be put back to its offset, size and content at the checkpoint: " +
              strerror(r.sys_errno);
     }
   }

@@ -48,6 +48,9 @@ std::string describe_damaged_pages(const format::ImageView& v, uint64_t first) {
   } else {
     snprintf(text, sizeof(text), "address 0x%lx", static_cast<unsigned long>(addr));
     out += text + (s == nullptr ? "" : " of " + name_of_segment(v, *s));
+    for (const format::ObjectRecord& o : v.objects) {
+      if (addr >= o.addr && addr - o.addr < o.bytes) out += std::string(" of ") + v.string(o.name);
+    }
   }
   snprintf(text, sizeof(text), ", slot %lu at offset %lu", static_cast<unsigned long>(first),
            static_cast<unsigned long>(v.super.payload_off + first * kPageSize));

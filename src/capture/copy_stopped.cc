@@ -84,6 +84,20 @@ class Copier {
                                          : Pages::kPrivate;
   }
 
+  // Pages that hold data. Those of shared memory may be in nobody's page tables: then pagemap does
+  // not know them.
+  long find(const format::Range& r, uint64_t from, uint64_t end, PageRange* out,
+            uint64_t* ret_next) {
+    if (r.mode != format::kRangeAll) {
+      return find_pages(files_.pagemap, ch_.use_pagemap_scan != 0, kind_of(r), from, end, out,
+                        kBatch, ret_next);
+    }
+    if (r.limit == 0) return find_resident(from, end, out, kBatch, ret_next);
+    *out = {from, end, PageState::kWritten};
+    *ret_next = end;
+    return 1;
+  }
+
   // Pages that pagemap reports, from the cursor to `end`.
   long take_found(const format::Range& r, uint64_t end) {
     if (hashing_ && r.mode != format::kRangeEmbed) return take_compared(r, end);
@@ -116,8 +130,7 @@ class Copier {
           continue;
         }
       } else {
-        n = find_pages(files_.pagemap, ch_.use_pagemap_scan != 0, kind_of(r), ch_.cursor_addr, end,
-                       found, kBatch, &next);
+        n = find(r, ch_.cursor_addr, end, found, &next);
       }
       if (n < 0) return n;
       for (long i = 0; i < n; i++) {
@@ -217,8 +230,7 @@ class Copier {
     while (ch_.cursor_addr < end) {
       const uint64_t from = ch_.cursor_addr;
       uint64_t next = 0;
-      const long n = find_pages(files_.pagemap, ch_.use_pagemap_scan != 0, kind_of(r), from, end,
-                                found, kBatch, &next);
+      const long n = find(r, from, end, found, &next);
       if (n < 0) return running ? 0 : n;
       for (long i = 0; i < n; i++) {
         const long e = compare(r, found[i].start, found[i].end);

@@ -50,6 +50,10 @@ long find_marked(int pagemap, bool use_scan, uint64_t start, uint64_t end, PageR
 long find_differences(int pagemap, uint64_t start, uint64_t end, PageRange* out, uint64_t cap,
                       uint64_t* ret_next);
 
+// Pages of a shared mapping that are in memory, whether this process has looked at them or not.
+// None of them may be in swap.
+long find_resident(uint64_t start, uint64_t end, PageRange* out, uint64_t cap, uint64_t* ret_next);
+
 // As take_changes, but only those that were written are found.
 long take_written(int pagemap, Pages which, uint64_t start, uint64_t end, uint64_t max_pages,
                   PageRange* out, uint64_t cap, uint64_t* ret_next);

@@ -184,6 +184,30 @@ long find_pages(int pagemap, bool use_scan, Pages which, uint64_t start, uint64_
                                  out, cap, ret_next);
 }
 
+long find_resident(uint64_t start, uint64_t end, PageRange* out, uint64_t cap, uint64_t* ret_next) {
+  uint8_t resident[4096];
+  uint64_t used = 0, at = start;
+  while (at < end && used < cap) {
+    uint64_t pages = (end - at) / kPageSize;
+    if (pages > sizeof(resident)) pages = sizeof(resident);
+    const long r = rawsys::sys(__NR_mincore, at, pages * kPageSize, resident);
+    if (r < 0) return r;
+    for (uint64_t i = 0; i < pages; i++, at += kPageSize) {
+      if ((resident[i] & 1) == 0) continue;
+      if (used > 0 && out[used - 1].end == at) {
+        out[used - 1].end += kPageSize;
+      } else if (used < cap) {
+        out[used++] = {at, at + kPageSize, PageState::kWritten};
+      } else {
+        *ret_next = at;
+        return static_cast<long>(used);
+      }
+    }
+  }
+  *ret_next = at;
+  return static_cast<long>(used);
+}
+
 long find_marked(int pagemap, bool use_scan, uint64_t start, uint64_t end, PageRange* out,
                  uint64_t cap, uint64_t* ret_next) {
   if (use_scan) {  // only to pass over what is not there

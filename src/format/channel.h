@@ -165,7 +165,7 @@ enum CommandKind : uint32_t {
 
 inline constexpr uint32_t kRangeAnon = 0;   // no file: pages that are not zero
 inline constexpr uint32_t kRangeEmbed = 1;  // all pages of [start, limit), read through mem
-inline constexpr uint32_t kRangeAll = 2;    // all pages present or readable (shared anonymous)
+inline constexpr uint32_t kRangeAll = 2;    // all pages in memory, mapped or not (shared anonymous)
 inline constexpr uint32_t kRangeFile =
     3;  // private mapping of a file: pages that are not the file's
 
@@ -173,7 +173,7 @@ struct Range {
   uint64_t start, end;
   uint32_t mode;
   uint32_t readable;
-  uint64_t limit;               // kRangeEmbed: end of the file in this mapping
+  uint64_t limit;               // kRangeEmbed: end of the file; kRangeAll: 1: take every page
   uint64_t map_start, map_end;  // the mapping that the range is part of
   uint32_t fresh;               // 1: the last checkpoint does not have it, all pages are wanted
   uint32_t has_private;         // out, kRangeEmbed: 1 if pages below limit are not the file's

@@ -19,7 +19,8 @@ inline constexpr uint32_t kImageVersion = 1;
 inline constexpr uint32_t kMachineX86_64 = 62;  // EM_X86_64
 
 // Incompatible features: a reader that does not know a set bit must refuse the image.
-inline constexpr uint64_t kIncompatKnown = 0;
+inline constexpr uint64_t kIncompatObjects = 1;  // memory that is shared: kSectionObjects
+inline constexpr uint64_t kIncompatKnown = kIncompatObjects;
 inline constexpr uint64_t kRoCompatKnown = 0;
 
 #define CR_ON_DISK(type, bytes)                       \
@@ -92,7 +93,8 @@ enum SectionKind : uint32_t {
   kSectionSigactions = 10,
   kSectionSiginfos = 11,
   kSectionOverlays = 12,
-  kSectionKinds = 13,  // one past the last
+  kSectionObjects = 13,
+  kSectionKinds = 14,  // one past the last
 };
 
 // METADATA begins with this, followed by section_count SectionHeaders.
@@ -192,10 +194,12 @@ enum SegmentKind : uint32_t {
   kSegmentStack = 5,       // grows down
   kSegmentVdso = 6,
   kSegmentVvar = 7,
+  kSegmentObject = 8,  // shared mapping of an object: number file_bytes of Objects
 };
 inline constexpr uint32_t kSegmentEmbedded = 1;  // clean file pages are in the image as well
 inline constexpr uint32_t kSegmentDeleted = 2;   // the file had no name any more
 inline constexpr uint32_t kSegmentHeap = 4;      // begins with the directory of the crmalloc heap
+inline constexpr uint32_t kSegmentOfObject = 8;  // kSegmentFile: as kSegmentObject, but private
 // madvise and mlock state, from VmFlags.
 inline constexpr uint32_t kSegmentDontFork = 0x10;
 inline constexpr uint32_t kSegmentWipeOnFork = 0x20;
@@ -207,6 +211,7 @@ inline constexpr uint32_t kSegmentNoReserve = 0x400;
 inline constexpr uint32_t kSegmentSequential = 0x800;
 inline constexpr uint32_t kSegmentRandom = 0x1000;
 inline constexpr uint32_t kSegmentMergeable = 0x2000;
+inline constexpr uint32_t kSegmentMayWrite = 0x4000;  // shared: mprotect may make it writable
 
 struct SegmentRecord {
   uint64_t start, end;
@@ -231,6 +236,33 @@ struct ExtentRecord {
 CR_ON_DISK(ExtentRecord, 24);
 
 inline constexpr uint64_t kSlotZero = ~0ull;  // an extent of zero pages that shadow a file
+
+// Memory or a file that several mappings and descriptors may share.
+enum ObjectKind : uint32_t {
+  kObjectNamed = 1,    // a file, by path
+  kObjectUnnamed = 2,  // a file without a name
+  kObjectMemfd = 3,
+  kObjectSysv = 4,  // System V shared memory; ino: its id
+};
+inline constexpr uint32_t kObjectWhole = 1;    // all of its content is stored, not what is mapped
+inline constexpr uint32_t kObjectRemoved = 2;  // kObjectSysv: goes with its last detach (IPC_RMID)
+
+// Byte i of the object is at address addr + i of extents. Such addresses are beyond all segments.
+struct ObjectRecord {
+  uint32_t kind;
+  uint32_t flags;  // kObject...
+  uint32_t mode;   // st_mode
+  uint32_t seals;  // F_GET_SEALS
+  uint64_t dev, ino;
+  uint64_t bytes;
+  uint64_t addr;
+  int64_t changed_s;  // kObjectSysv: shm_ctime
+  StringRef name;     // as /proc/PID/maps shows it
+  int32_t key;        // kObjectSysv
+  uint32_t uid, gid;
+};
+CR_ON_DISK(ObjectRecord, 72);
+inline constexpr uint64_t kObjectSpace = uint64_t{1} << 62;
 
 struct ThreadRecord {
   int32_t tid;
@@ -265,6 +297,7 @@ enum FileKind : uint32_t {
   kFilePipe = 7,      // pipe inside the process
   kFileOpath = 8,     // O_PATH
   kFileProc = 9,      // something under /proc/self
+  kFileObject = 10,   // number `pair` of Objects
 };
 
 struct FileRecord {
@@ -275,7 +308,7 @@ struct FileRecord {
   uint64_t file_bytes;  // size at the checkpoint
   StringRef path;
   uint32_t mode;        // st_mode
-  uint32_t pair;        // pipes: number of the pipe, unique in the image
+  uint32_t pair;        // pipes: number of the pipe, unique in the image; or of the object
   int32_t std_fd;       // kFileTerminal, kFileStdPipe: crrestore's descriptor to inherit
   uint64_t pipe_bytes;  // F_GETPIPE_SZ
   BlobRef content;      // pipes: unread bytes (in the read end); deleted files: all bytes

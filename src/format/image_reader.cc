@@ -17,6 +17,10 @@ bool inside(uint64_t off, uint64_t bytes, uint64_t total) {
 
 bool equal(const void* a, const void* b, size_t n) { return __builtin_memcmp(a, b, n) == 0; }
 
+bool maps_object(const SegmentRecord& s) {
+  return s.kind == kSegmentObject || (s.kind == kSegmentFile && (s.flags & kSegmentOfObject) != 0);
+}
+
 class MetadataReader {
  public:
   explicit MetadataReader(ImageView& v)
@@ -29,6 +33,8 @@ class MetadataReader {
   Result<void> check_process();
   Result<void> check_segments();
   Result<void> check_extents();
+  Result<void> check_objects();
+  bool in_object(uint64_t addr, uint64_t end) const;
   Result<void> check_threads();
   Result<void> check_files();
   bool good(StringRef r) const { return r < v_.strings.size(); }
@@ -103,6 +109,9 @@ Result<void> MetadataReader::read_sections() {
       case kSectionOverlays:
         CR_TRYV(take(h, &v_.overlays));
         break;
+      case kSectionObjects:
+        CR_TRYV(take(h, &v_.objects));
+        break;
     }
   }
   if (process.size() != 1) return damaged("there is not exactly one process record");
@@ -139,12 +148,41 @@ Result<void> MetadataReader::check_segments() {
         s.end > kTop) {
       return damaged("segments are not sorted page ranges of the user address space");
     }
-    if (s.kind < kSegmentAnon || s.kind > kSegmentVvar || s.prot > 7 || !good(s.file)) {
+    if (s.kind < kSegmentAnon || s.kind > kSegmentObject || s.prot > 7 || !good(s.file)) {
       return damaged("a segment has an impossible kind, protection or file");
+    }
+    if (maps_object(s) && (s.file_bytes >= v_.objects.size() || s.file_off % kPageSize != 0 ||
+                           s.file_off >= kObjectSpace)) {
+      return damaged("a segment maps an object that does not exist");
     }
     at = s.end;
   }
   return {};
+}
+
+Result<void> MetadataReader::check_objects() {
+  uint64_t at = kObjectSpace;
+  for (const ObjectRecord& o : v_.objects) {
+    if (o.kind < kObjectNamed || o.kind > kObjectSysv || !good(o.name)) {
+      return damaged("an object has an impossible kind or name");
+    }
+    if (o.addr % kPageSize != 0 || o.addr < at || o.bytes >= kObjectSpace ||
+        o.addr >= 2 * kObjectSpace) {
+      return damaged("objects are not sorted ranges of their address space");
+    }
+    at = o.addr + o.bytes;
+  }
+  if (!v_.objects.empty() && (v_.super.feature_incompat & kIncompatObjects) == 0) {
+    return damaged("there are objects, and the superblock does not say so");
+  }
+  return {};
+}
+
+bool MetadataReader::in_object(uint64_t addr, uint64_t end) const {
+  for (const ObjectRecord& o : v_.objects) {
+    if (addr >= o.addr && end - o.addr <= page_ceil(o.bytes)) return true;
+  }
+  return false;
 }
 
 Result<void> MetadataReader::check_extents() {
@@ -159,8 +197,10 @@ Result<void> MetadataReader::check_extents() {
     }
     const uint64_t end = e.addr + e.pages * kPageSize;
     while (seg < v_.segments.size() && v_.segments[seg].end <= e.addr) seg++;
-    if (seg == v_.segments.size() || e.addr < v_.segments[seg].start ||
-        end > v_.segments[seg].end) {
+    if (e.addr >= kObjectSpace) {
+      if (!in_object(e.addr, end)) return damaged("an extent lies outside the objects");
+    } else if (seg == v_.segments.size() || e.addr < v_.segments[seg].start ||
+               end > v_.segments[seg].end) {
       return damaged("an extent lies outside the segments");
     }
     if (e.slot != kSlotZero && !inside(e.slot, e.pages, v_.super.payload_slots)) {
@@ -203,8 +243,11 @@ Result<void> MetadataReader::check_threads() {
 
 Result<void> MetadataReader::check_files() {
   for (const FileRecord& f : v_.files) {
-    if (f.kind < kFileRegular || f.kind > kFileProc || !good(f.path) || !good(f.content)) {
+    if (f.kind < kFileRegular || f.kind > kFileObject || !good(f.path) || !good(f.content)) {
       return damaged("a file record is impossible");
+    }
+    if (f.kind == kFileObject && f.pair >= v_.objects.size()) {
+      return damaged("a file record refers to an object that does not exist");
     }
   }
   int64_t last = -1;
@@ -219,6 +262,7 @@ Result<void> MetadataReader::check_files() {
 Result<void> MetadataReader::read_all() {
   CR_TRYV(read_sections());
   CR_TRYV(check_process());
+  CR_TRYV(check_objects());
   CR_TRYV(check_segments());
   CR_TRYV(check_extents());
   CR_TRYV(check_threads());
@@ -295,6 +339,11 @@ uint64_t slot_address(const ImageView& image, uint64_t slot) {
     }
   }
   return 0;
+}
+
+uint64_t object_address(const ImageView& image, const SegmentRecord& s, uint64_t addr) {
+  if (!maps_object(s)) return 0;
+  return image.objects[s.file_bytes].addr + s.file_off + (addr - s.start);
 }
 
 const ExtentRecord* find_extent(const ImageView& image, uint64_t addr) {

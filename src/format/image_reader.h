@@ -28,6 +28,7 @@ struct ImageView {
   std::span<const SigactionRecord> sigactions;
   std::span<const SiginfoRecord> siginfos;
   std::span<const OverlayRecord> overlays;
+  std::span<const ObjectRecord> objects;
   std::span<const char> strings;
   std::span<const uint8_t> blobs;
 
@@ -48,6 +49,10 @@ uint64_t verify_slots(const ImageView& image, uint64_t first, uint64_t last);
 
 // Address of the page in a slot, 0 if no extent names it.
 uint64_t slot_address(const ImageView& image, uint64_t slot);
+
+// Where the object that the segment maps has its byte at `addr`, as an address of extents; 0: the
+// segment maps none.
+uint64_t object_address(const ImageView& image, const SegmentRecord& s, uint64_t addr);
 
 // The extent that holds addr, or nullptr.
 const ExtentRecord* find_extent(const ImageView& image, uint64_t addr);

@@ -15,6 +15,14 @@ struct PlanArray {
   uint64_t off, count;
 };
 
+// How a mapping is made.
+enum PlanMapHow : uint32_t {
+  kMapMake = 0,      // mmap
+  kMapAttach = 1,    // shmat of sysv_id, with `flags`; all of it
+  kMapAttached = 2,  // a part of what was attached, that gets its protection
+  kMapHole = 3,      // a part of what was attached, that goes
+};
+
 struct PlanMap {
   uint64_t addr, bytes;
   uint32_t prot;   // final protection
@@ -24,8 +32,10 @@ struct PlanMap {
   uint64_t file_off;
   uint32_t segment_flags;  // kSegment... advice
   uint32_t userfault;      // PlanUserfault
+  uint32_t how;            // PlanMapHow
+  int32_t sysv_id;
 };
-CR_ON_DISK(PlanMap, 48);
+CR_ON_DISK(PlanMap, 56);
 
 // How pages get into the memory.
 enum PlanFillHow : uint32_t {
@@ -87,6 +97,19 @@ struct PlanFileChange {
 };
 CR_ON_DISK(PlanFileChange, 24);
 
+// What a restore does to files that were mapped shared, behind all of those.
+enum PlanObjectChangeWhat : uint32_t {
+  kObjectChangeWrite = 0,  // bytes of the image, from offset `value` of it
+  kObjectChangeZero = 1,
+  kObjectChangeSeal = 2,  // memfds: F_ADD_SEALS, `value`
+};
+struct PlanObjectChange {
+  uint32_t source;  // index among the received descriptors
+  uint32_t what;    // PlanObjectChangeWhat
+  uint64_t off, bytes, value;
+};
+CR_ON_DISK(PlanObjectChange, 32);
+
 // Where the program's own C library runs with another vDSO than its own: the old entry points jump.
 struct PlanVdsoPatch {
   uint64_t old_off;  // in the image's vDSO
@@ -108,7 +131,8 @@ struct PlanHeader {
   uint64_t magic;
   uint64_t bytes;  // of the whole plan
   ProcessRecord process;
-  PlanArray maps, fills, lazy_fills, zeros, overlays, threads, fds, file_changes, patches;
+  PlanArray maps, fills, lazy_fills, zeros, overlays, threads, fds, file_changes, object_changes;
+  PlanArray patches;
   PlanArray sigactions, siginfos;
   uint64_t auxv_off, auxv_bytes;
   uint64_t cwd_off;        // a string

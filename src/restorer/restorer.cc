@@ -95,6 +95,10 @@ void unmap_all_else(const Restore& rs) {
 void map_segments(const Restore& rs) {
   const auto* m = rs.array<format::PlanMap>(rs.plan->maps);
   for (uint64_t i = 0; i < rs.plan->maps.count; i++) {
+    if (m[i].how != format::kMapMake) {
+      attach_segment(rs, m[i]);
+      continue;
+    }
     const int prot = static_cast<int>(m[i].prot) | (m[i].fill != 0 ? PROT_READ | PROT_WRITE : 0);
     const int fd = m[i].file < 0 ? -1 : rs.args->extra_fd_base + m[i].file;
     const long r =
@@ -174,7 +178,10 @@ void protect_segments(const Restore& rs) {
   const auto* m = rs.array<format::PlanMap>(rs.plan->maps);
   for (uint64_t i = 0; i < rs.plan->maps.count; i++) {
     if (m[i].segment_flags != 0) advise(rs, m[i]);
-    if (m[i].fill == 0 || (m[i].prot & 3) == (PROT_READ | PROT_WRITE)) continue;
+    const bool fixed = m[i].fill == 0 && m[i].how != format::kMapAttached;
+    if (fixed || (m[i].fill != 0 && (m[i].prot & 3) == (PROT_READ | PROT_WRITE))) {
+      continue;
+    }
     const long r = rawsys::sys_mprotect(m[i].addr, m[i].bytes, static_cast<int>(m[i].prot));
     if (r < 0) fail(rs, format::kStepProtect, r, m[i].addr);
   }
@@ -482,6 +489,7 @@ const format::PlanThread* leader(const Restore& rs) {
   drop_capabilities(rs);
   start_filler(rs);
   change_files(rs);
+  change_objects(rs);
   make_control_thread(rs);
   // All received descriptors, the image and the socket to the agent are above everything else.
   sys(__NR_close_range, rs.args->extra_fd_base, ~0u, 0);

@@ -47,6 +47,11 @@ void fetch_pages(const Restore& rs, const format::PlanFill& f, uint64_t off, uin
 // When no page is to come any more.
 void unmap_checksums(const Restore& rs);
 
+// Shared memory (objects.cc): memory that is attached and not mapped; and what is changed of files
+// last of all. The pages have been checked.
+void attach_segment(const Restore& rs, const format::PlanMap& m);
+void change_objects(const Restore& rs);
+
 // Lazy restores (lazy.cc); without lazy fills these do nothing.
 // userfault: with all lazy segments registered. The descriptor is taken over.
 void begin_lazy(const Restore& rs, int userfault);

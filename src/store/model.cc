@@ -79,6 +79,7 @@ std::vector<uint8_t> Model::serialize() const {
   s.add(kSectionSigactions, sigactions.data(), sigactions.size());
   s.add(kSectionSiginfos, siginfos.data(), siginfos.size());
   s.add(kSectionOverlays, overlays.data(), overlays.size());
+  if (!objects.empty()) s.add(kSectionObjects, objects.data(), objects.size());
   return s.join();
 }
 

@@ -157,7 +157,7 @@ def foreign(bad, rng, _rounds):
 
 def too_new(bad, _rng, _rounds):
     """Written by later versions, with right checksums; unknown compatible features are no reason."""
-    for words in (["format_version=2"], ["format_version=0xffffffff"], ["feature_incompat=1"],
+    for words in (["format_version=2"], ["format_version=0xffffffff"], ["feature_incompat=2"],
                   ["feature_incompat=0x8000000000000000"]):
         bad.patch("set", *words)
         bad.expect_refused(" ".join(words), TOO_NEW)

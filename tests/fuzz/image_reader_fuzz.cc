@@ -34,7 +34,12 @@ void use(const ImageView& v) {
     touch(v, r);
   }
   for (const BlobRef& r : {p.cmdline, p.environ, p.auxv}) touch(v.blob(r));
-  for (const SegmentRecord& s : v.segments) touch(v, s.file);
+  for (const SegmentRecord& s : v.segments) {
+    touch(v, s.file);
+    const uint64_t at = object_address(v, s, s.start);
+    if (at != 0 && at < kObjectSpace) abort();
+  }
+  for (const ObjectRecord& o : v.objects) touch(v, o.name);
   for (const ExtentRecord& e : v.extents) {
     if (find_extent(v, e.addr) != &e) abort();
     if (e.slot == kSlotZero) continue;
@@ -49,6 +54,7 @@ void use(const ImageView& v) {
   for (const FdRecord& f : v.fds) g_sum += v.files[f.file].kind;
   for (const FileRecord& f : v.files) {
     touch(v, f.path);
+    if (f.kind == kFileObject) g_sum += v.objects[f.pair].bytes;
     touch(v.blob(f.content));
   }
   for (const OverlayRecord& o : v.overlays) touch(v.blob(o.bytes));
@@ -75,15 +81,22 @@ void seal(Bytes& file) {
   sb.header_bytes = sizeof(sb);
   sb.machine = kMachineX86_64;
   sb.page_bytes = cr::kPageSize;
-  sb.feature_incompat = 0;
+  sb.feature_incompat &= kIncompatKnown;
   sb.write_lock = 1;
   cr_test::SyntheticImage::seal(file, &sb);
 }
 
 Bytes changed_image(const uint8_t* data, size_t size) {
-  static const Bytes kRight = cr_test::SyntheticImage().bytes();
+  static const Bytes kPlain = cr_test::SyntheticImage().bytes();
+  static const Bytes kShared = [] {
+    cr_test::SyntheticImage made;
+    made.add_objects();
+    return made.bytes();
+  }();
+  // An odd byte that changes nothing chooses.
+  const Bytes& right = size % 5 != 0 && data[size - 1] % 2 != 0 ? kShared : kPlain;
   static const uint64_t kMetadata = 3 * cr::kPageSize;
-  Bytes file = kRight;
+  Bytes file = right;
   for (; size >= 5; data += 5, size -= 5) {
     uint16_t where, value;
     memcpy(&where, data, 2);

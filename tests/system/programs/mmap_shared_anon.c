@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-/* crtest: mode=cycles
+/* crtest: mode=cycles track=auto,hash,hash-entries
  *
  * MAP_SHARED|MAP_ANONYMOUS memory keeps its content and stays shared: what a child forked
- * afterwards writes is seen by its parent.
+ * afterwards writes is seen by its parent, and what one wrote before that its parent has not looked
+ * at.
  */
 #define _GNU_SOURCE
 #include <sys/mman.h>
@@ -15,7 +16,15 @@ enum { kBytes = 64 * 4096 };
 int main(void) {
   char *shared = mmap(NULL, kBytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   char *read_only = mmap(NULL, kBytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-  REQUIRE(shared != MAP_FAILED && read_only != MAP_FAILED);
+  char *results = mmap(NULL, kBytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  REQUIRE(shared != MAP_FAILED && read_only != MAP_FAILED && results != MAP_FAILED);
+  pid_t worker = fork();
+  REQUIRE(worker >= 0);
+  if (worker == 0) {
+    test_fill(results, kBytes / 2, 3);
+    _exit(0);
+  }
+  REQUIRE(waitpid(worker, NULL, 0) == worker);
   test_fill(shared, kBytes / 2, 1); /* the other half is never touched */
   test_fill(read_only, kBytes, 2);
   REQUIRE(mprotect(read_only, kBytes, PROT_READ) == 0);
@@ -23,6 +32,8 @@ int main(void) {
   test_wait();
   test_check_fill("written half", shared, kBytes / 2, 1);
   for (int i = kBytes / 2; i < kBytes; i += 64) CHECK_EQ("untouched half", 0, shared[i]);
+  test_check_fill("results of a child", results, kBytes / 2, 3);
+  for (int i = kBytes / 2; i < kBytes; i += 64) CHECK_EQ("no results", 0, results[i]);
   test_check_fill("read-only shared memory", read_only, kBytes, 2);
   pid_t child = fork();
   REQUIRE(child >= 0);

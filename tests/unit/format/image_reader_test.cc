@@ -165,7 +165,7 @@ Test(image_reader, tells_the_four_kinds_of_error) {
   expect(with_super([](SB& s) { s.format_version++; }), Errc::kTooNew, "version");
   expect(with_super([](SB& s) { s.format_version = 0; }), Errc::kDamaged, "version 0");
   expect(with_super([](SB& s) { s.header_bytes = 256; }), Errc::kDamaged, "header size");
-  expect(with_super([](SB& s) { s.feature_incompat = 1; }), Errc::kTooNew, "incompat bit 0");
+  expect(with_super([](SB& s) { s.feature_incompat = 2; }), Errc::kTooNew, "incompat bit 1");
   expect(with_super([](SB& s) { s.feature_incompat = 1ull << 63; }), Errc::kTooNew, "incompat 63");
   expect(with_super([](SB& s) { s.feature_compat = ~0ull; }), Errc::kOk, "compatible features");
   expect(with_super([](SB& s) { s.feature_ro_compat = ~0ull; }), Errc::kOk, "read-compatible");
@@ -206,7 +206,7 @@ Test(image_reader, rejects_impossible_sections) {
   using H = format::SectionHeader;
   DAMAGED(with_metadata([](uint8_t* m) { m[0] = 'X'; }));
   DAMAGED(with_metadata([](uint8_t* m) { m[11] = 0x7f; }));  // section_count
-  for (uint32_t kind = 1; kind < format::kSectionKinds; kind++) {
+  for (uint32_t kind = 1; kind < format::kSectionObjects; kind++) {
     DAMAGED(with_section(kind, [](H& h) { h.element_bytes++; }));
     DAMAGED(with_section(kind, [](H& h) { h.off += 4; }));
     DAMAGED(with_section(kind, [](H& h) { h.off = ~7ull; }));
@@ -262,7 +262,7 @@ Test(image_reader, rejects_impossible_segments) {
   DAMAGED(with_model([](M& m) { m.segments[1].end = 0x800000000000; }));
   DAMAGED(with_model([](M& m) { m.segments[1].end = 0; }));
   DAMAGED(with_model([](M& m) { m.segments[0].kind = 0; }));
-  DAMAGED(with_model([](M& m) { m.segments[0].kind = 8; }));
+  DAMAGED(with_model([](M& m) { m.segments[0].kind = 9; }));
   DAMAGED(with_model([](M& m) { m.segments[0].prot = 8; }));
 }
 

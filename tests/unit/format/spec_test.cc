@@ -72,6 +72,12 @@ Structs memory_and_frame_of_the_code() {
                          F(SegmentRecord, file_bytes), F(SegmentRecord, file_mtime_ns)}};
   s["ExtentRecord"] = {sizeof(ExtentRecord),
                        {F(ExtentRecord, addr), F(ExtentRecord, pages), F(ExtentRecord, slot)}};
+  s["ObjectRecord"] = {
+      sizeof(ObjectRecord),
+      {F(ObjectRecord, kind), F(ObjectRecord, flags), F(ObjectRecord, mode), F(ObjectRecord, seals),
+       F(ObjectRecord, dev), F(ObjectRecord, ino), F(ObjectRecord, bytes), F(ObjectRecord, addr),
+       F(ObjectRecord, changed_s), F(ObjectRecord, name), F(ObjectRecord, key),
+       F(ObjectRecord, uid), F(ObjectRecord, gid)}};
   s["OverlayRecord"] = {sizeof(OverlayRecord), {F(OverlayRecord, addr), F(OverlayRecord, bytes)}};
   return s;
 }
@@ -180,7 +186,11 @@ std::map<std::string, uint64_t> constants_of_the_code() {
           V(kFilePipe),          V(kFileOpath),          V(kFileProc),
           V(kTrackerUnknown),    V(kTrackerEverything),  V(kTrackerUserfaultfd),
           V(kTrackerSoftDirty),  V(kTrackerHash),        V(kIntervalFixed),
-          V(kIntervalAutomatic)};
+          V(kIntervalAutomatic), V(kIncompatObjects),    V(kSectionObjects),
+          V(kSegmentObject),     V(kSegmentOfObject),    V(kSegmentMayWrite),
+          V(kObjectNamed),       V(kObjectUnnamed),      V(kObjectMemfd),
+          V(kObjectSysv),        V(kObjectWhole),        V(kObjectRemoved),
+          V(kFileObject)};
 }
 
 constexpr char kDocument[] = "docs/format/image.md";
@@ -208,8 +218,9 @@ Test(spec, no_struct_of_the_header_is_forgotten) {
 Test(spec, constants_are_as_documented) {
   const Document doc(kDocument);
   check_constants(constants_of_the_code(), doc.constants);
-  cr_expect(kSectionKinds == 13, "a kind of section is in neither");
-  cr_expect(kIncompatKnown == 0 && kRoCompatKnown == 0, "a feature is not documented");
+  cr_expect(kSectionKinds == 14, "a kind of section is in neither");
+  cr_expect(kIncompatKnown == kIncompatObjects && kRoCompatKnown == 0,
+            "a feature is not documented");
   cr_expect(kImageVersion == 1);
 }
 

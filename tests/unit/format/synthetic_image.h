@@ -38,6 +38,36 @@ struct SyntheticImage {
     model.overlays.push_back({0x10ff8, model.add_blob(&word, sizeof(word))});
   }
 
+  // Not part of the documented bytes: two objects, a mapping of the second from its second page on,
+  // a descriptor of the first.
+  void add_objects() {
+    using cr::kPageSize, format::kObjectSpace;
+    format::ObjectRecord o{};
+    o.kind = format::kObjectMemfd;
+    o.flags = format::kObjectWhole;
+    o.bytes = kPageSize + 1;
+    o.addr = kObjectSpace;
+    o.name = model.add_string("/memfd:a");
+    model.objects.push_back(o);
+    o.kind = format::kObjectNamed;
+    o.bytes = 3 * kPageSize;
+    o.addr = kObjectSpace + 16 * kPageSize;
+    model.objects.push_back(o);
+    format::SegmentRecord s{};
+    s.start = 0x500000;
+    s.end = 0x502000;
+    s.kind = format::kSegmentObject;
+    s.prot = 3;
+    s.file_off = kPageSize;
+    s.file_bytes = 1;
+    model.segments.push_back(s);
+    model.extents.push_back({kObjectSpace + kPageSize, 1, 0});
+    model.extents.push_back({kObjectSpace + 18 * kPageSize, 1, 1});
+    model.files[0].kind = format::kFileObject;
+    model.files[0].pair = 0;
+    super.feature_incompat = format::kIncompatObjects;
+  }
+
   // The file's content, all offsets and checksums filled in.
   std::vector<uint8_t> bytes() {
     const std::vector<uint8_t> metadata = model.serialize();

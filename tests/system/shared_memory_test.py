@@ -1,0 +1,327 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""shared_memory_test.py - shared memory at a restore where not everything is as it was: files and
+segments that are gone, changed, shorter or taken, images that are damaged, little staging memory.
+
+  python3 tests/system/shared_memory_test.py shared/'*segment*' --user=nobody
+"""
+
+import argparse
+import ctypes
+import json
+import mmap
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+import harness  # noqa: E402
+from harness import Failure, Session, Test  # noqa: E402
+
+USERS = ("root", "nobody")
+MIB = 2
+POSIX = pathlib.Path("/dev/shm")
+
+
+def expect(condition, message):
+    if not condition:
+        raise Failure(message)
+
+
+def expect_match(expression, text, what):
+    expect(re.search(expression, text), f"{what} should match /{expression}/, got:\n{text}")
+
+
+def holder(workspace, kind, name="shared.bin", mib=MIB, options=(), then="kill"):
+    """A session of shared_holder that was checkpointed, and is dead unless then=continue."""
+    harness.require_restore(workspace.user)
+    command = [workspace.program("shared_holder"), kind, str(name), str(mib)]
+    session = Session(workspace, command, ("-i", "off", *options))
+    session.start()
+    session.wait_ready()
+    session.checkpoint(then=then)
+    if then == "kill":
+        session.wait_end(137)
+    return session
+
+
+def go_on(session):
+    """Restores it; its memory must be as it was. Returns what crrestore said."""
+    session.restore()
+    session.go()
+    session.expect_pass()
+    session.verify_image()
+    return harness.read_file(session.workspace.path / f"restore-{session.restores}.err")
+
+
+def refused(workspace, session, expression, *words):
+    done = workspace.run([workspace.tool("crrestore"), "-i", "off", *words, session.image], check=125)
+    expect_match(expression, done.stderr, "crrestore's message")
+
+
+def is_privileged(workspace):
+    return workspace.user.uid is None and os.geteuid() == 0
+
+
+# ---- files ---------------------------------------------------------------------------------
+
+
+def test_overwritten_file(workspace):
+    """What was mapped is put back in the file, what was not stays as it is."""
+    session = holder(workspace, "part")
+    path = workspace.path / "shared.bin"
+    before = path.read_bytes()
+    path.write_bytes(b"x" * (2 * len(before)))
+    go_on(session)
+    after = path.read_bytes()
+    expect(len(after) == len(before), f"the file has {len(after)} bytes, not {len(before)}")
+    half = len(before) // 2
+    expect(after[:half] == before[:half], "the mapped half is not what it was")
+    expect(after[half:] == b"x" * half, "the other half was changed")
+
+
+def test_removed_file(workspace):
+    """A file all of which was mapped is made again, with its mode; of one that was mapped in part the
+    rest is lost, and that is said."""
+    session = holder(workspace, "whole")
+    path = workspace.path / "shared.bin"
+    before = path.read_bytes()
+    path.unlink()
+    done = workspace.run([workspace.tool("crrestore"), "--check-only", session.image], check=0)
+    expect(not path.exists(), "--check-only made the file")
+    expect_match(r"shared\.bin was gone", go_on(session) + done.stderr, "crrestore's message")
+    expect(path.read_bytes() == before, "the file is not what it was")
+    expect(path.stat().st_mode & 0o7777 == 0o640, f"its mode is {path.stat().st_mode:o}")
+
+
+def test_removed_file_mapped_in_part(workspace):
+    session = holder(workspace, "part")
+    (workspace.path / "shared.bin").unlink()
+    refused(workspace, session, r"shared\.bin was removed since the checkpoint.*put it back")
+    expect(not (workspace.path / "shared.bin").exists(), "it was made")
+
+
+def test_shorter_file(workspace):
+    session = holder(workspace, "whole")
+    path = workspace.path / "shared.bin"
+    before = path.read_bytes()
+    os.truncate(path, 5000)
+    go_on(session)
+    expect(path.read_bytes() == before, "the file is not what it was")
+
+
+def test_shorter_file_mapped_in_part(workspace):
+    session = holder(workspace, "part")
+    path = workspace.path / "shared.bin"
+    os.truncate(path, 5000)
+    refused(workspace, session, r"shared\.bin is shorter \(5000 bytes\) than at the checkpoint")
+    expect(path.stat().st_size == 5000, "it was changed")
+
+
+def test_renamed_file(workspace):
+    session = holder(workspace, "part")
+    path = workspace.path / "shared.bin"
+    path.rename(workspace.path / "elsewhere")
+    expect_match(r"renamed .*elsewhere back", go_on(session), "crrestore's message")
+    expect(path.exists(), "it has not got its name back")
+
+
+def test_replaced_by_no_file(workspace):
+    session = holder(workspace, "whole")
+    path = workspace.path / "shared.bin"
+    path.unlink()
+    os.mkfifo(path)
+    refused(workspace, session, r"shared\.bin.*(no regular file|cannot be opened)")
+
+
+def test_posix_memory_after_a_reboot(workspace):
+    """/dev/shm is empty then. A restore that fails leaves nothing behind."""
+    path = POSIX / f"crtest-{os.getpid()}-{workspace.user.name}"
+    try:
+        session = holder(workspace, "open", path)
+        before = path.read_bytes()
+        other = pathlib.Path(f"{path}.other")
+        path.unlink()
+        other.unlink()
+        refused(workspace, session, r"\.other.*was removed since the checkpoint")
+        expect(not path.exists(), "a restore that failed left the memory behind")
+        other.touch()
+        os.chown(other, workspace.path.stat().st_uid, -1)
+        go_on(session)
+        expect(path.read_bytes() == before, "the memory is not what it was")
+    finally:
+        for left in POSIX.glob(f"crtest-{os.getpid()}-{workspace.user.name}*"):
+            left.unlink()
+
+
+def test_damaged_image_changes_nothing(workspace):
+    """A page of shared memory that is damaged is found before any file is written."""
+    session = holder(workspace, "whole")
+    path = workspace.path / "shared.bin"
+    image = next(p for p in pathlib.Path(session.image).glob("image.[01]")
+                 if b"S" * (256 << 10) in p.read_bytes())
+    at = image.read_bytes().index(b"S" * (256 << 10)) + 12345
+    with open(image, "r+b") as file:
+        file.seek(at)
+        file.write(b"T")
+    path.write_bytes(b"y" * path.stat().st_size)
+    refused(workspace, session, r"damaged: the checksum of the page")
+    refused(workspace, session, r"damaged: the checksum of the page", "--check-only")
+    done = workspace.run([workspace.tool("crinspect"), "verify", session.image], check=None)
+    expect(done.returncode != 0 and "damaged" in done.stdout + done.stderr, "crinspect verify")
+    expect(set(path.read_bytes()) == {ord("y")}, "the file was written")
+
+
+RESTORE_POINTS = ("restore_planned", "restore_exec", "restore_taken", "restore_attached")
+
+
+def test_killed_while_restoring(workspace):
+    """Everything is killed at each point of a restore: until the program is attached the file is as
+    it was, and in the end all is there."""
+    session = holder(workspace, "whole")
+    path = workspace.path / "shared.bin"
+    before = path.read_bytes()
+    for point in RESTORE_POINTS:
+        path.write_bytes(b"z" * len(before))
+        done = workspace.run([workspace.tool("crrestore"), "-i", "off", session.image],
+                             environment={"CR_FAULT": point})
+        expect(done.returncode == -9, f"{point}: crrestore ended with {done.returncode}")
+        workspace.run(["sleep", "0.2"])  # the killed program is gone
+        now = path.read_bytes()
+        if point != "restore_attached":
+            expect(set(now) == {ord("z")}, f"{point}: the file was written")
+        else:
+            expect(now == before, f"{point}: the file is not what it was")
+    path.write_bytes(b"z" * len(before))
+    go_on(session)
+    expect(path.read_bytes() == before, "the file is not what it was")
+
+
+# ---- memory --------------------------------------------------------------------------------
+
+
+def test_little_staging(workspace):
+    """Shared memory that does not fit into the staging memory is written in portions."""
+    session = holder(workspace, "memfd", mib=40, options=("--staging=4M",), then="continue")
+    session.checkpoint()
+    session.checkpoint(then="kill")
+    session.wait_end(137)
+    go_on(session)
+
+
+def test_inspected(workspace):
+    """crinspect shows what is shared; a core file has its content."""
+    session = holder(workspace, "memfd")
+    done = workspace.run([workspace.tool("crinspect"), "maps", session.image], check=0)
+    expect_match(r"rw-s .*/memfd:shared\.bin", done.stdout, "crinspect maps")
+    done = workspace.run([workspace.tool("crinspect"), "--json", "maps", session.image], check=0)
+    stored = [s["pages_stored"] for s in json.loads(done.stdout) if "memfd" in s["name"]]
+    expect(stored == [MIB * 256], f"crinspect maps: {stored} pages are stored")
+    done = workspace.run([workspace.tool("crinspect"), "fds", session.image], check=0)
+    expect_match(r"shared-object.*/memfd:shared\.bin", done.stdout, "crinspect fds")
+    core = workspace.path / "core"
+    workspace.run([workspace.tool("crinspect"), "core", session.image, "--out", str(core)], check=0)
+    expect(b"S" * (256 << 10) in core.read_bytes(), "the core file lacks the shared memory")
+
+
+# ---- System V ------------------------------------------------------------------------------
+
+
+def segments():
+    return set(re.findall(r"^\s*-?\d+\s+(\d+)", pathlib.Path("/proc/sysvipc/shm").read_text(), re.M))
+
+
+def id_of_segment(workspace):
+    return (workspace.path / "segment").read_text().strip()
+
+
+def remove_segment(number):
+    subprocess.run(["ipcrm", "-m", number], check=False, capture_output=True)
+
+
+def test_segment_outlives_its_program(workspace):
+    session = holder(workspace, "sysv", workspace.path / "segment")
+    expect(id_of_segment(workspace) in segments(), "the segment went with its program")
+    go_on(session)
+    expect(id_of_segment(workspace) not in segments(), "the segment is still there")
+
+
+def test_segment_gone(workspace):
+    """Made again with its id by root; to others that is not given."""
+    session = holder(workspace, "sysv", workspace.path / "segment")
+    number = id_of_segment(workspace)
+    remove_segment(number)
+    if is_privileged(workspace):
+        go_on(session)
+        return
+    refused(workspace, session, rf"id {number}, key 0x4353.*is gone.*as root")
+
+
+def test_segment_taken(workspace):
+    """Another one has its id."""
+    session = holder(workspace, "sysv", workspace.path / "segment")
+    number = id_of_segment(workspace)
+    remove_segment(number)
+    if os.geteuid() != 0:
+        raise harness.Skip("only root can choose an id")
+    pathlib.Path("/proc/sys/kernel/shm_next_id").write_text(number)
+    made = subprocess.run(["ipcmk", "-M", "4096"], check=True, capture_output=True, text=True).stdout
+    try:
+        expect(made.split()[-1] == number, f"the new segment is {made.split()[-1]}, not {number}")
+        refused(workspace, session, rf"another segment has that id now.*ipcrm -m {number}")
+    finally:
+        remove_segment(made.split()[-1])
+
+
+def test_segment_of_others(workspace):
+    """A segment that it only reads: what its owner has written since stays."""
+    made = workspace.run(["ipcmk", "-M", "65536", "-p", "0644"], check=0).stdout.split()[-1]
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.shmat.restype = ctypes.c_void_p
+    try:
+        memory = libc.shmat(int(made), None, 0)
+        expect(memory not in (None, 2 ** 64 - 1), "shmat")
+        ctypes.memset(memory, ord("a"), 65536)
+        session = holder(workspace, "reader", made)
+        ctypes.memset(memory, ord("b"), 65536)
+        go_on(session)
+        expect(ctypes.string_at(memory, 65536) == b"b" * 65536, "the segment was written")
+        libc.shmdt(ctypes.c_void_p(memory))
+    finally:
+        remove_segment(made)
+
+
+def test_seen_by_others(workspace):
+    """Who else has the file mapped sees what is put back."""
+    session = holder(workspace, "whole")
+    with open(workspace.path / "shared.bin", "r+b") as file:
+        with mmap.mmap(file.fileno(), 0) as other:
+            before = other[:]
+            other[5000:5010] = b"overwrites"
+            go_on(session)
+            expect(other[:] == before, "the other mapping shows something else")
+
+
+def tests():
+    """All tests, as harness.Test: each function of this file that is named test_*."""
+    result = []
+    for key, function in sorted(globals().items()):
+        if not key.startswith("test_"):
+            continue
+        name = "shared/" + key.removeprefix("test_")
+        for user in harness.usable_users(USERS):
+            repeat = f"python3 tests/system/shared_memory_test.py {name} --user={user.name}"
+            result.append(Test(name, user, function, repeat, timeout=60.0))
+    return result
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Tests restores of shared memory.")
+    harness.add_common_arguments(parser)
+    return harness.run_main(tests(), parser.parse_args())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
