@@ -84,6 +84,8 @@ Json descriptors_of(const format::ImageView& v) {
     j["bytes_stored"] = f.content.bytes;
     if (f.kind == format::kFilePipe) j["pipe"] = f.pair;
     if (f.kind == format::kFilePipe) j["pipe_capacity"] = f.pipe_bytes;
+    const std::string state = object_words(v, f);
+    if (!state.empty()) j["state"] = state;
     if (f.std_fd >= 0) j["inherits"] = f.std_fd;
     if (f.owner_pid != 0) j["owner"] = f.owner_pid;
     if (first[d.file] >= 0) j["same_as"] = first[d.file];
@@ -102,6 +104,7 @@ std::string remarks_of(const Json& j) {
     if (reads) add(text_of("%lu bytes unread", number(j, "bytes_stored")));
   }
   if (get(j, "kind") == "unnamed") add(text_of("%lu bytes stored", number(j, "bytes_stored")));
+  if (j.contains("state")) add(get(j, "state"));
   if (j.contains("inherits")) add(text_of("crrestore's own %lu", number(j, "inherits")));
   if (j.contains("owner")) add(text_of("signals to %d", j["owner"].get<int>()));
   if (j.contains("same_as")) add(text_of("duplicate of %lu", number(j, "same_as")));

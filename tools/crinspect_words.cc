@@ -124,6 +124,18 @@ const char* file_kind_word(uint32_t kind) {
       return "path-only";
     case format::kFileProc:
       return "proc";
+    case format::kFileEventfd:
+      return "eventfd";
+    case format::kFileTimerfd:
+      return "timerfd";
+    case format::kFileSignalfd:
+      return "signalfd";
+    case format::kFileEpoll:
+      return "epoll";
+    case format::kFileInotify:
+      return "inotify";
+    case format::kFilePidfd:
+      return "pidfd";
     default:
       return "unknown";
   }

@@ -15,20 +15,12 @@
 
 #include <algorithm>
 
+#include "agent/kinds.h"
 #include "os/fd.h"
 #include "os/proc.h"
 
 namespace cr::agent {
 namespace {
-
-struct Descriptor {
-  int fd = -1;
-  std::string aliases;  // other numbers of the same open file, " 7 9"
-  std::string link;     // what /proc/PID/fd/N leads to
-  bool deleted = false;
-  struct stat st {};
-  os::FdInfo info;
-};
 
 class FileDescriber {
  public:
@@ -47,6 +39,7 @@ class FileDescriber {
   Trouble read_pipe(const Descriptor& d, format::FileRecord& f);
   int same_as_standard(const Descriptor& d) const;
   bool came_from_outside(const Descriptor& d, int copy) const;
+  bool is_shared(const Descriptor& d) const;
   bool same_description(const Descriptor& a, const Descriptor& b) const;
   std::string fd_path(int fd) const {
     return "/proc/" + std::to_string(pid_) + "/task/" + std::to_string(tid_) + "/fd/" +
@@ -61,15 +54,6 @@ class FileDescriber {
   store::Model& model_;
   std::vector<Descriptor> all_;
 };
-
-std::string name(const Descriptor& d) {
-  return "fd " + std::to_string(d.fd) + d.aliases + " (" + d.link +
-         (d.deleted ? " (deleted)" : "") + ")";
-}
-
-Trouble refuse(const Descriptor& d, const std::string& kind, const std::string& next) {
-  return trouble(Errc::kUnsupported, 0, name(d) + ": " + kind + " cannot be saved yet; " + next);
-}
 
 Trouble FileDescriber::look(int fd, Descriptor* ret) {
   Descriptor d;
@@ -90,8 +74,17 @@ Trouble FileDescriber::look(int fd, Descriptor* ret) {
   return {};
 }
 
+// What fdinfo says of the open file and not of the descriptor.
+std::string_view about_file(const Descriptor& d) {
+  const size_t at = d.info.extra.find("\nmnt_id:");
+  return at == std::string::npos ? "" : std::string_view(d.info.extra).substr(at);
+}
+
 bool FileDescriber::same_description(const Descriptor& a, const Descriptor& b) const {
   if (a.st.st_dev != b.st.st_dev || a.st.st_ino != b.st.st_ino) return false;
+  // All of these have one inode: most are told apart without the kernel. A timer runs meanwhile.
+  const bool anonymous = a.link.starts_with("anon_inode:") && a.link != "anon_inode:[timerfd]";
+  if (anonymous && about_file(a) != about_file(b)) return false;
   if ((a.info.flags & ~static_cast<uint64_t>(O_CLOEXEC)) !=
           (b.info.flags & ~static_cast<uint64_t>(O_CLOEXEC)) ||
       a.info.position != b.info.position) {
@@ -135,6 +128,15 @@ bool FileDescriber::came_from_outside(const Descriptor& d, int copy) const {
   return stat && stat->ppid > 1 && holds(stat->ppid, d.st, -1);
 }
 
+// Those that are made anew would not be what the others have.
+bool FileDescriber::is_shared(const Descriptor& d) const {
+  const auto has = [&](pid_t pid) {
+    return pid > 1 && syscall(__NR_kcmp, pid, pid_, KCMP_FILE, d.fd, d.fd) == 0;
+  };
+  auto stat = os::read_stat(pid_, tid_);
+  return has(getpid()) || (stat && has(stat->ppid));
+}
+
 Trouble FileDescriber::read_deleted(const Descriptor& d, format::FileRecord& f) {
   f.kind = format::kFileDeleted;
   const auto bytes = static_cast<uint64_t>(d.st.st_size);
@@ -154,7 +156,7 @@ Trouble FileDescriber::read_deleted(const Descriptor& d, format::FileRecord& f) 
   }
   if (done != bytes) {
     return trouble(Errc::kUnsupported, errno,
-                   name(d) + ": the content of the unnamed file cannot be read");
+                   name_of(d) + ": the content of the unnamed file cannot be read");
   }
   f.content = model_.add_blob(content.data(), content.size());
   return {};
@@ -207,7 +209,7 @@ Trouble FileDescriber::read_pipe(const Descriptor& d, format::FileRecord& f) {
   os::Fd in = copy_of(d.fd);
   int waiting = 0;
   if (!in || ioctl(in.get(), FIONREAD, &waiting) != 0) {
-    return trouble(Errc::kUnsupported, errno, name(d) + ": the pipe cannot be read");
+    return trouble(Errc::kUnsupported, errno, name_of(d) + ": the pipe cannot be read");
   }
   f.pipe_bytes = static_cast<uint64_t>(std::max(0, fcntl(in.get(), F_GETPIPE_SZ)));
   if (waiting == 0) return {};
@@ -226,7 +228,7 @@ Trouble FileDescriber::read_pipe(const Descriptor& d, format::FileRecord& f) {
     done += static_cast<size_t>(k);
   }
   if (n < waiting || done != content.size()) {
-    return trouble(Errc::kUnsupported, errno, name(d) + ": the pipe's content cannot be copied");
+    return trouble(Errc::kUnsupported, errno, name_of(d) + ": the pipe's content cannot be copied");
   }
   f.content = model_.add_blob(content.data(), content.size());
   return {};
@@ -275,18 +277,11 @@ const char* kind_of(const std::string& link) {
     const char* begin;
     const char* kind;
   };
-  static constexpr Row kRows[] = {{"anon_inode:[eventfd]", "an eventfd"},
-                                  {"anon_inode:[eventpoll]", "an epoll instance"},
-                                  {"anon_inode:[timerfd]", "a timerfd"},
-                                  {"anon_inode:[signalfd]", "a signalfd"},
-                                  {"anon_inode:inotify", "an inotify instance"},
-                                  {"anon_inode:[fanotify]", "a fanotify group"},
+  static constexpr Row kRows[] = {{"anon_inode:[fanotify]", "a fanotify group"},
                                   {"anon_inode:[io_uring]", "an io_uring"},
                                   {"anon_inode:[userfaultfd]", "a userfaultfd"},
                                   {"anon_inode:[perf_event]", "a perf event"},
                                   {"anon_inode:bpf", "a bpf object"},
-                                  {"anon_inode:[pidfd]", "a pidfd"},
-                                  {"pidfd:", "a pidfd"},
                                   {"socket:", "a socket"},
                                   {"net:[", "a network namespace"}};
   for (const Row& r : kRows) {
@@ -311,7 +306,13 @@ Trouble FileDescriber::describe(const Descriptor& d, format::FileRecord* ret) {
     return {};
   }
   Trouble bad;
-  if (S_ISREG(d.st.st_mode)) {
+  if (const KindOfFile* kind = kind_of_link(d.link); kind != nullptr) {
+    f.kind = kind->kind;
+    bad = is_shared(d) ? refuse(d, "an object that another process has open too",
+                                "close it before the checkpoint, or do not let the program inherit "
+                                "it")
+                       : kind->describe({pid_, tid_, pidfd_, model_, all_}, d, f);
+  } else if (S_ISREG(d.st.st_mode)) {
     bad = describe_regular(d, f);
   } else if (S_ISDIR(d.st.st_mode)) {
     if (d.deleted) return refuse(d, "a removed directory", "close it");

@@ -13,6 +13,8 @@
 
 #include <map>
 
+#include "agent/kinds.h"
+
 namespace cr::agent {
 namespace {
 
@@ -27,6 +29,7 @@ class FileOpener {
 
  private:
   Trouble open_one(const format::FileRecord& f, os::Fd* ret, PendingFile* pending);
+  Trouble make_anew(const KindOfFile& kind, const SavedFile& f, os::Fd* ret);
   Trouble open_regular(const format::FileRecord& f, os::Fd* ret, PendingFile* pending);
   Trouble open_deleted(const format::FileRecord& f, os::Fd* ret);
   Trouble open_pipe(const format::FileRecord& f, os::Fd* ret);
@@ -232,7 +235,27 @@ Trouble FileOpener::broken_pipe(const format::FileRecord& f, os::Fd* ret) {
   return {};
 }
 
+// What only the process itself can make is made by the plan's calls, in this one's place.
+Trouble FileOpener::make_anew(const KindOfFile& kind, const SavedFile& f, os::Fd* ret) {
+  const std::string why = kind.why_not != nullptr ? kind.why_not(f) : "";
+  if (!why.empty()) return trouble(Errc::kNotFound, ENOENT, why);
+  Recipe recipe;
+  kind.make(f, recipe);
+  const long r = kind.by_process ? open("/dev/null", O_RDWR | O_CLOEXEC) : recipe.run_here();
+  if (r < 0) {
+    const int e = kind.by_process ? errno : static_cast<int>(-r);
+    return trouble(Errc::kSystem, e, f.name + " cannot be made again: " + strerror(e));
+  }
+  *ret = os::Fd(static_cast<int>(r));
+  const uint32_t flags = f.file.open_flags & (O_APPEND | O_NONBLOCK);
+  if (!kind.by_process && flags != 0) fcntl(ret->get(), F_SETFL, flags);
+  return {};
+}
+
 Trouble FileOpener::open_one(const format::FileRecord& f, os::Fd* ret, PendingFile* pending) {
+  if (const KindOfFile* kind = kind_of_file(f.kind); kind != nullptr) {
+    return make_anew(*kind, saved_file(image_, static_cast<uint32_t>(&f - &image_.files[0])), ret);
+  }
   switch (f.kind) {
     case format::kFileRegular:
       return open_regular(f, ret, pending);

@@ -18,6 +18,7 @@
 #include <map>
 
 #include "agent/frame.h"
+#include "agent/kinds.h"
 #include "agent/restore_files.h"
 #include "agent/vdso.h"
 #include "format/checksum.h"
@@ -95,6 +96,7 @@ class Planner {
   void add_zeros(uint64_t addr, uint64_t pages);
   void choose_how(format::PlanMap& m, size_t first_fill);
   void add_fills_to(Bytes& out);
+  void add_calls(Bytes& out);
   int send_file(const std::string& path, int fd);
   void write_out();
   uint64_t find_parking(uint64_t bytes) const;
@@ -435,6 +437,19 @@ void Planner::add_fills_to(Bytes& out) {
   h.lazy_fills = out.add(later.data(), later.size());
 }
 
+// What the process does to itself.
+void Planner::add_calls(Bytes& out) {
+  Recipes recipes;
+  furnish_files(image_, /*make=*/true, recipes);
+  auto add = [&](const Recipe& r, format::PlanArray* list, uint64_t* data_off) {
+    *list = out.add(r.calls().data(), r.calls().size());
+    *data_off = out.add(r.bytes().data(), r.bytes().size()).off;
+    plan_.call_names.insert(plan_.call_names.end(), r.whats().begin(), r.whats().end());
+  };
+  add(recipes.early, &header_.calls, &header_.calls_data_off);
+  add(recipes.late, &header_.late_calls, &header_.late_data_off);
+}
+
 void Planner::write_out() {
   Bytes out(plan_.bytes);
   out.reserve(sizeof(format::PlanHeader), 16);
@@ -449,10 +464,13 @@ void Planner::write_out() {
   h.zeros = out.add(zeros_.data(), zeros_.size());
   std::vector<format::PlanFileChange> changes;
   for (const PendingFile& p : plan_.pending) {
-    if (!p.seek) continue;
-    changes.push_back({static_cast<uint32_t>(p.fd), p.truncate ? 1u : 0u, p.bytes, p.position});
+    const auto placed =
+        std::ranges::find(fds_, static_cast<uint32_t>(p.fd), &format::PlanFd::source);
+    if (!p.seek || placed == fds_.end()) continue;
+    changes.push_back({placed->fd, p.truncate ? 1u : 0u, p.bytes, p.position});
   }
   h.file_changes = out.add(changes.data(), changes.size());
+  add_calls(out);
   h.patches = out.add(patches_.data(), patches_.size());
   h.fds = out.add(fds_.data(), fds_.size());
   h.sigactions = out.add(image_.sigactions.data(), image_.sigactions.size());

@@ -31,7 +31,8 @@ struct RestorePlan {
   std::vector<uint8_t> bytes;  // PlanHeader and what it refers to
   std::vector<os::Fd> fds;     // sent in this order
   std::vector<PendingFile> pending;
-  std::string program;  // executable
+  std::vector<std::string> call_names;  // of the plan's calls and then of its late ones
+  std::string program;                  // executable
   std::vector<std::string> argv, environment;
   std::vector<std::string> warnings;
   uint64_t eager_bytes = 0, lazy_bytes = 0;  // filled before the program starts, and afterwards

@@ -16,6 +16,7 @@
 
 #include <algorithm>
 
+#include "agent/kinds.h"
 #include "os/fault.h"
 #include "os/proc.h"
 #include "rawsys/rawsys.h"
@@ -200,10 +201,9 @@ std::string Rollback::find_out() {
 // Files that were closed since get high numbers; they are put into their places later.
 std::string Rollback::reopen_files() {
   for (FileChange::Reopen& r : files_.reopen) {
-    const uint64_t path = put(r.path.c_str(), r.path.size() + 1);
-    uint64_t list = put_calls(
-        {{__NR_openat, {static_cast<uint64_t>(AT_FDCWD), address(path), r.flags}, -1, 0, 0}});
+    uint64_t list = put_recipe(r.recipe);
     if (full_) return "too much has changed for the shared tables";
+    fill_in_ids(list);
     carrier_used_ = true;
     std::string why = thread_calls(*thread(carrier_), list);
     if (!why.empty()) return why;
@@ -275,6 +275,9 @@ std::string Rollback::prepare() {
     }
   }
   list_carrier_ = put_calls(carrier);
+  furnish_files(image_->view, /*make=*/false, recipes_);
+  list_early_ = put_recipe(recipes_.early);
+  list_late_ = put_recipe(recipes_.late);
   return full_ ? "too much has changed for the shared tables" : "";
 }
 
@@ -412,6 +415,7 @@ std::string Rollback::carry_out() {
   for (size_t i = 0; why.empty() && i < threads_.size(); i++) {
     if (threads_[i].tid == 0) why = make_thread(threads_[i]);
   }
+  if (why.empty()) why = furnish();
   for (size_t i = 0; why.empty() && i < threads_.size(); i++) why = settle_thread(threads_[i]);
   if (!why.empty()) return why;
   put_limits_back();

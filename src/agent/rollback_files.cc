@@ -14,6 +14,7 @@
 #include <algorithm>
 #include <map>
 
+#include "agent/kinds.h"
 #include "os/proc.h"
 
 namespace cr::agent {
@@ -40,6 +41,8 @@ class FileDiff {
   void put_back(uint32_t file);
   void put_back_live(const FileRecord& f, int fd);
   void reopen(uint32_t file);
+  void make_anew(const KindOfFile& kind, uint32_t file);
+  int place_all(uint32_t file, size_t reopen);
   void pipe_content(const FileRecord& f, int fd);
   void deleted_content(const FileRecord& f, int fd);
   bool matches(int fd, const FileRecord& f) const;
@@ -182,6 +185,31 @@ void FileDiff::put_back_live(const FileRecord& f, int fd) {
   if (n.info.position != f.position) set(What::kPosition, f.position);
 }
 
+// The number of a descriptor of the file, which all of them are to be.
+int FileDiff::place_all(uint32_t file, size_t reopen) {
+  int first = -1;
+  for (const format::FdRecord& r : image_.fds) {
+    if (r.file != file) continue;
+    out_.place.push_back({r.fd, -1, reopen, r.cloexec != 0});
+    if (first < 0) first = r.fd;
+  }
+  return first;
+}
+
+// It has no state that could be compared and set as a whole: there will be a new one.
+void FileDiff::make_anew(const KindOfFile& kind, uint32_t file) {
+  const SavedFile f = saved_file(image_, file);
+  const std::string why = kind.why_not != nullptr ? kind.why_not(f) : "";
+  if (!why.empty()) return refuse(why);
+  FileChange::Reopen anew;
+  kind.make(f, anew.recipe);
+  const size_t index = out_.reopen.size();
+  out_.reopen.push_back(std::move(anew));
+  const int first = place_all(file, index);
+  const uint32_t flags = f.file.open_flags & kSettable;
+  if (flags != 0) out_.set.push_back({first, FileChange::What::kFlags, flags});
+}
+
 // Closed since: opened again, by path.
 void FileDiff::reopen(uint32_t file) {
   const FileRecord& f = image_.files[file];
@@ -198,13 +226,12 @@ void FileDiff::reopen(uint32_t file) {
   const uint32_t flags =
       f.open_flags & ~static_cast<uint32_t>(O_CREAT | O_EXCL | O_TRUNC | O_NOCTTY | O_CLOEXEC);
   const size_t index = out_.reopen.size();
-  out_.reopen.push_back({path, flags | O_CLOEXEC | O_NOCTTY, -1});
-  int first = -1;
-  for (const format::FdRecord& r : image_.fds) {
-    if (r.file != file) continue;
-    out_.place.push_back({r.fd, -1, index, r.cloexec != 0});
-    if (first < 0) first = r.fd;
-  }
+  FileChange::Reopen open_again;
+  open_again.recipe.call(path, __NR_openat,
+                         {AT_FDCWD, open_again.recipe.data(path.c_str(), path.size() + 1),
+                          flags | O_CLOEXEC | O_NOCTTY});
+  out_.reopen.push_back(std::move(open_again));
+  const int first = place_all(file, index);
   if (f.kind != format::kFileRegular && f.kind != format::kFileDirectory) return;
   const bool writable = (f.open_flags & O_ACCMODE) != O_RDONLY;
   if (f.kind == format::kFileRegular && writable &&
@@ -218,6 +245,7 @@ void FileDiff::reopen(uint32_t file) {
 
 void FileDiff::put_back(uint32_t file) {
   const FileRecord& f = image_.files[file];
+  if (const KindOfFile* kind = kind_of_file(f.kind); kind != nullptr) return make_anew(*kind, file);
   int live = -1;
   for (const format::FdRecord& r : image_.fds) {
     if (r.file == file && live < 0 && matches(r.fd, f) && !taken(r.fd)) live = r.fd;

@@ -450,6 +450,9 @@ std::string Supervisor::describe_failure(const format::Report& r) const {
              strerror(r.sys_errno);
     }
   }
+  if (r.code == format::kStepCalls && plan_ != nullptr && r.sequence < plan_->call_names.size()) {
+    return "restoring failed: " + plan_->call_names[r.sequence] + ": " + strerror(r.sys_errno);
+  }
   if (r.code != format::kStepControl) {
     snprintf(at, sizeof(at), " at 0x%lx", static_cast<unsigned long>(r.sequence));
   }

@@ -19,7 +19,8 @@ inline constexpr uint32_t kImageVersion = 1;
 inline constexpr uint32_t kMachineX86_64 = 62;  // EM_X86_64
 
 // Incompatible features: a reader that does not know a set bit must refuse the image.
-inline constexpr uint64_t kIncompatKnown = 0;
+inline constexpr uint64_t kIncompatObjects = 1ull << 8;  // kinds of files from kFileEventfd on
+inline constexpr uint64_t kIncompatKnown = kIncompatObjects;
 inline constexpr uint64_t kRoCompatKnown = 0;
 
 #define CR_ON_DISK(type, bytes)                       \
@@ -265,6 +266,13 @@ enum FileKind : uint32_t {
   kFilePipe = 7,      // pipe inside the process
   kFileOpath = 8,     // O_PATH
   kFileProc = 9,      // something under /proc/self
+  // Made anew; FileRecord.content has the struct that is named, or an array of it.
+  kFileEventfd = 32,   // EventfdState
+  kFileTimerfd = 33,   // TimerfdState
+  kFileSignalfd = 34,  // SignalfdState
+  kFileEpoll = 35,     // EpollEntry[]
+  kFileInotify = 36,   // InotifyWatch[], by wd
+  kFilePidfd = 37,     // PidfdState
 };
 
 struct FileRecord {
@@ -282,6 +290,52 @@ struct FileRecord {
   int32_t owner_pid, owner_signal;
 };
 CR_ON_DISK(FileRecord, 88);
+
+struct EventfdState {
+  uint64_t count;
+  uint32_t semaphore;  // EFD_SEMAPHORE
+  uint32_t reserved;
+};
+CR_ON_DISK(EventfdState, 16);
+
+struct TimerfdState {
+  int32_t clock;
+  uint32_t flags;        // TFD_TIMER_... of timerfd_settime
+  uint64_t ticks;        // expirations that were not read yet
+  uint64_t left_ns;      // 0: not running
+  uint64_t interval_ns;  // 0: once
+  uint64_t wall_ns;      // CLOCK_REALTIME of the expiration where that was asked for, else 0
+};
+CR_ON_DISK(TimerfdState, 40);
+
+struct SignalfdState {
+  uint64_t mask;
+};
+CR_ON_DISK(SignalfdState, 8);
+
+struct EpollEntry {
+  int32_t fd;  // as it was added; open, and the same file
+  uint32_t events;
+  uint64_t data;
+};
+CR_ON_DISK(EpollEntry, 16);
+
+inline constexpr uint32_t kWatchLink = 1;  // of a symbolic link itself
+
+struct InotifyWatch {
+  int32_t wd;
+  uint32_t mask;
+  StringRef path;
+  uint32_t flags;  // kWatch...
+  uint64_t dev, ino;
+};
+CR_ON_DISK(InotifyWatch, 32);
+
+struct PidfdState {
+  int32_t id;  // of the process itself, or of a thread of its
+  uint32_t reserved;
+};
+CR_ON_DISK(PidfdState, 8);
 
 struct FdRecord {
   int32_t fd;

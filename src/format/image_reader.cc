@@ -32,6 +32,7 @@ class MetadataReader {
   Result<void> check_threads();
   Result<void> check_files();
   bool good(StringRef r) const { return r < v_.strings.size(); }
+  bool good_state(const FileRecord& f) const;
   bool good(BlobRef r) const { return inside(r.off, r.bytes, v_.blobs.size()); }
 
   template <typename T>
@@ -201,9 +202,43 @@ Result<void> MetadataReader::check_threads() {
   return {};
 }
 
+// What the content of such a file consists of; 0: bytes.
+uint64_t state_bytes(uint32_t kind) {
+  switch (kind) {
+    case kFileEventfd:
+      return sizeof(EventfdState);
+    case kFileTimerfd:
+      return sizeof(TimerfdState);
+    case kFileSignalfd:
+      return sizeof(SignalfdState);
+    case kFileEpoll:
+      return sizeof(EpollEntry);
+    case kFileInotify:
+      return sizeof(InotifyWatch);
+    case kFilePidfd:
+      return sizeof(PidfdState);
+    default:
+      return 0;
+  }
+}
+
+bool MetadataReader::good_state(const FileRecord& f) const {
+  const uint64_t bytes = state_bytes(f.kind);
+  if (bytes == 0) return true;
+  if (f.content.off % 8 != 0 || f.content.bytes % bytes != 0) return false;
+  if (f.kind != kFileEpoll && f.kind != kFileInotify) return f.content.bytes == bytes;
+  if (f.kind == kFileEpoll) return true;
+  for (const InotifyWatch& w : v_.states<InotifyWatch>(f.content)) {
+    if (w.wd < 1 || !good(w.path)) return false;
+  }
+  return true;
+}
+
 Result<void> MetadataReader::check_files() {
   for (const FileRecord& f : v_.files) {
-    if (f.kind < kFileRegular || f.kind > kFileProc || !good(f.path) || !good(f.content)) {
+    const bool known = (f.kind >= kFileRegular && f.kind <= kFileProc) ||
+                       (f.kind >= kFileEventfd && f.kind <= kFilePidfd);
+    if (!known || !good(f.path) || !good(f.content) || !good_state(f)) {
       return damaged("a file record is impossible");
     }
   }

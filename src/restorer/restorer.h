@@ -47,6 +47,12 @@ void fetch_pages(const Restore& rs, const format::PlanFill& f, uint64_t off, uin
 // When no page is to come any more.
 void unmap_checksums(const Restore& rs);
 
+// All received descriptors and the image, which lie above everything else, but for the socket to
+// the agent.
+void close_received(const Restore& rs);
+// The plan's `calls`, or its `late_calls`.
+void make_calls(const Restore& rs, bool late);
+
 // Lazy restores (lazy.cc); without lazy fills these do nothing.
 // userfault: with all lazy segments registered. The descriptor is taken over.
 void begin_lazy(const Restore& rs, int userfault);

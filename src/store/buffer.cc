@@ -336,6 +336,7 @@ Result<void> BufferWriter::commit(Model& model, format::SuperBlock* super) {
   super->header_bytes = sizeof(*super);
   super->machine = format::kMachineX86_64;
   super->page_bytes = kPageSize;
+  super->feature_incompat = model.incompat_features();
   super->payload_off = kPageSize;
   super->payload_slots = slots;
   // Room for some more pages, so that METADATA too can stay where it is.

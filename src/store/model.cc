@@ -62,6 +62,13 @@ format::BlobRef Model::add_blob(const void* data, size_t bytes) {
   return ref;
 }
 
+uint64_t Model::incompat_features() const {
+  for (const format::FileRecord& f : files) {
+    if (f.kind >= format::kFileEventfd) return format::kIncompatObjects;
+  }
+  return 0;
+}
+
 std::vector<uint8_t> Model::serialize() const {
   using namespace format;
   Sections s;

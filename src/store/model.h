@@ -29,6 +29,7 @@ struct Model {
 
   format::StringRef add_string(std::string_view s);
   format::BlobRef add_blob(const void* data, size_t bytes);
+  uint64_t incompat_features() const;  // that the image needs
   std::vector<uint8_t> serialize() const;
 };
 

@@ -370,3 +370,46 @@ Test(load_buffer, writer_and_reader_agree) {
   uint64_t slot;
   cr_expect(cr::store::verify_pages(b.image->view, &slot) == 0);
 }
+
+// The state of a descriptor that is made anew is a struct of its kind, whole and aligned.
+Test(image_reader, distrusts_the_state_of_objects) {
+  using M = cr::store::Model;
+  const auto with_object = [](uint32_t kind, size_t bytes, uint64_t skip) {
+    return with_model([&](M& m) {
+      const std::string state(bytes + 8, '\1');
+      m.files[0].kind = kind;
+      m.files[0].content = m.add_blob(state.data(), state.size());
+      m.files[0].content.off += skip;
+      m.files[0].content.bytes = bytes;
+    });
+  };
+  using namespace cr::format;
+  struct Row {
+    uint32_t kind;
+    size_t bytes;
+    bool array;
+  };
+  constexpr Row kRows[] = {{kFileEventfd, sizeof(EventfdState), false},
+                           {kFileTimerfd, sizeof(TimerfdState), false},
+                           {kFileSignalfd, sizeof(SignalfdState), false},
+                           {kFileEpoll, sizeof(EpollEntry), true},
+                           {kFilePidfd, sizeof(PidfdState), false}};
+  for (const Row& r : kRows) {
+    expect(with_object(r.kind, r.bytes, 0), Errc::kOk, "whole");
+    expect(with_object(r.kind, r.bytes - 1, 0), Errc::kDamaged, "too short");
+    expect(with_object(r.kind, r.bytes, 4), Errc::kDamaged, "not aligned");
+    expect(with_object(r.kind, 2 * r.bytes, 0), r.array ? Errc::kOk : Errc::kDamaged, "two");
+    expect(with_object(r.kind, 0, 0), r.array ? Errc::kOk : Errc::kDamaged, "none");
+  }
+  const auto with_watch = [](int32_t wd, uint32_t path) {
+    return with_model([&](M& m) {
+      const InotifyWatch w{wd, 1, path, 0, 0, 0};
+      m.files[0].kind = kFileInotify;
+      m.files[0].content = m.add_blob(&w, sizeof(w));
+    });
+  };
+  expect(with_watch(1, 1), Errc::kOk, "a watch");
+  expect(with_watch(0, 1), Errc::kDamaged, "a watch without a number");
+  expect(with_watch(1, 1u << 30), Errc::kDamaged, "a watch beyond the strings");
+  expect(with_object(kFilePidfd + 1, 8, 0), Errc::kDamaged, "an unknown kind");
+}

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: MIT
+// make_call.h - carries out one entry of a table of system calls (calls.h).
+// Invariant: touches no floating-point or vector register by itself; nothing but the call's own
+// effect, its result and its resolved arguments is changed.
+// Context: N, S, R.
+#pragma once
+
+#include <errno.h>
+#include <sys/epoll.h>
+
+#include "format/calls.h"
+#include "rawsys/rawsys.h"
+
+namespace cr::format {
+
+// Where a list's data lies, and what an id has become.
+struct CallSurroundings {
+  uint64_t data = 0;
+  uint64_t (*id_now)(const void* context, uint64_t id) = nullptr;
+  const void* context = nullptr;
+};
+
+inline uint64_t call_argument(const Call* first, const Call& c, uint32_t i,
+                              const CallSurroundings& s) {
+  const uint64_t value = c.args[i];
+  switch (c.arg_kinds >> (i * kArgKindBits) & ((1u << kArgKindBits) - 1)) {
+    case kArgData:
+      return s.data + value;
+    case kArgResult:
+      return static_cast<uint64_t>(first[value].result);
+    case kArgId:
+      return s.id_now != nullptr ? s.id_now(s.context, value) : value;
+    default:
+      return value;
+  }
+}
+
+// The entry has fired and waits for EPOLL_CTL_MOD. Nobody can add such a one, so it is let fire. If
+// its file is not ready for anything just now, an error or a hang-up can still be reported, once.
+inline long add_disarmed(uint64_t epoll, uint64_t fd, uint64_t events, uint64_t data) {
+  constexpr uint32_t kAny = EPOLLIN | EPOLLPRI | EPOLLOUT | EPOLLRDNORM | EPOLLRDBAND |
+                            EPOLLWRNORM | EPOLLWRBAND | EPOLLMSG | EPOLLRDHUP;
+  epoll_event e{}, fired{};
+  e.events = static_cast<uint32_t>(events) | kAny;
+  e.data.u64 = data;
+  const long r = rawsys::sys(__NR_epoll_ctl, epoll, EPOLL_CTL_ADD, fd, &e);
+  if (r < 0) return r;
+  if (rawsys::sys(__NR_epoll_wait, epoll, &fired, 1, 0) == 1) return 0;
+  e.events = static_cast<uint32_t>(events);
+  return rawsys::sys(__NR_epoll_ctl, epoll, EPOLL_CTL_MOD, fd, &e);
+}
+
+inline long make_call(Call* first, Call& c, const CallSurroundings& s) {
+  uint64_t a[6];
+  for (uint32_t i = 0; i < 6; i++) a[i] = call_argument(first, c, i, s);
+  const int64_t wanted = c.result;
+  switch (c.nr) {
+    case kCallStoreId:
+      *reinterpret_cast<int32_t*>(a[1]) = static_cast<int32_t>(a[0]);
+      c.result = 0;
+      break;
+    case kCallAddDisarmed:
+      c.result = add_disarmed(a[0], a[1], a[2], a[3]);
+      break;
+    default:
+      c.result = rawsys::sys(static_cast<long>(c.nr), a[0], a[1], a[2], a[3], a[4], a[5]);
+  }
+  if ((c.flags & kCallReturns) != 0 && !rawsys::is_error(c.result) && c.result != wanted) {
+    return -EBUSY;
+  }
+  return rawsys::is_error(c.result) && (c.flags & kCallMayFail) == 0 ? c.result : 0;
+}
+
+}  // namespace cr::format
