@@ -18,7 +18,8 @@
 #include <map>
 
 #include "agent/frame.h"
-#include "agent/kinds.h"
+#include "agent/furnish.h"
+#include "agent/posix_timers.h"
 #include "agent/restore_files.h"
 #include "agent/vdso.h"
 #include "format/checksum.h"
@@ -440,7 +441,7 @@ void Planner::add_fills_to(Bytes& out) {
 // What the process does to itself.
 void Planner::add_calls(Bytes& out) {
   Recipes recipes;
-  furnish_files(image_, /*make=*/true, recipes);
+  furnish_process(image_, /*make=*/true, recipes);
   auto add = [&](const Recipe& r, format::PlanArray* list, uint64_t* data_off) {
     *list = out.add(r.calls().data(), r.calls().size());
     *data_off = out.add(r.bytes().data(), r.bytes().size()).off;
@@ -563,6 +564,11 @@ Trouble Planner::run() {
   }
   Trouble bad = check_memory();
   if (bad.bad()) return bad;
+  if (options_.live_pidfd >= 0 && !image_.posix_timers.empty() && !timer_ids_can_be_chosen()) {
+    return trouble(Errc::kUnsupported, 0,
+                   "before Linux 6.15 POSIX timers get their ids back in a new process only; end "
+                   "this one, and use crrestore");
+  }
   bad = open_files(image_, dir_, options_.live_pidfd, plan_, &fds_);
   if (bad.bad()) return bad;
   write_out();

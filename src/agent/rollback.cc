@@ -16,7 +16,7 @@
 
 #include <algorithm>
 
-#include "agent/kinds.h"
+#include "agent/furnish.h"
 #include "os/fault.h"
 #include "os/proc.h"
 #include "rawsys/rawsys.h"
@@ -187,6 +187,7 @@ std::string Rollback::find_out() {
   if (why.empty()) {
     why = find_file_change(image_->view, s_.pid_, tid, s_.pidfd_.get(), &files_);
   }
+  if (why.empty()) why = plan_posix_timers();
   if (why.empty()) why = plan_signals();
   if (why.empty()) why = verify_change(*memory_now_, memory_);
   if (why.empty()) why = try_forced_write(*memory_now_, memory_);
@@ -275,7 +276,7 @@ std::string Rollback::prepare() {
     }
   }
   list_carrier_ = put_calls(carrier);
-  furnish_files(image_->view, /*make=*/false, recipes_);
+  furnish_process(image_->view, /*make=*/false, recipes_);
   list_early_ = put_recipe(recipes_.early);
   list_late_ = put_recipe(recipes_.late);
   return full_ ? "too much has changed for the shared tables" : "";

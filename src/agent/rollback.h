@@ -47,6 +47,7 @@ class Rollback {
   std::string plan_signals();
   void plan_process();
   void plan_timers(Calls& first);
+  std::string plan_posix_timers();
   std::string plan_mm();
   void plan_thread(Pair& p);
   // Preparing: the last steps that may fail, and taking them back.
@@ -98,8 +99,9 @@ class Rollback {
   uint64_t channel_address_ = 0, used_ = 0;
   bool full_ = false;
   std::vector<format::SiginfoRecord> shared_pending_;
-  uint64_t flush_ = 0;  // signals of which none shall stay pending, as a mask
-  Calls first_, last_;  // for the control thread
+  std::vector<int32_t> timers_;  // POSIX timers that are to be deleted
+  uint64_t flush_ = 0;           // signals of which none shall stay pending, as a mask
+  Calls first_, last_;           // for the control thread
   uint64_t list_first_ = 0, list_last_ = 0, list_open_ = 0, list_carrier_ = 0, list_end_ = 0;
   uint64_t list_after_ = 0;
   Recipes recipes_;  // by the carrier, when all descriptors and threads are there

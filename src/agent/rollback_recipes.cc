@@ -3,7 +3,29 @@
 // Invariant: as there. Context: N (agent).
 #include "agent/rollback.h"
 
+#include "agent/posix_timers.h"
+
 namespace cr::agent {
+
+// All that are there now are deleted, and what they have sent is taken back.
+std::string Rollback::plan_posix_timers() {
+  std::vector<format::PosixTimerRecord> now;
+  const Trouble bad = list_posix_timers(s_.pid_, 1, &now);
+  if (bad.bad()) return bad.text;
+  const auto then = image_->view.posix_timers;
+  if (!then.empty() && !timer_ids_can_be_chosen()) {
+    return "POSIX timers cannot choose their ids before Linux 6.15";
+  }
+  const auto flush = [&](const format::PosixTimerRecord& t) {
+    if (t.signal > 0) flush_ |= uint64_t{1} << (t.signal - 1);
+  };
+  for (const format::PosixTimerRecord& t : now) {
+    timers_.push_back(t.id);
+    flush(t);
+  }
+  for (const format::PosixTimerRecord& t : then) flush(t);
+  return "";
+}
 
 uint64_t Rollback::put_recipe(const Recipe& recipe) {
   Calls calls = recipe.calls();

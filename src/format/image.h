@@ -19,7 +19,7 @@ inline constexpr uint32_t kImageVersion = 1;
 inline constexpr uint32_t kMachineX86_64 = 62;  // EM_X86_64
 
 // Incompatible features: a reader that does not know a set bit must refuse the image.
-inline constexpr uint64_t kIncompatObjects = 1ull << 8;  // kinds of files from kFileEventfd on
+inline constexpr uint64_t kIncompatObjects = 1ull << 8;  // files from kFileEventfd on, timers
 inline constexpr uint64_t kIncompatKnown = kIncompatObjects;
 inline constexpr uint64_t kRoCompatKnown = 0;
 
@@ -93,7 +93,8 @@ enum SectionKind : uint32_t {
   kSectionSigactions = 10,
   kSectionSiginfos = 11,
   kSectionOverlays = 12,
-  kSectionKinds = 13,  // one past the last
+  kSectionPosixTimers = 16,
+  kSectionKinds = 17,  // one past the last
 };
 
 // METADATA begins with this, followed by section_count SectionHeaders.
@@ -360,6 +361,20 @@ struct SiginfoRecord {
   uint8_t info[128];
 };
 CR_ON_DISK(SiginfoRecord, 136);
+
+// timer_create(2).
+struct PosixTimerRecord {
+  int32_t id;
+  int32_t clock;
+  int32_t notify;  // SIGEV_...
+  int32_t signal;
+  int32_t tid;       // of SIGEV_THREAD_ID, else 0
+  int32_t overrun;   // timer_getoverrun(2)
+  uint64_t value;    // sigev_value
+  uint64_t left_ns;  // 0: not running
+  uint64_t interval_ns;
+};
+CR_ON_DISK(PosixTimerRecord, 48);
 
 // Bytes put over the restored memory before anything runs.
 struct OverlayRecord {

@@ -104,6 +104,9 @@ Result<void> MetadataReader::read_sections() {
       case kSectionOverlays:
         CR_TRYV(take(h, &v_.overlays));
         break;
+      case kSectionPosixTimers:
+        CR_TRYV(take(h, &v_.posix_timers));
+        break;
     }
   }
   if (process.size() != 1) return damaged("there is not exactly one process record");
@@ -128,6 +131,11 @@ Result<void> MetadataReader::check_process() {
     int32_t sig;
     __builtin_memcpy(&sig, s.info, sizeof(sig));
     if (sig < 1 || sig > 64) return damaged("a pending signal has an impossible number");
+  }
+  for (const PosixTimerRecord& t : v_.posix_timers) {
+    if (t.id < 0 || t.signal < 0 || t.signal > 64 || t.notify < 0 || t.notify > 7) {
+      return damaged("a timer record is impossible");
+    }
   }
   return {};
 }

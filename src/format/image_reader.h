@@ -28,6 +28,7 @@ struct ImageView {
   std::span<const SigactionRecord> sigactions;
   std::span<const SiginfoRecord> siginfos;
   std::span<const OverlayRecord> overlays;
+  std::span<const PosixTimerRecord> posix_timers;
   std::span<const char> strings;
   std::span<const uint8_t> blobs;
 

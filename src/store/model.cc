@@ -63,6 +63,7 @@ format::BlobRef Model::add_blob(const void* data, size_t bytes) {
 }
 
 uint64_t Model::incompat_features() const {
+  if (!posix_timers.empty()) return format::kIncompatObjects;
   for (const format::FileRecord& f : files) {
     if (f.kind >= format::kFileEventfd) return format::kIncompatObjects;
   }
@@ -84,6 +85,7 @@ std::vector<uint8_t> Model::serialize() const {
   s.add(kSectionSigactions, sigactions.data(), sigactions.size());
   s.add(kSectionSiginfos, siginfos.data(), siginfos.size());
   s.add(kSectionOverlays, overlays.data(), overlays.size());
+  if (!posix_timers.empty()) s.add(kSectionPosixTimers, posix_timers.data(), posix_timers.size());
   return s.join();
 }
 

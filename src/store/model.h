@@ -24,6 +24,7 @@ struct Model {
   std::vector<format::SigactionRecord> sigactions;
   std::vector<format::SiginfoRecord> siginfos;
   std::vector<format::OverlayRecord> overlays;
+  std::vector<format::PosixTimerRecord> posix_timers;
   std::string strings = std::string(1, '\0');
   std::string blobs;
 

@@ -5,12 +5,15 @@
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "agent/kind_event.h"
+#include "agent/posix_timers.h"
 #include "format/make_call.h"
 
 namespace {
@@ -97,6 +100,27 @@ Test(recipe, a_semaphore_is_told_from_a_counter) {
       if (count < 10 || !semaphore) cr_expect(value_of(fd) == 0, "count %lu", count);
       close(fd);
     }
+  }
+}
+
+// As before Linux 6.15, where ids rise by one, and as the kernel chooses them.
+Test(recipe, a_timer_gets_its_id) {
+  sigevent event{};
+  event.sigev_notify = SIGEV_NONE;
+  const auto at = reinterpret_cast<uint64_t>(&event);
+  cr_expect(format::make_timer(CLOCK_MONOTONIC, at, 3, false) == 0);
+  cr_expect(format::make_timer(CLOCK_MONOTONIC, at, 900, false) == 0);
+  cr_expect(format::make_timer(CLOCK_MONOTONIC, at, 4, false) == -EBUSY, "it has been passed");
+  cr_expect(format::make_timer(CLOCK_MONOTONIC, at, 1 << 30, false) == -EBUSY, "too far away");
+  itimerspec t{};
+  cr_expect(syscall(__NR_timer_gettime, 3, &t) == 0 && syscall(__NR_timer_gettime, 900, &t) == 0);
+  for (const int id : {0, 4, 899, 901}) {
+    cr_expect(syscall(__NR_timer_gettime, id, &t) == -1, "%d is left", id);
+  }
+  if (agent::timer_ids_can_be_chosen()) {
+    cr_expect(format::make_timer(CLOCK_MONOTONIC, at, 5) == 0);
+    cr_expect(format::make_timer(CLOCK_MONOTONIC, at, 1 << 30) == 0);
+    cr_expect(format::make_timer(CLOCK_MONOTONIC, at, 5) == -EBUSY, "it is in use");
   }
 }
 

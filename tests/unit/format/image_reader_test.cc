@@ -205,8 +205,8 @@ Test(image_reader, rejects_impossible_places) {
 Test(image_reader, rejects_impossible_sections) {
   using H = format::SectionHeader;
   DAMAGED(with_metadata([](uint8_t* m) { m[0] = 'X'; }));
-  DAMAGED(with_metadata([](uint8_t* m) { m[11] = 0x7f; }));  // section_count
-  for (uint32_t kind = 1; kind < format::kSectionKinds; kind++) {
+  DAMAGED(with_metadata([](uint8_t* m) { m[11] = 0x7f; }));            // section_count
+  for (uint32_t kind = 1; kind <= format::kSectionOverlays; kind++) {  // that the example has
     DAMAGED(with_section(kind, [](H& h) { h.element_bytes++; }));
     DAMAGED(with_section(kind, [](H& h) { h.off += 4; }));
     DAMAGED(with_section(kind, [](H& h) { h.off = ~7ull; }));
@@ -412,4 +412,18 @@ Test(image_reader, distrusts_the_state_of_objects) {
   expect(with_watch(0, 1), Errc::kDamaged, "a watch without a number");
   expect(with_watch(1, 1u << 30), Errc::kDamaged, "a watch beyond the strings");
   expect(with_object(kFilePidfd + 1, 8, 0), Errc::kDamaged, "an unknown kind");
+}
+
+Test(image_reader, distrusts_timers) {
+  using M = cr::store::Model;
+  const auto with_timer = [](int32_t id, int32_t notify, int32_t signal) {
+    return with_model([&](M& m) {
+      m.posix_timers.push_back({id, 1, notify, signal, 0, 0, 0, 0, 0});
+    });
+  };
+  expect(with_timer(0, 0, 64), Errc::kOk, "a timer");
+  expect(with_timer(-1, 0, 1), Errc::kDamaged, "its id");
+  expect(with_timer(0, 8, 1), Errc::kDamaged, "how it notifies");
+  expect(with_timer(0, 0, 65), Errc::kDamaged, "its signal");
+  expect(with_timer(0, 0, -1), Errc::kDamaged, "its signal");
 }

@@ -158,6 +158,11 @@ void add_threads_and_files_of_the_code(Structs& s) {
                        {F(InotifyWatch, wd), F(InotifyWatch, mask), F(InotifyWatch, path),
                         F(InotifyWatch, flags), F(InotifyWatch, dev), F(InotifyWatch, ino)}};
   s["PidfdState"] = {sizeof(PidfdState), {F(PidfdState, id), F(PidfdState, reserved)}};
+  s["PosixTimerRecord"] = {
+      sizeof(PosixTimerRecord),
+      {F(PosixTimerRecord, id), F(PosixTimerRecord, clock), F(PosixTimerRecord, notify),
+       F(PosixTimerRecord, signal), F(PosixTimerRecord, tid), F(PosixTimerRecord, overrun),
+       F(PosixTimerRecord, value), F(PosixTimerRecord, left_ns), F(PosixTimerRecord, interval_ns)}};
   s["SigactionRecord"] = {sizeof(SigactionRecord),
                           {F(SigactionRecord, handler), F(SigactionRecord, flags),
                            F(SigactionRecord, restorer), F(SigactionRecord, mask)}};
@@ -194,9 +199,10 @@ std::map<std::string, uint64_t> constants_of_the_code() {
           V(kFilePipe),          V(kFileOpath),          V(kFileProc),
           V(kIncompatObjects),   V(kFileEventfd),        V(kFileTimerfd),
           V(kFileSignalfd),      V(kFileEpoll),          V(kFileInotify),
-          V(kFilePidfd),         V(kWatchLink),          V(kTrackerUnknown),
-          V(kTrackerEverything), V(kTrackerUserfaultfd), V(kTrackerSoftDirty),
-          V(kTrackerHash),       V(kIntervalFixed),      V(kIntervalAutomatic)};
+          V(kFilePidfd),         V(kWatchLink),          V(kSectionPosixTimers),
+          V(kTrackerUnknown),    V(kTrackerEverything),  V(kTrackerUserfaultfd),
+          V(kTrackerSoftDirty),  V(kTrackerHash),        V(kIntervalFixed),
+          V(kIntervalAutomatic)};
 }
 
 constexpr char kDocument[] = "docs/format/image.md";
@@ -224,7 +230,7 @@ Test(spec, no_struct_of_the_header_is_forgotten) {
 Test(spec, constants_are_as_documented) {
   const Document doc(kDocument);
   check_constants(constants_of_the_code(), doc.constants);
-  cr_expect(kSectionKinds == 13, "a kind of section is in neither");
+  cr_expect(kSectionKinds == 17, "a kind of section is in neither");
   cr_expect(kIncompatKnown == kIncompatObjects && kRoCompatKnown == 0,
             "a feature is not documented");
   cr_expect(kImageVersion == 1);
