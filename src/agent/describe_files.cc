@@ -15,6 +15,8 @@
 
 #include <algorithm>
 
+#include "agent/file_locks.h"
+#include "agent/file_owners.h"
 #include "agent/kinds.h"
 #include "os/fd.h"
 #include "os/proc.h"
@@ -175,9 +177,6 @@ std::string FileDescriber::own_proc_path(const std::string& link) const {
 }
 
 Trouble FileDescriber::describe_regular(const Descriptor& d, format::FileRecord& f) {
-  if (d.info.extra.find("\nlock:") != std::string::npos) {
-    return refuse(d, "a file lock", "release it before the checkpoint");
-  }
   if (d.link.starts_with("/memfd:")) return refuse(d, "a memfd", "close it before the checkpoint");
   if (d.link.starts_with("/proc/")) {
     f.kind = format::kFileProc;
@@ -369,6 +368,10 @@ Trouble FileDescriber::run() {
       }
       record[i] = static_cast<uint32_t>(model_.files.size());
       model_.files.push_back(f);
+      const Program program{pid_, tid_, pidfd_, model_, all_};
+      bad = describe_locks(all_[i], record[i], model_);
+      if (!bad.bad()) bad = describe_owner(program, all_[i], record[i], f);
+      if (bad.bad()) return bad;
     } else {
       record[i] = record[owner[i]];
     }

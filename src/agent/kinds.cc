@@ -29,9 +29,9 @@ os::Fd Program::copy_of(int fd) const {
 }
 
 pid_t Program::own_id(pid_t id) const {
-  const std::string status =
-      os::read_or_empty(os::task_path(pid, id, "status"));  // only of its own threads
-  const std::string ids = os::status_field(status, "NSpid");
+  // Of its own threads only. The main thread may have ended.
+  const std::string status = os::read_or_empty(os::task_path(pid, id == pid ? tid : id, "status"));
+  const std::string ids = os::status_field(status, id == pid ? "NStgid" : "NSpid");
   return static_cast<pid_t>(strtol(ids.substr(ids.find_last_of(" \t") + 1).c_str(), nullptr, 10));
 }
 

@@ -13,6 +13,7 @@
 
 #include <map>
 
+#include "agent/file_owners.h"
 #include "agent/kinds.h"
 
 namespace cr::agent {
@@ -60,8 +61,10 @@ std::string FileOpener::describe(const format::FileRecord& f) const {
   return image_.string(f.path);
 }
 
+// O_ASYNC would be shown and do nothing: it is set by file_owners.cc.
 uint32_t reopen_flags(const format::FileRecord& f) {
-  return f.open_flags & ~static_cast<uint32_t>(O_CREAT | O_EXCL | O_TRUNC | O_NOCTTY | O_CLOEXEC);
+  return f.open_flags &
+         ~static_cast<uint32_t>(O_CREAT | O_EXCL | O_TRUNC | O_NOCTTY | O_CLOEXEC | O_ASYNC);
 }
 
 Trouble FileOpener::open_path(const format::FileRecord& f, uint32_t extra, os::Fd* ret) {
@@ -319,6 +322,7 @@ Trouble FileOpener::run(std::vector<format::PlanFd>* ret_fds) {
     PendingFile pending;
     Trouble bad = open_one(image_.files[i], &fd, &pending);
     if (bad.bad()) return bad;
+    signal_own_group(image_, static_cast<uint32_t>(i), fd.get());
     index[i] = static_cast<uint32_t>(plan_.fds.size());
     if (pending.truncate || pending.seek || !pending.proc_path.empty()) {
       pending.fd = static_cast<int>(plan_.fds.size());

@@ -17,6 +17,7 @@
 #include <algorithm>
 #include <map>
 
+#include "agent/file_locks.h"
 #include "agent/frame.h"
 #include "agent/furnish.h"
 #include "agent/posix_timers.h"
@@ -45,6 +46,13 @@ std::string why_not_lazy() {
   if (fd && ioctl(fd.get(), UFFDIO_API, &api) == 0) return "";
   return std::string("userfaultfd: ") + strerror(errno) +
          (errno == EPERM ? " (it takes root or CAP_SYS_PTRACE)" : "");
+}
+
+// Of the process of a pidfd; 0: there is none.
+pid_t pid_of(int pidfd) {
+  if (pidfd < 0) return 0;
+  const std::string info = os::read_or_empty("/proc/self/fdinfo/" + std::to_string(pidfd));
+  return static_cast<pid_t>(strtol(os::status_field(info, "Pid").c_str(), nullptr, 10));
 }
 
 // One for each processor that we may use, as far as there is work for them.
@@ -571,6 +579,8 @@ Trouble Planner::run() {
   }
   bad = open_files(image_, dir_, options_.live_pidfd, plan_, &fds_);
   if (bad.bad()) return bad;
+  const std::string locked = why_not_locked(image_, pid_of(options_.live_pidfd));
+  if (!locked.empty()) return trouble(Errc::kUnsupported, EAGAIN, locked);
   write_out();
   return {};
 }

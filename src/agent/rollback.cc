@@ -248,6 +248,7 @@ std::string Rollback::prepare() {
     carrier.push_back({__NR_flock, {number(fd), kLockUn}, 0, kMay, 0});
     carrier.push_back({__NR_fcntl, {number(fd), F_SETLK, unlock}, 0, kMay, 0});
     carrier.push_back({__NR_fcntl, {number(fd), kOfdSetlk, unlock}, 0, kMay, 0});
+    carrier.push_back({__NR_fcntl, {number(fd), F_SETLEASE, F_UNLCK}, 0, kMay, 0});
   }
   for (const FileChange::Place& p : files_.place) {
     const int source = p.source >= 0 ? p.source : files_.reopen[p.reopen].number;
@@ -272,6 +273,10 @@ std::string Rollback::prepare() {
         break;
       case What::kCloseOnExec:
         carrier.push_back({__NR_fcntl, {fd, F_SETFD, f.value != 0 ? 1ull : 0ull}, 0, 0, 0});
+        break;
+      case What::kNoOwner:
+        carrier.push_back({__NR_fcntl, {fd, F_SETOWN, 0}, 0, 0, 0});
+        carrier.push_back({__NR_fcntl, {fd, F_SETSIG, 0}, 0, 0, 0});
         break;
     }
   }

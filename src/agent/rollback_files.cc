@@ -14,6 +14,8 @@
 #include <algorithm>
 #include <map>
 
+#include "agent/file_locks.h"
+#include "agent/file_owners.h"
 #include "agent/kinds.h"
 #include "os/proc.h"
 
@@ -37,6 +39,7 @@ class FileDiff {
 
  private:
   void look_at_all();
+  void check_locks();
   void look_at_new(int fd);
   void put_back(uint32_t file);
   void put_back_live(const FileRecord& f, int fd);
@@ -155,9 +158,17 @@ void FileDiff::put_back_live(const FileRecord& f, int fd) {
   using What = FileChange::What;
   const Now& n = now_[fd];
   const auto set = [&](What what, uint64_t value) { out_.set.push_back({fd, what, value}); };
-  if (n.info.extra.find("\nlock:") != std::string::npos) out_.unlock.push_back(fd);
+  if (image_.locks.empty() && n.info.extra.find("\nlock:") != std::string::npos) {
+    out_.unlock.push_back(fd);
+  }
   const auto flags = static_cast<uint32_t>(n.info.flags);
   if (f.kind == format::kFileTerminal || f.kind == format::kFileStdPipe) return;
+  const os::Fd copy(static_cast<int>(syscall(__NR_pidfd_getfd, pidfd_, fd, 0)));
+  const auto file = static_cast<uint32_t>(&f - &image_.files[0]);
+  const OwnerChange owner =
+      copy ? compare_owner(image_, file, pid_, copy.get()) : OwnerChange::kNone;
+  if (owner == OwnerChange::kTakeAway) set(What::kNoOwner, 0);
+  if (owner == OwnerChange::kImpossible) return refuse("whom a descriptor signals has changed");
   if (((flags ^ f.open_flags) & kSettable) != 0) set(What::kFlags, f.open_flags & kSettable);
   switch (f.kind) {
     case format::kFileRegular: {
@@ -223,8 +234,8 @@ void FileDiff::reopen(uint32_t file) {
   if (f.kind == format::kFileRegular && static_cast<uint64_t>(st.st_size) < f.file_bytes) {
     return refuse(path + " is shorter than it was");
   }
-  const uint32_t flags =
-      f.open_flags & ~static_cast<uint32_t>(O_CREAT | O_EXCL | O_TRUNC | O_NOCTTY | O_CLOEXEC);
+  const uint32_t flags = f.open_flags & ~static_cast<uint32_t>(O_CREAT | O_EXCL | O_TRUNC |
+                                                               O_NOCTTY | O_CLOEXEC | O_ASYNC);
   const size_t index = out_.reopen.size();
   FileChange::Reopen open_again;
   open_again.recipe.call(path, __NR_openat,
@@ -285,6 +296,30 @@ bool peek_pipe(int read_end, std::string* ret) {
   return true;
 }
 
+// Locks that are to be held are not let go for a moment: somebody else would get them. So they must
+// be as they were, and no descriptor of a file with a record lock may be closed, which drops it.
+void FileDiff::check_locks() {
+  for (const format::LockRecord& l : image_.locks) {
+    const FileRecord& f = image_.files[l.file];
+    for (const auto& [fd, n] : now_) {
+      if (n.st.st_dev != f.dev || n.st.st_ino != f.ino) continue;
+      const bool closed = std::ranges::count(out_.close, fd) != 0 ||
+                          std::ranges::any_of(out_.place, [fd = fd](const FileChange::Place& p) {
+                            return p.fd == fd;
+                          });
+      if (closed) return refuse("a locked file was opened again since: " + name(f));
+    }
+  }
+  for (const format::FdRecord& r : image_.fds) {
+    const auto it = now_.find(r.fd);
+    const bool same = it == now_.end() ? !any_lock(image_, r.file)
+                                       : has_locks(it->second.info.extra, image_, r.file);
+    if (!image_.locks.empty() && !same) {
+      return refuse("file locks have changed: " + name(image_.files[r.file]));
+    }
+  }
+}
+
 std::string FileDiff::run() {
   look_at_all();
   if (!why_.empty()) return why_;
@@ -294,6 +329,7 @@ std::string FileDiff::run() {
         image_.fds, [fd = fd](const format::FdRecord& r) { return r.fd == fd; });
     if (!then) look_at_new(fd);
   }
+  check_locks();
   for (auto& [pair, p] : pipes_) {
     auto copy = [&](int fd) {
       return os::Fd(static_cast<int>(fd < 0 ? -1 : syscall(__NR_pidfd_getfd, pidfd_, fd, 0)));

@@ -28,7 +28,7 @@ struct FileChange {
     size_t reopen;  // if source is negative
     bool cloexec;
   };
-  enum class What { kSize, kPosition, kFlags, kCloseOnExec };
+  enum class What { kSize, kPosition, kFlags, kCloseOnExec, kNoOwner };
   struct Set {
     int fd;
     What what;

@@ -18,6 +18,7 @@
 
 #include <algorithm>
 
+#include "agent/file_owners.h"
 #include "os/fault.h"
 #include "os/proc.h"
 #include "rawsys/rawsys.h"
@@ -366,6 +367,7 @@ void Supervisor::on_rollback(uint64_t id) {
     } else if (!session_.offer_exec(plan_->program, join(plan_->argv), join(env))) {
       bad = trouble(Errc::kNoMemory, E2BIG, "the environment is too large");
     } else {
+      silence_owners(session_.pid(), session_.pidfd());
       session_.count_rollback();
       session_.adopt(*plan_image_);
     }

@@ -30,6 +30,7 @@ enum ComposedCall : uint64_t {
   kCallStoreId = 1ull << 32,  // writes the id args[0] to the 32-bit word at args[1]
   kCallAddDisarmed,           // epoll_ctl(args[0], ADD, args[1]) of an EPOLLONESHOT entry that has
                               // fired: events args[2], data args[3]
+  kCallSignalGroup,           // F_SETOWN of args[0]: the process's group
   kCallMakeTimer,             // timer_create(args[0], args[1]) with the id args[2]
   kCallSetTimer,              // args: MakeTimer's id; interval and time left, as struct itimerspec;
                               // overruns of its last signal; that signal; its clock

@@ -19,7 +19,7 @@ inline constexpr uint32_t kImageVersion = 1;
 inline constexpr uint32_t kMachineX86_64 = 62;  // EM_X86_64
 
 // Incompatible features: a reader that does not know a set bit must refuse the image.
-inline constexpr uint64_t kIncompatObjects = 1ull << 8;  // files from kFileEventfd on, timers
+inline constexpr uint64_t kIncompatObjects = 1ull << 8;  // see docs/format/image.md
 inline constexpr uint64_t kIncompatKnown = kIncompatObjects;
 inline constexpr uint64_t kRoCompatKnown = 0;
 
@@ -94,7 +94,9 @@ enum SectionKind : uint32_t {
   kSectionSiginfos = 11,
   kSectionOverlays = 12,
   kSectionPosixTimers = 16,
-  kSectionKinds = 17,  // one past the last
+  kSectionLocks = 17,
+  kSectionOwners = 18,
+  kSectionKinds = 19,  // one past the last
 };
 
 // METADATA begins with this, followed by section_count SectionHeaders.
@@ -345,6 +347,33 @@ struct FdRecord {
   uint32_t reserved;
 };
 CR_ON_DISK(FdRecord, 16);
+
+enum LockKind : uint32_t {
+  kLockFlock = 1,  // flock(2), of the open file
+  kLockPosix = 2,  // F_SETLK, of the process
+  kLockOfd = 3,    // F_OFD_SETLK, of the open file
+  kLockLease = 4,  // F_SETLEASE
+};
+
+struct LockRecord {
+  uint32_t file;  // index into Files
+  uint32_t kind;  // LockKind
+  uint32_t type;  // F_RDLCK or F_WRLCK
+  uint32_t reserved;
+  uint64_t start, bytes;  // bytes 0: to the end
+};
+CR_ON_DISK(LockRecord, 32);
+
+// Whom the kernel signals about an open file.
+struct OwnerRecord {
+  uint32_t file;   // index into Files
+  uint32_t type;   // F_OWNER_TID, _PID or _PGRP
+  int32_t id;      // of the process or a thread of its; _PGRP: 0, the process's own
+  int32_t signal;  // F_GETSIG
+  uint32_t owned;  // 0: nobody
+  uint32_t async;  // O_ASYNC
+};
+CR_ON_DISK(OwnerRecord, 24);
 
 // The kernel's struct sigaction.
 struct SigactionRecord {

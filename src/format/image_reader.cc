@@ -107,6 +107,12 @@ Result<void> MetadataReader::read_sections() {
       case kSectionPosixTimers:
         CR_TRYV(take(h, &v_.posix_timers));
         break;
+      case kSectionLocks:
+        CR_TRYV(take(h, &v_.locks));
+        break;
+      case kSectionOwners:
+        CR_TRYV(take(h, &v_.owners));
+        break;
     }
   }
   if (process.size() != 1) return damaged("there is not exactly one process record");
@@ -243,11 +249,23 @@ bool MetadataReader::good_state(const FileRecord& f) const {
 }
 
 Result<void> MetadataReader::check_files() {
+  constexpr uint64_t kMostOffset = ~uint64_t{0} >> 1;
   for (const FileRecord& f : v_.files) {
     const bool known = (f.kind >= kFileRegular && f.kind <= kFileProc) ||
                        (f.kind >= kFileEventfd && f.kind <= kFilePidfd);
     if (!known || !good(f.path) || !good(f.content) || !good_state(f)) {
       return damaged("a file record is impossible");
+    }
+  }
+  for (const LockRecord& l : v_.locks) {
+    if (l.file >= v_.files.size() || l.kind < kLockFlock || l.kind > kLockLease || l.type > 1 ||
+        l.start > kMostOffset || l.bytes > kMostOffset - l.start) {
+      return damaged("a lock record is impossible");
+    }
+  }
+  for (const OwnerRecord& o : v_.owners) {
+    if (o.file >= v_.files.size() || o.type > 2 || o.signal < 0 || o.signal > 64) {
+      return damaged("an owner record is impossible");
     }
   }
   int64_t last = -1;

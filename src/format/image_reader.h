@@ -29,6 +29,8 @@ struct ImageView {
   std::span<const SiginfoRecord> siginfos;
   std::span<const OverlayRecord> overlays;
   std::span<const PosixTimerRecord> posix_timers;
+  std::span<const LockRecord> locks;
+  std::span<const OwnerRecord> owners;
   std::span<const char> strings;
   std::span<const uint8_t> blobs;
 

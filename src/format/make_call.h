@@ -50,6 +50,13 @@ inline long add_disarmed(uint64_t epoll, uint64_t fd, uint64_t events, uint64_t 
   return rawsys::sys(__NR_epoll_ctl, epoll, EPOLL_CTL_MOD, fd, &e);
 }
 
+// In a process-id namespace that the group is not in nobody can name it; the agent has done it.
+inline long signal_group(uint64_t fd) {
+  constexpr int kSetOwner = 8;  // F_SETOWN
+  const long group = rawsys::sys(__NR_getpgid, 0);
+  return group == 0 ? 0 : rawsys::sys(__NR_fcntl, fd, kSetOwner, -group);
+}
+
 // Ids rise by one with each timer where they cannot be chosen (before Linux 6.15).
 inline long make_timer(uint64_t clock, uint64_t event, int32_t id, bool choose = true) {
   constexpr int kRestoreIds = 77;  // PR_TIMER_CREATE_RESTORE_IDS
@@ -111,6 +118,9 @@ inline long make_call(Call* first, Call& c, const CallSurroundings& s) {
       break;
     case kCallAddDisarmed:
       c.result = add_disarmed(a[0], a[1], a[2], a[3]);
+      break;
+    case kCallSignalGroup:
+      c.result = signal_group(a[0]);
       break;
     case kCallMakeTimer:
       c.result = make_timer(a[0], a[1], static_cast<int32_t>(a[2]));

@@ -63,7 +63,7 @@ format::BlobRef Model::add_blob(const void* data, size_t bytes) {
 }
 
 uint64_t Model::incompat_features() const {
-  if (!posix_timers.empty()) return format::kIncompatObjects;
+  if (!posix_timers.empty() || !locks.empty() || !owners.empty()) return format::kIncompatObjects;
   for (const format::FileRecord& f : files) {
     if (f.kind >= format::kFileEventfd) return format::kIncompatObjects;
   }
@@ -86,6 +86,8 @@ std::vector<uint8_t> Model::serialize() const {
   s.add(kSectionSiginfos, siginfos.data(), siginfos.size());
   s.add(kSectionOverlays, overlays.data(), overlays.size());
   if (!posix_timers.empty()) s.add(kSectionPosixTimers, posix_timers.data(), posix_timers.size());
+  if (!locks.empty()) s.add(kSectionLocks, locks.data(), locks.size());
+  if (!owners.empty()) s.add(kSectionOwners, owners.data(), owners.size());
   return s.join();
 }
 

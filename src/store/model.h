@@ -25,6 +25,8 @@ struct Model {
   std::vector<format::SiginfoRecord> siginfos;
   std::vector<format::OverlayRecord> overlays;
   std::vector<format::PosixTimerRecord> posix_timers;
+  std::vector<format::LockRecord> locks;
+  std::vector<format::OwnerRecord> owners;
   std::string strings = std::string(1, '\0');
   std::string blobs;
 

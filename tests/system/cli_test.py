@@ -11,6 +11,7 @@ that gets a Workspace; its name and docstring say what it checks.
 
 import argparse
 import collections
+import fcntl
 import json
 import os
 import pathlib
@@ -466,6 +467,72 @@ def test_restore_before_first_checkpoint(workspace):
     session.kill()
     done = workspace.run([workspace.tool("crrestore"), session.image], check=125)
     expect_match("no (whole )?(checkpoint|image)|holds no", done.stderr, "the message")
+
+
+def killed_at_checkpoint(workspace, name):
+    session = Session(workspace, [workspace.program(name)])
+    session.start()
+    session.wait_ready()
+    session.checkpoint(then="kill")
+    session.wait_end(status=137)
+    return session
+
+
+def test_restore_where_a_lock_is_held(workspace):
+    """Somebody else holds a lock of the image: an error that names file, lock and process, and no
+    file is changed; when it is free again the program comes back."""
+    session = killed_at_checkpoint(workspace, "file_locks")
+    grown = workspace.path / "records"
+    with grown.open("a") as file:
+        file.write("since the checkpoint")
+    for name, what, take in (
+            ("shared", "flock", lambda f: fcntl.flock(f, fcntl.LOCK_EX)),
+            ("records", r"record lock on bytes from 10 to 29",
+             lambda f: fcntl.lockf(f, fcntl.LOCK_EX, 1, 15)),
+            ("records", r"record lock on bytes from 100",
+             lambda f: fcntl.lockf(f, fcntl.LOCK_EX, 5, 5000))):
+        with (workspace.path / name).open("r+b") as file:
+            take(file)
+            for option in ([], ["--check-only"]):
+                done = workspace.run([workspace.tool("crrestore"), *option, session.image],
+                                     check=125)
+                expect_match(rf"fd \d+ \(.*/{name}\): its {what} is held by process {os.getpid()} now",
+                             done.stderr, "crrestore's message")
+        expect("since the checkpoint" in grown.read_text(), "a file was changed")
+    session.restore()
+    session.go()
+    session.expect_pass()
+    expect("since the checkpoint" not in grown.read_text(), "the file was not cut back")
+
+
+def test_restore_without_watched_file(workspace):
+    """A file that an inotify instance watches was removed or replaced: an error that names it."""
+    session = killed_at_checkpoint(workspace, "fd_inotify")
+    watched = workspace.path / "watched" / "file"
+    away = workspace.path / "away"
+    watched.rename(away)
+    for _ in range(2):
+        done = workspace.run([workspace.tool("crrestore"), session.image], check=125)
+        expect_match(r"inotify\): .*/watched/file, which it watches, was removed or replaced",
+                     done.stderr, "crrestore's message")
+        watched.write_text("")
+    away.rename(watched)
+    session.restore()
+    session.go()
+    session.expect_pass()
+
+
+def test_new_ids_of_objects(workspace):
+    """crrestore --ids=new: pidfds, timers and signals of descriptors are of the new process and its
+    new threads."""
+    for name in ("fd_signalfd", "fd_owner", "posix_timers"):
+        session = killed_at_checkpoint(workspace, name)
+        session.restore(("--ids=new",))
+        session.go()
+        session.expect_pass()
+        shutil.rmtree(session.image)
+        for word in ("ready", "go", "out.txt"):
+            (workspace.path / word).unlink()
 
 
 def test_checkpoint_without_session(workspace):

@@ -38,8 +38,10 @@ static void *thread_main(void *argument) {
   sigemptyset(&set);
   sigaddset(&set, SIGRTMIN + 5);
   pthread_sigmask(SIG_UNBLOCK, &set, NULL);
-  __atomic_store_n(&thread_id, (pid_t)syscall(SYS_gettid), __ATOMIC_SEQ_CST);
-  while (__atomic_load_n(&thread_goes, __ATOMIC_SEQ_CST)) usleep(1000);
+  while (__atomic_load_n(&thread_goes, __ATOMIC_SEQ_CST)) { /* it may have a new id */
+    __atomic_store_n(&thread_id, (pid_t)syscall(SYS_gettid), __ATOMIC_SEQ_CST);
+    usleep(1000);
+  }
   return NULL;
 }
 
@@ -138,6 +140,8 @@ int main(void) {
   if (can_overrun) period = left("its period", overrun).it_interval.tv_sec;
   test_ready();
   test_wait();
+  __atomic_store_n(&thread_id, 0, __ATOMIC_SEQ_CST);
+  while (__atomic_load_n(&thread_id, __ATOMIC_SEQ_CST) == 0) usleep(1000);
   CHECK_BETWEEN("time left, once", kLong - 60, kLong, left("once", once).it_value.tv_sec);
   CHECK_EQ("interval, once", 0, left("once", once).it_interval.tv_sec);
   CHECK_BETWEEN("time left, periodic", kLong - 60, kLong, left("every", every).it_value.tv_sec);

@@ -414,6 +414,31 @@ Test(image_reader, distrusts_the_state_of_objects) {
   expect(with_object(kFilePidfd + 1, 8, 0), Errc::kDamaged, "an unknown kind");
 }
 
+Test(image_reader, distrusts_locks_and_owners) {
+  using M = cr::store::Model;
+  const auto with_lock = [](uint32_t file, uint32_t kind, uint32_t type, uint64_t start,
+                            uint64_t bytes) {
+    return with_model([&](M& m) { m.locks.push_back({file, kind, type, 0, start, bytes}); });
+  };
+  constexpr uint64_t kTop = ~uint64_t{0} >> 1;
+  expect(with_lock(0, 1, 1, 0, 0), Errc::kOk, "a lock");
+  expect(with_lock(0, 4, 0, kTop, 0), Errc::kOk, "a lock at the end");
+  expect(with_lock(1, 1, 1, 0, 0), Errc::kDamaged, "its file");
+  expect(with_lock(0, 0, 1, 0, 0), Errc::kDamaged, "its kind");
+  expect(with_lock(0, 5, 1, 0, 0), Errc::kDamaged, "its kind");
+  expect(with_lock(0, 1, 2, 0, 0), Errc::kDamaged, "its type");
+  expect(with_lock(0, 2, 1, kTop + 1, 0), Errc::kDamaged, "its begin");
+  expect(with_lock(0, 2, 1, kTop, 1), Errc::kDamaged, "its end");
+  const auto with_owner = [](uint32_t file, uint32_t type, int32_t signal) {
+    return with_model([&](M& m) { m.owners.push_back({file, type, 1, signal, 1, 0}); });
+  };
+  expect(with_owner(0, 2, 64), Errc::kOk, "an owner");
+  expect(with_owner(1, 2, 64), Errc::kDamaged, "its file");
+  expect(with_owner(0, 3, 64), Errc::kDamaged, "its type");
+  expect(with_owner(0, 2, 65), Errc::kDamaged, "its signal");
+  expect(with_owner(0, 2, -1), Errc::kDamaged, "its signal");
+}
+
 Test(image_reader, distrusts_timers) {
   using M = cr::store::Model;
   const auto with_timer = [](int32_t id, int32_t notify, int32_t signal) {
