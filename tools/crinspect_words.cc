@@ -136,6 +136,8 @@ const char* file_kind_word(uint32_t kind) {
       return "inotify";
     case format::kFilePidfd:
       return "pidfd";
+    case format::kFileFifo:
+      return "fifo";
     default:
       return "unknown";
   }

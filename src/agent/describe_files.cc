@@ -17,6 +17,7 @@
 
 #include "agent/file_locks.h"
 #include "agent/file_owners.h"
+#include "agent/kind_fifo.h"
 #include "agent/kinds.h"
 #include "os/fd.h"
 #include "os/proc.h"
@@ -234,8 +235,9 @@ Trouble FileDescriber::read_pipe(const Descriptor& d, format::FileRecord& f) {
 }
 
 Trouble FileDescriber::describe_pipe(const Descriptor& d, format::FileRecord& f) {
-  if (!d.link.starts_with("pipe:"))
-    return refuse(d, "a named FIFO", "close it before the checkpoint");
+  if (!d.link.starts_with("pipe:")) {
+    return describe_fifo({pid_, tid_, pidfd_, model_, all_}, d, f);
+  }
   const auto accmode = d.info.flags & O_ACCMODE;
   bool other_end = false;
   for (const Descriptor& o : all_) {

@@ -14,6 +14,7 @@
 #include <map>
 
 #include "agent/file_owners.h"
+#include "agent/kind_fifo.h"
 #include "agent/kinds.h"
 
 namespace cr::agent {
@@ -49,6 +50,7 @@ class FileOpener {
   int live_pidfd_;
   RestorePlan& plan_;
   std::map<uint32_t, Pipe> pipes_;
+  FifoOpener fifos_{live_pidfd_ >= 0};
   std::map<uint64_t, os::Fd> unnamed_;  // by inode number
 };
 
@@ -266,6 +268,8 @@ Trouble FileOpener::open_one(const format::FileRecord& f, os::Fd* ret, PendingFi
       return open_deleted(f, ret);
     case format::kFilePipe:
       return open_pipe(f, ret);
+    case format::kFileFifo:
+      return fifos_.open(saved_file(image_, static_cast<uint32_t>(&f - &image_.files[0])), ret);
     case format::kFileDirectory: {
       Trouble bad = open_path(f, O_DIRECTORY, ret);
       if (!bad.bad()) lseek(ret->get(), static_cast<off_t>(f.position), SEEK_SET);

@@ -16,7 +16,9 @@
 
 #include "agent/file_locks.h"
 #include "agent/file_owners.h"
+#include "agent/kind_fifo.h"
 #include "agent/kinds.h"
+#include "agent/pipe_content.h"
 #include "os/proc.h"
 
 namespace cr::agent {
@@ -67,10 +69,10 @@ class FileDiff {
   std::map<int, Now> now_;
   std::vector<int> live_;  // descriptors that are what they were, one of each open file
   struct Pipe {
-    int read_fd = -1, write_fd = -1;
+    int read_fd = -1;
     format::BlobRef content{};
   };
-  std::map<uint32_t, Pipe> pipes_;
+  std::map<std::pair<uint32_t, uint64_t>, Pipe> pipes_;  // by kind and number
   std::string why_;
 };
 
@@ -148,8 +150,8 @@ void FileDiff::deleted_content(const FileRecord& f, int fd) {
 }
 
 void FileDiff::pipe_content(const FileRecord& f, int fd) {
-  Pipe& p = pipes_[f.pair];
-  ((f.open_flags & O_ACCMODE) == O_RDONLY ? p.read_fd : p.write_fd) = fd;
+  Pipe& p = pipes_[{f.kind, f.kind == format::kFileFifo ? f.ino ^ f.dev << 32 : f.pair}];
+  if ((f.open_flags & O_ACCMODE) != O_WRONLY) p.read_fd = fd;
   if (f.content.bytes != 0) p.content = f.content;
 }
 
@@ -187,6 +189,8 @@ void FileDiff::put_back_live(const FileRecord& f, int fd) {
       break;
     case format::kFilePipe:
       return pipe_content(f, fd);
+    case format::kFileFifo:
+      return owns_content(f) ? pipe_content(f, fd) : void();
     case format::kFileDirectory:
     case format::kFileProc:
       break;
@@ -275,27 +279,6 @@ void FileDiff::put_back(uint32_t file) {
   }
 }
 
-// What is in the pipe, which stays there.
-bool peek_pipe(int read_end, std::string* ret) {
-  int waiting = 0;
-  if (ioctl(read_end, FIONREAD, &waiting) != 0) return false;
-  ret->assign(static_cast<size_t>(waiting), '\0');
-  if (waiting == 0) return true;
-  int ends[2];
-  if (pipe2(ends, O_CLOEXEC | O_NONBLOCK) != 0) return false;
-  os::Fd r(ends[0]), w(ends[1]);
-  const int bytes = fcntl(read_end, F_GETPIPE_SZ);
-  fcntl(w.get(), F_SETPIPE_SZ, bytes);
-  if (tee(read_end, w.get(), static_cast<size_t>(bytes), SPLICE_F_NONBLOCK) < waiting) return false;
-  size_t done = 0;
-  while (done < ret->size()) {
-    const ssize_t k = read(r.get(), ret->data() + done, ret->size() - done);
-    if (k <= 0) return false;
-    done += static_cast<size_t>(k);
-  }
-  return true;
-}
-
 // Locks that are to be held are not let go for a moment: somebody else would get them. So they must
 // be as they were, and no descriptor of a file with a record lock may be closed, which drops it.
 void FileDiff::check_locks() {
@@ -330,7 +313,7 @@ std::string FileDiff::run() {
     if (!then) look_at_new(fd);
   }
   check_locks();
-  for (auto& [pair, p] : pipes_) {
+  for (auto& [number, p] : pipes_) {
     auto copy = [&](int fd) {
       return os::Fd(static_cast<int>(fd < 0 ? -1 : syscall(__NR_pidfd_getfd, pidfd_, fd, 0)));
     };

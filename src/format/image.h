@@ -276,6 +276,14 @@ enum FileKind : uint32_t {
   kFileEpoll = 35,     // EpollEntry[]
   kFileInotify = 36,   // InotifyWatch[], by wd
   kFilePidfd = 37,     // PidfdState
+  kFileFifo = 38,      // by path; FileRecord.file_bytes says who is at the other end: FifoPeer
+};
+
+enum FifoPeer : uint64_t {
+  kFifoInside = 1,         // the process itself
+  kFifoAlone = 2,          // nobody any more
+  kFifoReaderOutside = 3,  // another process reads
+  kFifoWriterOutside = 4,  // another process writes, or nobody has written yet
 };
 
 struct FileRecord {

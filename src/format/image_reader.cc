@@ -237,6 +237,9 @@ uint64_t state_bytes(uint32_t kind) {
 }
 
 bool MetadataReader::good_state(const FileRecord& f) const {
+  if (f.kind == kFileFifo) {
+    return f.file_bytes >= kFifoInside && f.file_bytes <= kFifoWriterOutside;
+  }
   const uint64_t bytes = state_bytes(f.kind);
   if (bytes == 0) return true;
   if (f.content.off % 8 != 0 || f.content.bytes % bytes != 0) return false;
@@ -252,7 +255,7 @@ Result<void> MetadataReader::check_files() {
   constexpr uint64_t kMostOffset = ~uint64_t{0} >> 1;
   for (const FileRecord& f : v_.files) {
     const bool known = (f.kind >= kFileRegular && f.kind <= kFileProc) ||
-                       (f.kind >= kFileEventfd && f.kind <= kFilePidfd);
+                       (f.kind >= kFileEventfd && f.kind <= kFileFifo);
     if (!known || !good(f.path) || !good(f.content) || !good_state(f)) {
       return damaged("a file record is impossible");
     }

@@ -522,6 +522,64 @@ def test_restore_without_watched_file(workspace):
     session.expect_pass()
 
 
+def test_fifo_of_a_writer_outside(workspace):
+    """A program that reads a FIFO of another process: refused while bytes are unread; afterwards it
+    reads on, also where the FIFO was made anew, and sees the end of file."""
+    fifo = workspace.path / "in.fifo"
+    os.mkfifo(fifo, 0o666)
+    os.chmod(fifo, 0o666)
+    keep = os.open(fifo, os.O_RDWR)
+    session = Session(workspace, [workspace.program("fifo_outside"), "read"], stdout="copy.txt")
+    session.start()
+    session.wait_ready()
+    os.write(keep, b"before ")
+    done = session.checkpoint(check=1)
+    expect_match(r"in\.fifo\): 7 bytes that another process wrote to the FIFO were not read",
+                 done.stderr, "the refusal")
+    session.ping()
+    (workspace.path / "read").touch()
+    session.wait_until(lambda: not (workspace.path / "read").exists(), "the first bytes")
+    session.checkpoint(then="kill")
+    session.wait_end(status=137)
+    os.close(keep)
+    fifo.unlink()
+    done = workspace.run([workspace.tool("crrestore"), session.image], check=125)
+    expect_match(r"in\.fifo\): the FIFO was removed or replaced .*mkfifo", done.stderr, "the error")
+    os.mkfifo(fifo, 0o666)
+    os.chmod(fifo, 0o666)
+    session.restore()
+    session.ping()
+    with fifo.open("w") as file:
+        file.write("and after")
+    session.go()
+    session.expect_pass()
+    expect(harness.read_file(workspace.path / "copy.txt").startswith("before and after"),
+           "what was read: " + harness.read_file(workspace.path / "copy.txt"))
+
+
+def test_fifo_of_a_reader_outside(workspace):
+    """A program that writes to a FIFO: it needs its reader again."""
+    fifo = workspace.path / "out.fifo"
+    os.mkfifo(fifo, 0o666)
+    os.chmod(fifo, 0o666)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    session = Session(workspace, [workspace.program("fifo_outside"), "write"])
+    session.start()
+    session.wait_ready()
+    session.checkpoint(then="kill")
+    session.wait_end(status=137)
+    os.close(reader)
+    done = workspace.run([workspace.tool("crrestore"), session.image], check=125)
+    expect_match(r"out\.fifo\): the FIFO had a reader at the checkpoint and has none now",
+                 done.stderr, "the error")
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    session.restore()
+    session.go()
+    session.expect_pass()
+    expect(os.read(reader, 100) == b"written", "what came through")
+    os.close(reader)
+
+
 def test_new_ids_of_objects(workspace):
     """crrestore --ids=new: pidfds, timers and signals of descriptors are of the new process and its
     new threads."""

@@ -411,7 +411,14 @@ Test(image_reader, distrusts_the_state_of_objects) {
   expect(with_watch(1, 1), Errc::kOk, "a watch");
   expect(with_watch(0, 1), Errc::kDamaged, "a watch without a number");
   expect(with_watch(1, 1u << 30), Errc::kDamaged, "a watch beyond the strings");
-  expect(with_object(kFilePidfd + 1, 8, 0), Errc::kDamaged, "an unknown kind");
+  expect(with_object(kFileFifo + 1, 8, 0), Errc::kDamaged, "an unknown kind");
+  for (const uint64_t peer : {0, 1, 4, 5}) {
+    expect(with_model([&](M& m) {
+             m.files[0].kind = kFileFifo;
+             m.files[0].file_bytes = peer;
+           }),
+           peer == 1 || peer == 4 ? Errc::kOk : Errc::kDamaged, "who is at the other end");
+  }
 }
 
 Test(image_reader, distrusts_locks_and_owners) {
