@@ -48,9 +48,8 @@ class FileDescriber {
     return "/proc/" + std::to_string(pid_) + "/task/" + std::to_string(tid_) + "/fd/" +
            std::to_string(fd);
   }
-  os::Fd copy_of(int fd) const {
-    return os::Fd(static_cast<int>(syscall(__NR_pidfd_getfd, pidfd_, fd, 0)));
-  }
+  Program program() const { return {pid_, tid_, pidfd_, model_, all_}; }
+  os::Fd copy_of(int fd) const { return program().copy_of(fd); }
 
   pid_t pid_, tid_;
   int pidfd_;
@@ -236,7 +235,7 @@ Trouble FileDescriber::read_pipe(const Descriptor& d, format::FileRecord& f) {
 
 Trouble FileDescriber::describe_pipe(const Descriptor& d, format::FileRecord& f) {
   if (!d.link.starts_with("pipe:")) {
-    return describe_fifo({pid_, tid_, pidfd_, model_, all_}, d, f);
+    return describe_fifo(program(), d, f);
   }
   const auto accmode = d.info.flags & O_ACCMODE;
   bool other_end = false;
@@ -312,7 +311,7 @@ Trouble FileDescriber::describe(const Descriptor& d, format::FileRecord* ret) {
     bad = is_shared(d) ? refuse(d, "an object that another process has open too",
                                 "close it before the checkpoint, or do not let the program inherit "
                                 "it")
-                       : kind->describe({pid_, tid_, pidfd_, model_, all_}, d, f);
+                       : kind->describe(program(), d, f);
   } else if (S_ISREG(d.st.st_mode)) {
     bad = describe_regular(d, f);
   } else if (S_ISDIR(d.st.st_mode)) {
@@ -370,9 +369,8 @@ Trouble FileDescriber::run() {
       }
       record[i] = static_cast<uint32_t>(model_.files.size());
       model_.files.push_back(f);
-      const Program program{pid_, tid_, pidfd_, model_, all_};
       bad = describe_locks(all_[i], record[i], model_);
-      if (!bad.bad()) bad = describe_owner(program, all_[i], record[i], f);
+      if (!bad.bad()) bad = describe_owner(program(), all_[i], record[i], f);
       if (bad.bad()) return bad;
     } else {
       record[i] = record[owner[i]];

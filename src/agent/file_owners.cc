@@ -80,6 +80,8 @@ Trouble describe_owner(const Program& program, const Descriptor& d, uint32_t fil
   if ((d.info.flags & O_PATH) != 0) return {};
   const os::Fd copy = program.copy_of(d.fd);
   f_owner_ex now{};
+  // Without its main thread, before Linux 6.9, nobody can look; nothing is signalled then.
+  if (!copy && (d.info.flags & O_ASYNC) == 0) return {};
   const int signal = copy ? fcntl(copy.get(), F_GETSIG) : -1;
   if (signal < 0 || fcntl(copy.get(), F_GETOWN_EX, &now) != 0) {
     return trouble(Errc::kSystem, errno, name_of(d) + ": its owner: " + strerror(errno));

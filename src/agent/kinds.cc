@@ -2,6 +2,7 @@
 // kinds.cc - see kinds.h. Invariant: as there. Context: N (agent).
 #include "agent/kinds.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <sys/syscall.h>
@@ -25,7 +26,12 @@ Trouble refuse(const Descriptor& d, const std::string& kind, const std::string& 
 }
 
 os::Fd Program::copy_of(int fd) const {
-  return os::Fd(static_cast<int>(syscall(__NR_pidfd_getfd, pidfd, fd, 0)));
+  constexpr unsigned kThread = O_EXCL;  // PIDFD_THREAD, Linux 6.9
+  os::Fd copy(static_cast<int>(syscall(__NR_pidfd_getfd, pidfd, fd, 0)));
+  if (copy || errno != ESRCH) return copy;
+  // The main thread has ended, and with it goes what a pidfd of the process leads to.
+  const os::Fd thread(static_cast<int>(syscall(__NR_pidfd_open, tid, kThread)));
+  return os::Fd(static_cast<int>(thread ? syscall(__NR_pidfd_getfd, thread.get(), fd, 0) : -1));
 }
 
 pid_t Program::own_id(pid_t id) const {
