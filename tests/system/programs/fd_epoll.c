@@ -17,7 +17,7 @@
 enum { kMost = 16 };
 
 static int outer, inner, inner_twin, empty;
-static int event, event_twin, quiet, fired, fired_pipe[2], pipe_ends[2], waited;
+static int event, event_twin, quiet, fired, fired_pipe[2], hung_pipe[2], pipe_ends[2], waited;
 
 static void add(int set, int fd, uint32_t events, uint64_t data) {
   struct epoll_event e = {.events = events, .data.u64 = data};
@@ -50,18 +50,20 @@ static void build(void) {
   quiet = eventfd(0, 0);
   fired = eventfd(1, 0);
   REQUIRE(pipe(pipe_ends) == 0 && pipe(fired_pipe) == 0);
+  REQUIRE(pipe(hung_pipe) == 0 && write(hung_pipe[1], "x", 1) == 1);
   REQUIRE((event_twin = dup(event)) >= 0 && (inner_twin = fcntl(inner, F_DUPFD, 150)) == 150);
   add(inner, event, EPOLLIN | EPOLLET, 0x1111222233334444ull);
   add(inner, event_twin, EPOLLIN, 2);
   add(inner, quiet, EPOLLIN, 3);
   add(inner, fired, EPOLLIN | EPOLLONESHOT, 4);
   add(inner, fired_pipe[0], EPOLLIN | EPOLLONESHOT, 5);
+  add(inner, hung_pipe[0], EPOLLIN | EPOLLONESHOT, 7);
   add(inner, pipe_ends[0], EPOLLIN | EPOLLEXCLUSIVE, 6);
   add(outer, inner, EPOLLIN, 100);
   add(outer, pipe_ends[1], EPOLLOUT, 101);
   add(waited, quiet, EPOLLIN, 777);
   REQUIRE(write(fired_pipe[1], "x", 1) == 1);
-  REQUIRE(reported(inner, 4) == EPOLLIN); /* both ONESHOT entries are disarmed from now on */
+  REQUIRE(reported(inner, 4) == EPOLLIN); /* all ONESHOT entries are disarmed from now on */
   REQUIRE(reported(inner, 4) == 0 && reported(inner, 5) == 0);
   char c;
   REQUIRE(read(fired_pipe[0], &c, 1) == 1); /* one is not ready at the checkpoint, one is */
@@ -75,6 +77,8 @@ static void check_inner(int set) {
   CHECK_EQ("the disarmed one of a pipe", 0, reported(set, 5));
   CHECK_EQ("write", 1, write(fired_pipe[1], "y", 1));
   CHECK_EQ("the disarmed one of a pipe, with content", 0, reported(set, 5));
+  CHECK_EQ("close", 0, close(hung_pipe[1]));
+  CHECK_EQ("a disarmed one does not report a hang-up", 0, reported(set, 7));
   struct epoll_event e = {.events = EPOLLIN, .data.u64 = 44};
   CHECK_EQ("arming it again", 0, epoll_ctl(set, EPOLL_CTL_MOD, fired, &e));
   CHECK_EQ("it fires", EPOLLIN, reported(set, 44));

@@ -46,7 +46,7 @@ int main(void) {
   once = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC);
   periodic = timerfd_create(CLOCK_BOOTTIME, 0);
   expired = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK);
-  ticking = timerfd_create(CLOCK_MONOTONIC, 0);
+  ticking = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK);
   wall = timerfd_create(CLOCK_REALTIME, 0);
   idle = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK);
   arm(once, 0, kLong * 1000, 0);
