@@ -88,7 +88,7 @@ Json descriptors_of(const format::ImageView& v) {
     j["kind"] = file_kind_word(f.kind);
     j["flags"] = open_flag_words(f.open_flags) + (d.cloexec != 0 ? "|O_CLOEXEC" : "");
     j["offset"] = f.position;
-    j["size"] = f.file_bytes;
+    j["size"] = f.kind == format::kFileFifo ? 0 : f.file_bytes;
     j["path"] = v.string(f.path);
     j["device"] = device(f.dev);
     j["inode"] = f.ino;
@@ -96,8 +96,17 @@ Json descriptors_of(const format::ImageView& v) {
     j["bytes_stored"] = f.content.bytes;
     if (f.kind == format::kFilePipe) j["pipe"] = f.pair;
     if (f.kind == format::kFilePipe) j["pipe_capacity"] = f.pipe_bytes;
+    const std::string state = object_words(v, f);
+    if (!state.empty()) j["state"] = state;
+    Json locks = Json::array();
+    for (const format::LockRecord& l : v.locks) {
+      if (l.file == d.file) locks.push_back(lock_words(l));
+    }
+    if (!locks.empty()) j["locks"] = locks;
+    for (const format::OwnerRecord& o : v.owners) {
+      if (o.file == d.file && o.owned != 0) j["owner"] = o.id;
+    }
     if (f.std_fd >= 0) j["inherits"] = f.std_fd;
-    if (f.owner_pid != 0) j["owner"] = f.owner_pid;
     if (first[d.file] >= 0) j["same_as"] = first[d.file];
     if (first[d.file] < 0) first[d.file] = d.fd;
     all.push_back(std::move(j));
@@ -114,8 +123,14 @@ std::string remarks_of(const Json& j) {
     if (reads) add(text_of("%lu bytes unread", number(j, "bytes_stored")));
   }
   if (get(j, "kind") == "unnamed") add(text_of("%lu bytes stored", number(j, "bytes_stored")));
+  if (j.contains("state")) add(get(j, "state"));
+  if (j.contains("locks")) {
+    for (const Json& l : j["locks"]) add(l.get<std::string>());
+  }
   if (j.contains("inherits")) add(text_of("crrestore's own %lu", number(j, "inherits")));
-  if (j.contains("owner")) add(text_of("signals to %d", j["owner"].get<int>()));
+  if (j.contains("owner"))
+    add(j["owner"] == 0 ? std::string("signals to its group")
+                        : text_of("signals to %d", j["owner"].get<int>()));
   if (j.contains("same_as")) add(text_of("duplicate of %lu", number(j, "same_as")));
   return out.empty() ? "" : " [" + out + "]";
 }

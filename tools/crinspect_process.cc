@@ -88,7 +88,8 @@ std::string pending_text(const format::ImageView& v) {
   return v.siginfos.empty() ? "pending signals: none\n" : out;
 }
 
-std::string timers_text(const format::ProcessRecord& p) {
+std::string timers_text(const format::ImageView& v) {
+  const format::ProcessRecord& p = *v.process;
   static constexpr const char* kNames[3] = {"ITIMER_REAL", "ITIMER_VIRTUAL", "ITIMER_PROF"};
   std::string out;
   for (size_t i = 0; i < 3; i++) {
@@ -98,6 +99,9 @@ std::string timers_text(const format::ProcessRecord& p) {
     if (t.interval_us != 0)
       out += text_of(", every %.6f s", static_cast<double>(t.interval_us) / 1e6);
     out += "\n";
+  }
+  for (const format::PosixTimerRecord& t : v.posix_timers) {
+    out += "  " + posix_timer_words(t) + "\n";
   }
   return out.empty() ? "timers: none\n" : "timers:\n" + out;
 }
@@ -142,7 +146,7 @@ Output print_process(const Settings&, Checkpoint& c) {
 
 Output print_signals(const Settings&, Checkpoint& c) {
   const format::ImageView& v = c.image.view;
-  std::string out = dispositions_text(c) + pending_text(v) + timers_text(*v.process);
+  std::string out = dispositions_text(c) + pending_text(v) + timers_text(v);
   out += "blocked signals:\n";
   for (const format::ThreadRecord& t : v.threads) {
     out += text_of("  thread %d \"%s\": ", t.tid, printable(t.name).c_str()) +

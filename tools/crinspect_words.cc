@@ -129,6 +129,20 @@ const char* file_kind_word(uint32_t kind) {
       return "proc";
     case format::kFileObject:
       return "shared-object";
+    case format::kFileEventfd:
+      return "eventfd";
+    case format::kFileTimerfd:
+      return "timerfd";
+    case format::kFileSignalfd:
+      return "signalfd";
+    case format::kFileEpoll:
+      return "epoll";
+    case format::kFileInotify:
+      return "inotify";
+    case format::kFilePidfd:
+      return "pidfd";
+    case format::kFileFifo:
+      return "fifo";
     default:
       return "unknown";
   }

@@ -10,6 +10,8 @@
 #include <string>
 #include <string_view>
 
+#include "format/image_reader.h"
+
 namespace cr::tools {
 
 // printf into a string.
@@ -24,6 +26,12 @@ std::string protection_words(uint32_t prot, bool shared);
 const char* segment_kind_word(uint32_t kind);
 std::string segment_flag_words(uint32_t flags);
 const char* file_kind_word(uint32_t kind);
+// A timer of timer_create, "3 (CLOCK_MONOTONIC, SIGALRM to thread 7) 1.500000 s left".
+std::string posix_timer_words(const format::PosixTimerRecord& timer);
+// "flock to write", "record lock to read from 10, 20 bytes".
+std::string lock_words(const format::LockRecord& lock);
+// What a descriptor of a kind that is made anew holds, "count 5, semaphore"; "" for other kinds.
+std::string object_words(const format::ImageView& image, const format::FileRecord& file);
 // "O_RDWR|O_APPEND"
 std::string open_flag_words(uint32_t flags);
 // "SIGUSR1"

@@ -14,6 +14,7 @@
 
 #include "agent/captured_memory.h"
 #include "agent/describe_files.h"
+#include "agent/posix_timers.h"
 #include "agent/rollback_memory.h"
 #include "agent/session.h"
 #include "os/fault.h"
@@ -445,6 +446,9 @@ Trouble Session::capture(World& world, Attempt& a) {
   a.model.objects = a.map.model.objects;
   a.without = a.map.plan.without;
   quick_.prepare(a.model);
+  bad = describe_posix_timers(world, a.model);
+  if (bad.bad()) return bad;
+  const uint64_t asked_ns = now_ns();
   bad = begin_copy(world, a, a.map.plan);
   if (bad.bad()) return bad;
   // Meanwhile, on another processor:
@@ -454,6 +458,7 @@ Trouble Session::capture(World& world, Attempt& a) {
   if (!worse.bad()) fault_point(FaultPoint::kThreadsDescribed);
   if (!worse.bad()) worse = describe_files(pid_, tid, pidfd_.get(), a.model);
   if (!worse.bad()) worse = describe_process(world, a.status, a.map.plan, a.model);
+  settle_posix_timers(now_ns() - asked_ns, a.model);
   bad = end_copy(world, a, worse);
   if (worse.bad() || bad.bad()) return worse.bad() ? worse : bad;
   return copy_objects(world, a);

@@ -39,7 +39,6 @@ Trouble Session::stage(Attempt& a, uint64_t addr, const uint8_t* data, uint64_t 
 
 Trouble Session::copy_objects(World& world, Attempt& a) {
   if (a.model.objects.empty()) return {};
-  a.super.feature_incompat |= format::kIncompatObjects;
   auto maps = os::parse_maps(a.map.text);
   if (!maps) return trouble(Errc::kSystem, EIO, "the memory map cannot be read");
   a.next_staging_page = std::clamp(channel()->staging_used, early_pages_, staging_pages_);

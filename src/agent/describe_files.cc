@@ -16,20 +16,15 @@
 #include <algorithm>
 
 #include "agent/describe_objects.h"
+#include "agent/file_locks.h"
+#include "agent/file_owners.h"
+#include "agent/kind_fifo.h"
+#include "agent/kinds.h"
 #include "os/fd.h"
 #include "os/proc.h"
 
 namespace cr::agent {
 namespace {
-
-struct Descriptor {
-  int fd = -1;
-  std::string aliases;  // other numbers of the same open file, " 7 9"
-  std::string link;     // what /proc/PID/fd/N leads to
-  bool deleted = false;
-  struct stat st {};
-  os::FdInfo info;
-};
 
 class FileDescriber {
  public:
@@ -48,28 +43,19 @@ class FileDescriber {
   Trouble read_pipe(const Descriptor& d, format::FileRecord& f);
   int same_as_standard(const Descriptor& d) const;
   bool came_from_outside(const Descriptor& d, int copy) const;
+  bool is_shared(const Descriptor& d) const;
   bool same_description(const Descriptor& a, const Descriptor& b) const;
   std::string fd_path(int fd) const {
     return os::task_path(pid_, tid_, "fd/") + std::to_string(fd);
   }
-  os::Fd copy_of(int fd) const {
-    return os::Fd(static_cast<int>(syscall(__NR_pidfd_getfd, pidfd_, fd, 0)));
-  }
+  Program program() const { return {pid_, tid_, pidfd_, model_, all_}; }
+  os::Fd copy_of(int fd) const { return program().copy_of(fd); }
 
   pid_t pid_, tid_;
   int pidfd_;
   store::Model& model_;
   std::vector<Descriptor> all_;
 };
-
-std::string name(const Descriptor& d) {
-  return "fd " + std::to_string(d.fd) + d.aliases + " (" + d.link +
-         (d.deleted ? " (deleted)" : "") + ")";
-}
-
-Trouble refuse(const Descriptor& d, const std::string& kind, const std::string& next) {
-  return trouble(Errc::kUnsupported, 0, name(d) + ": " + kind + " cannot be saved yet; " + next);
-}
 
 Trouble FileDescriber::look(int fd, Descriptor* ret) {
   Descriptor d;
@@ -90,8 +76,17 @@ Trouble FileDescriber::look(int fd, Descriptor* ret) {
   return {};
 }
 
+// What fdinfo says of the open file and not of the descriptor.
+std::string_view about_file(const Descriptor& d) {
+  const size_t at = d.info.extra.find("\nmnt_id:");
+  return at == std::string::npos ? "" : std::string_view(d.info.extra).substr(at);
+}
+
 bool FileDescriber::same_description(const Descriptor& a, const Descriptor& b) const {
   if (a.st.st_dev != b.st.st_dev || a.st.st_ino != b.st.st_ino) return false;
+  // All of these have one inode: most are told apart without the kernel. A timer runs meanwhile.
+  const bool anonymous = a.link.starts_with("anon_inode:") && a.link != "anon_inode:[timerfd]";
+  if (anonymous && about_file(a) != about_file(b)) return false;
   if ((a.info.flags & ~static_cast<uint64_t>(O_CLOEXEC)) !=
           (b.info.flags & ~static_cast<uint64_t>(O_CLOEXEC)) ||
       a.info.position != b.info.position) {
@@ -135,6 +130,15 @@ bool FileDescriber::came_from_outside(const Descriptor& d, int copy) const {
   return stat && stat->ppid > 1 && holds(stat->ppid, d.st, -1);
 }
 
+// Those that are made anew would not be what the others have.
+bool FileDescriber::is_shared(const Descriptor& d) const {
+  const auto has = [&](pid_t pid) {
+    return pid > 1 && syscall(__NR_kcmp, pid, pid_, KCMP_FILE, d.fd, d.fd) == 0;
+  };
+  auto stat = os::read_stat(pid_, tid_);
+  return has(getpid()) || (stat && has(stat->ppid));
+}
+
 Trouble FileDescriber::read_deleted(const Descriptor& d, format::FileRecord& f) {
   f.kind = format::kFileDeleted;
   const auto bytes = static_cast<uint64_t>(d.st.st_size);
@@ -154,7 +158,7 @@ Trouble FileDescriber::read_deleted(const Descriptor& d, format::FileRecord& f) 
   }
   if (done != bytes) {
     return trouble(Errc::kUnsupported, errno,
-                   name(d) + ": the content of the unnamed file cannot be read");
+                   name_of(d) + ": the content of the unnamed file cannot be read");
   }
   f.content = model_.add_blob(content.data(), content.size());
   return {};
@@ -171,12 +175,9 @@ std::string FileDescriber::own_proc_path(const std::string& link) const {
 }
 
 Trouble FileDescriber::describe_regular(const Descriptor& d, format::FileRecord& f) {
-  if (d.info.extra.find("\nlock:") != std::string::npos) {
-    return refuse(d, "a file lock", "release it before the checkpoint");
-  }
   int object = kNoObject;
   Trouble bad =
-      object_of_descriptor(name(d), {false, d.st.st_dev, d.st.st_ino, d.link}, model_, &object);
+      object_of_descriptor(name_of(d), {false, d.st.st_dev, d.st.st_ino, d.link}, model_, &object);
   if (bad.bad()) return bad;
   if (object != kNoObject && d.deleted) {
     const format::ObjectRecord& o = model_.objects[static_cast<size_t>(object)];
@@ -216,7 +217,7 @@ Trouble FileDescriber::read_pipe(const Descriptor& d, format::FileRecord& f) {
   os::Fd in = copy_of(d.fd);
   int waiting = 0;
   if (!in || ioctl(in.get(), FIONREAD, &waiting) != 0) {
-    return trouble(Errc::kUnsupported, errno, name(d) + ": the pipe cannot be read");
+    return trouble(Errc::kUnsupported, errno, name_of(d) + ": the pipe cannot be read");
   }
   f.pipe_bytes = static_cast<uint64_t>(std::max(0, fcntl(in.get(), F_GETPIPE_SZ)));
   if (waiting == 0) return {};
@@ -235,15 +236,16 @@ Trouble FileDescriber::read_pipe(const Descriptor& d, format::FileRecord& f) {
     done += static_cast<size_t>(k);
   }
   if (n < waiting || done != content.size()) {
-    return trouble(Errc::kUnsupported, errno, name(d) + ": the pipe's content cannot be copied");
+    return trouble(Errc::kUnsupported, errno, name_of(d) + ": the pipe's content cannot be copied");
   }
   f.content = model_.add_blob(content.data(), content.size());
   return {};
 }
 
 Trouble FileDescriber::describe_pipe(const Descriptor& d, format::FileRecord& f) {
-  if (!d.link.starts_with("pipe:"))
-    return refuse(d, "a named FIFO", "close it before the checkpoint");
+  if (!d.link.starts_with("pipe:")) {
+    return describe_fifo(program(), d, f);
+  }
   const auto accmode = d.info.flags & O_ACCMODE;
   bool other_end = false;
   for (const Descriptor& o : all_) {
@@ -284,18 +286,11 @@ const char* kind_of(const std::string& link) {
     const char* begin;
     const char* kind;
   };
-  static constexpr Row kRows[] = {{"anon_inode:[eventfd]", "an eventfd"},
-                                  {"anon_inode:[eventpoll]", "an epoll instance"},
-                                  {"anon_inode:[timerfd]", "a timerfd"},
-                                  {"anon_inode:[signalfd]", "a signalfd"},
-                                  {"anon_inode:inotify", "an inotify instance"},
-                                  {"anon_inode:[fanotify]", "a fanotify group"},
+  static constexpr Row kRows[] = {{"anon_inode:[fanotify]", "a fanotify group"},
                                   {"anon_inode:[io_uring]", "an io_uring"},
                                   {"anon_inode:[userfaultfd]", "a userfaultfd"},
                                   {"anon_inode:[perf_event]", "a perf event"},
                                   {"anon_inode:bpf", "a bpf object"},
-                                  {"anon_inode:[pidfd]", "a pidfd"},
-                                  {"pidfd:", "a pidfd"},
                                   {"socket:", "a socket"},
                                   {"net:[", "a network namespace"}};
   for (const Row& r : kRows) {
@@ -320,7 +315,13 @@ Trouble FileDescriber::describe(const Descriptor& d, format::FileRecord* ret) {
     return {};
   }
   Trouble bad;
-  if (S_ISREG(d.st.st_mode)) {
+  if (const KindOfFile* kind = kind_of_link(d.link); kind != nullptr) {
+    f.kind = kind->kind;
+    bad = is_shared(d) ? refuse(d, "an object that another process has open too",
+                                "close it before the checkpoint, or do not let the program inherit "
+                                "it")
+                       : kind->describe(program(), d, f);
+  } else if (S_ISREG(d.st.st_mode)) {
     bad = describe_regular(d, f);
   } else if (S_ISDIR(d.st.st_mode)) {
     if (d.deleted) return refuse(d, "a removed directory", "close it");
@@ -377,6 +378,9 @@ Trouble FileDescriber::run() {
       }
       record[i] = static_cast<uint32_t>(model_.files.size());
       model_.files.push_back(f);
+      bad = describe_locks(all_[i], record[i], model_);
+      if (!bad.bad()) bad = describe_owner(program(), all_[i], record[i], f);
+      if (bad.bad()) return bad;
     } else {
       record[i] = record[owner[i]];
     }

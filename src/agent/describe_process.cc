@@ -43,11 +43,6 @@ Trouble check_children(pid_t pid) {
 Trouble Session::check_process(std::string* ret_status) {
   Trouble bad = check_children(pid_);
   if (bad.bad()) return bad;
-  if (!os::read_or_empty("/proc/" + std::to_string(pid_) + "/timers").empty()) {
-    return trouble(Errc::kUnsupported, 0,
-                   "POSIX timer (timer_create): cannot be saved yet; delete it before the "
-                   "checkpoint, or use setitimer");
-  }
   if (own_status_.empty()) own_status_ = os::read_or_empty("/proc/self/status");
   *ret_status = os::read_or_empty(os::task_path(pid_, control_tid_, "status"));
   const std::string &theirs = *ret_status, &ours = own_status_;

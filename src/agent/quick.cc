@@ -110,7 +110,8 @@ bool QuickPath::make_memory() {
 
 bool QuickPath::is_simple(const store::Model& m) const {
   if (m.threads.size() != 1 || (m.threads[0].flags & format::kThreadLeader) == 0 ||
-      !m.siginfos.empty() || !m.objects.empty() || m.fds.size() > format::kQuickMostFds) {
+      !m.siginfos.empty() || !m.objects.empty() || !m.locks.empty() || !m.owners.empty() ||
+      !m.posix_timers.empty() || m.fds.size() > format::kQuickMostFds) {
     return false;
   }
   for (const format::TimerRecord& t : m.process.itimers) {

@@ -13,6 +13,10 @@
 
 #include <map>
 
+#include "agent/file_owners.h"
+#include "agent/kind_fifo.h"
+#include "agent/kinds.h"
+
 namespace cr::agent {
 namespace {
 
@@ -31,6 +35,7 @@ class FileOpener {
 
  private:
   Trouble open_one(const format::FileRecord& f, os::Fd* ret, PendingFile* pending);
+  Trouble make_anew(const KindOfFile& kind, const SavedFile& f, os::Fd* ret);
   Trouble open_regular(const format::FileRecord& f, os::Fd* ret, PendingFile* pending);
   Trouble open_deleted(const format::FileRecord& f, os::Fd* ret);
   Trouble open_pipe(const format::FileRecord& f, os::Fd* ret);
@@ -49,6 +54,7 @@ class FileOpener {
   ObjectMaker& objects_;
   RestorePlan& plan_;
   std::map<uint32_t, Pipe> pipes_;
+  FifoOpener fifos_{live_pidfd_ >= 0};
   std::map<uint64_t, os::Fd> unnamed_;  // by inode number
 };
 
@@ -61,8 +67,10 @@ std::string FileOpener::describe(const format::FileRecord& f) const {
   return image_.string(f.path);
 }
 
+// O_ASYNC would be shown and do nothing: it is set by file_owners.cc.
 uint32_t reopen_flags(const format::FileRecord& f) {
-  return f.open_flags & ~static_cast<uint32_t>(O_CREAT | O_EXCL | O_TRUNC | O_NOCTTY | O_CLOEXEC);
+  return f.open_flags &
+         ~static_cast<uint32_t>(O_CREAT | O_EXCL | O_TRUNC | O_NOCTTY | O_CLOEXEC | O_ASYNC);
 }
 
 Trouble FileOpener::open_path(const format::FileRecord& f, uint32_t extra, os::Fd* ret) {
@@ -218,7 +226,27 @@ Trouble FileOpener::broken_pipe(const format::FileRecord& f, os::Fd* ret) {
   return {};
 }
 
+// What only the process itself can make is made by the plan's calls, in this one's place.
+Trouble FileOpener::make_anew(const KindOfFile& kind, const SavedFile& f, os::Fd* ret) {
+  const std::string why = kind.why_not != nullptr ? kind.why_not(f) : "";
+  if (!why.empty()) return trouble(Errc::kNotFound, ENOENT, why);
+  Recipe recipe;
+  kind.make(f, recipe);
+  const long r = kind.by_process ? open("/dev/null", O_RDWR | O_CLOEXEC) : recipe.run_here();
+  if (r < 0) {
+    const int e = kind.by_process ? errno : static_cast<int>(-r);
+    return trouble(Errc::kSystem, e, f.name + " cannot be made again: " + strerror(e));
+  }
+  *ret = os::Fd(static_cast<int>(r));
+  const uint32_t flags = f.file.open_flags & (O_APPEND | O_NONBLOCK);
+  if (!kind.by_process && flags != 0) fcntl(ret->get(), F_SETFL, flags);
+  return {};
+}
+
 Trouble FileOpener::open_one(const format::FileRecord& f, os::Fd* ret, PendingFile* pending) {
+  if (const KindOfFile* kind = kind_of_file(f.kind); kind != nullptr) {
+    return make_anew(*kind, saved_file(image_, static_cast<uint32_t>(&f - &image_.files[0])), ret);
+  }
   switch (f.kind) {
     case format::kFileRegular:
       return open_regular(f, ret, pending);
@@ -228,6 +256,8 @@ Trouble FileOpener::open_one(const format::FileRecord& f, os::Fd* ret, PendingFi
       return open_pipe(f, ret);
     case format::kFileObject:
       return objects_.open_descriptor(f, ret);
+    case format::kFileFifo:
+      return fifos_.open(saved_file(image_, static_cast<uint32_t>(&f - &image_.files[0])), ret);
     case format::kFileDirectory: {
       Trouble bad = open_path(f, O_DIRECTORY, ret);
       if (!bad.bad()) lseek(ret->get(), static_cast<off_t>(f.position), SEEK_SET);
@@ -284,6 +314,7 @@ Trouble FileOpener::run(std::vector<format::PlanFd>* ret_fds) {
     PendingFile pending;
     Trouble bad = open_one(image_.files[i], &fd, &pending);
     if (bad.bad()) return bad;
+    signal_own_group(image_, static_cast<uint32_t>(i), fd.get());
     index[i] = static_cast<uint32_t>(plan_.fds.size());
     if (pending.truncate || pending.seek || !pending.proc_path.empty()) {
       pending.fd = static_cast<int>(plan_.fds.size());

@@ -256,12 +256,9 @@ Trouble ObjectMaker::list_changes(const ObjectRecord& o, Made& m) {
   Trouble bad = index_of(m, o, /*writing=*/true, &source);
   if (bad.bad()) return bad;
   if (live_ || m.bytes_now != o.bytes) {
-    PendingFile size;
-    size.fd = source;
-    size.truncate = size.seek = true;
-    size.bytes = o.bytes;
-    size.path = name(o);
-    plan_.pending.push_back(size);
+    plan_.object_changes.push_back(
+        {static_cast<uint32_t>(source), format::kObjectChangeSize, 0, 0, o.bytes});
+    plan_.changed_names.push_back(name(o));
   }
   for (const ObjectPart& p : stored_parts(o, image_.segments, number(o))) {
     for (uint64_t at = p.from; at < p.to; at += kPageSize) {

@@ -17,7 +17,10 @@
 #include <algorithm>
 #include <map>
 
+#include "agent/file_locks.h"
 #include "agent/frame.h"
+#include "agent/furnish.h"
+#include "agent/posix_timers.h"
 #include "agent/restore_files.h"
 #include "agent/restore_objects.h"
 #include "agent/vdso.h"
@@ -44,6 +47,13 @@ std::string why_not_lazy() {
   if (fd && ioctl(fd.get(), UFFDIO_API, &api) == 0) return "";
   return std::string("userfaultfd: ") + strerror(errno) +
          (errno == EPERM ? " (it takes root or CAP_SYS_PTRACE)" : "");
+}
+
+// Of the process of a pidfd; 0: there is none.
+pid_t pid_of(int pidfd) {
+  if (pidfd < 0) return 0;
+  const std::string info = os::read_or_empty("/proc/self/fdinfo/" + std::to_string(pidfd));
+  return static_cast<pid_t>(strtol(os::status_field(info, "Pid").c_str(), nullptr, 10));
 }
 
 // One for each processor that we may use, as far as there is work for them.
@@ -102,6 +112,7 @@ class Planner {
   void add_zeros(uint64_t addr, uint64_t pages);
   void choose_how(format::PlanMap& m, size_t first_fill);
   void add_fills_to(Bytes& out);
+  void add_calls(Bytes& out);
   int send_file(const std::string& path, int fd);
   void write_out();
   uint64_t find_parking(uint64_t bytes) const;
@@ -465,6 +476,19 @@ void Planner::add_fills_to(Bytes& out) {
   h.lazy_fills = out.add(later.data(), later.size());
 }
 
+// What the process does to itself.
+void Planner::add_calls(Bytes& out) {
+  Recipes recipes;
+  furnish_process(image_, /*make=*/true, recipes);
+  auto add = [&](const Recipe& r, format::PlanArray* list, uint64_t* data_off) {
+    *list = out.add(r.calls().data(), r.calls().size());
+    *data_off = out.add(r.bytes().data(), r.bytes().size()).off;
+    plan_.call_names.insert(plan_.call_names.end(), r.whats().begin(), r.whats().end());
+  };
+  add(recipes.early, &header_.calls, &header_.calls_data_off);
+  add(recipes.late, &header_.late_calls, &header_.late_data_off);
+}
+
 void Planner::write_out() {
   Bytes out(plan_.bytes);
   out.reserve(sizeof(format::PlanHeader), 16);
@@ -479,11 +503,14 @@ void Planner::write_out() {
   h.zeros = out.add(zeros_.data(), zeros_.size());
   std::vector<format::PlanFileChange> changes;
   for (const PendingFile& p : plan_.pending) {
-    if (!p.seek) continue;
-    changes.push_back({static_cast<uint32_t>(p.fd), p.truncate ? 1u : 0u, p.bytes, p.position});
+    const auto placed =
+        std::ranges::find(fds_, static_cast<uint32_t>(p.fd), &format::PlanFd::source);
+    if (!p.seek || placed == fds_.end()) continue;
+    changes.push_back({placed->fd, p.truncate ? 1u : 0u, p.bytes, p.position});
   }
   h.file_changes = out.add(changes.data(), changes.size());
   h.object_changes = out.add(plan_.object_changes.data(), plan_.object_changes.size());
+  add_calls(out);
   h.patches = out.add(patches_.data(), patches_.size());
   h.fds = out.add(fds_.data(), fds_.size());
   h.sigactions = out.add(image_.sigactions.data(), image_.sigactions.size());
@@ -576,9 +603,16 @@ Trouble Planner::run() {
   }
   Trouble bad = check_memory();
   if (bad.bad()) return bad;
+  if (options_.live_pidfd >= 0 && !image_.posix_timers.empty() && !timer_ids_can_be_chosen()) {
+    return trouble(Errc::kUnsupported, 0,
+                   "before Linux 6.15 POSIX timers get their ids back in a new process only; end "
+                   "this one, and use crrestore");
+  }
   bad = objects_.fill();
   if (!bad.bad()) bad = open_files(image_, dir_, options_.live_pidfd, objects_, plan_, &fds_);
   if (bad.bad()) return bad;
+  const std::string locked = why_not_locked(image_, pid_of(options_.live_pidfd));
+  if (!locked.empty()) return trouble(Errc::kUnsupported, EAGAIN, locked);
   write_out();
   return {};
 }

@@ -60,7 +60,8 @@ struct RestorePlan {
   std::vector<format::PlanObjectChange> object_changes;
   std::vector<std::string> changed_names;  // of those, for messages
   Undo undo;
-  std::string program;  // executable
+  std::vector<std::string> call_names;  // of the plan's calls and then of its late ones
+  std::string program;                  // executable
   std::vector<std::string> argv, environment;
   std::vector<std::string> warnings;
   uint64_t eager_bytes = 0, lazy_bytes = 0;  // filled before the program starts, and afterwards

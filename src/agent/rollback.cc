@@ -16,6 +16,7 @@
 
 #include <algorithm>
 
+#include "agent/furnish.h"
 #include "format/mm_map.h"
 #include "os/fault.h"
 #include "os/proc.h"
@@ -170,6 +171,7 @@ std::string Rollback::find_out() {
   if (why.empty()) {
     why = find_object_change({maps_, image_->view, s_.pid_, tid, s_.pidfd_.get()}, &objects_);
   }
+  if (why.empty()) why = plan_posix_timers();
   if (why.empty()) why = plan_signals();
   if (why.empty()) why = verify_change(*memory_now_, memory_);
   if (why.empty()) why = try_forced_write(*memory_now_, memory_);
@@ -184,10 +186,9 @@ std::string Rollback::find_out() {
 // Files that were closed since get high numbers; they are put into their places later.
 std::string Rollback::reopen_files() {
   for (FileChange::Reopen& r : files_.reopen) {
-    const uint64_t path = put(r.path.c_str(), r.path.size() + 1);
-    uint64_t list = put_calls(
-        {{__NR_openat, {static_cast<uint64_t>(AT_FDCWD), address(path), r.flags}, -1, 0, 0}});
+    uint64_t list = put_recipe(r.recipe);
     if (full_) return "too much has changed for the shared tables";
+    fill_in_ids(list);
     carrier_used_ = true;
     std::string why = thread_calls(*thread(carrier_), list);
     if (!why.empty()) return why;
@@ -231,6 +232,7 @@ std::string Rollback::prepare() {
     carrier.push_back({__NR_flock, {number(fd), kLockUn}, 0, kMay, 0});
     carrier.push_back({__NR_fcntl, {number(fd), F_SETLK, unlock}, 0, kMay, 0});
     carrier.push_back({__NR_fcntl, {number(fd), kOfdSetlk, unlock}, 0, kMay, 0});
+    carrier.push_back({__NR_fcntl, {number(fd), F_SETLEASE, F_UNLCK}, 0, kMay, 0});
   }
   for (const FileChange::Place& p : files_.place) {
     const int source = p.source >= 0 ? p.source : files_.reopen[p.reopen].number;
@@ -256,9 +258,16 @@ std::string Rollback::prepare() {
       case What::kCloseOnExec:
         carrier.push_back({__NR_fcntl, {fd, F_SETFD, f.value != 0 ? 1ull : 0ull}, 0, 0, 0});
         break;
+      case What::kNoOwner:
+        carrier.push_back({__NR_fcntl, {fd, F_SETOWN, 0}, 0, 0, 0});
+        carrier.push_back({__NR_fcntl, {fd, F_SETSIG, 0}, 0, 0, 0});
+        break;
     }
   }
   list_carrier_ = put_calls(carrier);
+  furnish_process(image_->view, /*make=*/false, recipes_);
+  list_early_ = put_recipe(recipes_.early);
+  list_late_ = put_recipe(recipes_.late);
   return full_ ? "too much has changed for the shared tables" : "";
 }
 
@@ -396,6 +405,7 @@ std::string Rollback::carry_out() {
   for (size_t i = 0; why.empty() && i < threads_.size(); i++) {
     if (threads_[i].tid == 0) why = make_thread(threads_[i]);
   }
+  if (why.empty()) why = furnish();
   for (size_t i = 0; why.empty() && i < threads_.size(); i++) why = settle_thread(threads_[i]);
   if (!why.empty()) return why;
   put_limits_back();

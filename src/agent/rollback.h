@@ -48,6 +48,7 @@ class Rollback {
   std::string plan_signals();
   void plan_process();
   void plan_timers(Calls& first);
+  std::string plan_posix_timers();
   std::string plan_mm();
   void plan_thread(Pair& p);
   // Preparing: the last steps that may fail, and taking them back.
@@ -61,6 +62,7 @@ class Rollback {
   std::string join_pieces();
   void resolve_tracking(MemoryChange& change);
   std::string put_files_back();
+  std::string furnish();
   std::string make_thread(Pair& p);
   std::string settle_thread(Pair& p);
   std::string give_registers(const Pair& p);
@@ -73,6 +75,9 @@ class Rollback {
   format::CallList* list_at(uint64_t offset) const;
   format::Call* calls_at(uint64_t offset) const;
   uint64_t address(uint64_t offset) const { return channel_address_ + offset; }
+  // A recipe's calls, in the channel; their ids are filled in when they are known.
+  uint64_t put_recipe(const Recipe& recipe);
+  void fill_in_ids(uint64_t list);
   std::string control_calls(uint64_t list);
   std::string thread_calls(Thread& t, uint64_t list);
   Thread* thread(pid_t tid);
@@ -96,10 +101,13 @@ class Rollback {
   uint64_t channel_address_ = 0, used_ = 0;
   bool full_ = false;
   std::vector<format::SiginfoRecord> shared_pending_;
-  uint64_t flush_ = 0;  // signals of which none shall stay pending, as a mask
-  Calls first_, last_;  // for the control thread
+  std::vector<int32_t> timers_;  // POSIX timers that are to be deleted
+  uint64_t flush_ = 0;           // signals of which none shall stay pending, as a mask
+  Calls first_, last_;           // for the control thread
   uint64_t list_first_ = 0, list_last_ = 0, list_open_ = 0, list_carrier_ = 0, list_end_ = 0;
   uint64_t list_after_ = 0;
+  Recipes recipes_;  // by the carrier, when all descriptors and threads are there
+  uint64_t list_early_ = 0, list_late_ = 0;
 };
 
 }  // namespace cr::agent

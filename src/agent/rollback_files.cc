@@ -14,6 +14,11 @@
 #include <algorithm>
 #include <map>
 
+#include "agent/file_locks.h"
+#include "agent/file_owners.h"
+#include "agent/kind_fifo.h"
+#include "agent/kinds.h"
+#include "agent/pipe_content.h"
 #include "os/proc.h"
 
 namespace cr::agent {
@@ -36,10 +41,13 @@ class FileDiff {
 
  private:
   void look_at_all();
+  void check_locks();
   void look_at_new(int fd);
   void put_back(uint32_t file);
   void put_back_live(const FileRecord& f, int fd);
   void reopen(uint32_t file);
+  void make_anew(const KindOfFile& kind, uint32_t file);
+  int place_all(uint32_t file, size_t reopen);
   void pipe_content(const FileRecord& f, int fd);
   void deleted_content(const FileRecord& f, int fd);
   bool matches(int fd, const FileRecord& f) const;
@@ -60,10 +68,10 @@ class FileDiff {
   std::map<int, Now> now_;
   std::vector<int> live_;  // descriptors that are what they were, one of each open file
   struct Pipe {
-    int read_fd = -1, write_fd = -1;
+    int read_fd = -1;
     format::BlobRef content{};
   };
-  std::map<uint32_t, Pipe> pipes_;
+  std::map<std::pair<uint32_t, uint64_t>, Pipe> pipes_;  // by kind and number
   std::string why_;
 };
 
@@ -141,8 +149,8 @@ void FileDiff::deleted_content(const FileRecord& f, int fd) {
 }
 
 void FileDiff::pipe_content(const FileRecord& f, int fd) {
-  Pipe& p = pipes_[f.pair];
-  ((f.open_flags & O_ACCMODE) == O_RDONLY ? p.read_fd : p.write_fd) = fd;
+  Pipe& p = pipes_[{f.kind, f.kind == format::kFileFifo ? f.ino ^ f.dev << 32 : f.pair}];
+  if ((f.open_flags & O_ACCMODE) != O_WRONLY) p.read_fd = fd;
   if (f.content.bytes != 0) p.content = f.content;
 }
 
@@ -151,9 +159,17 @@ void FileDiff::put_back_live(const FileRecord& f, int fd) {
   using What = FileChange::What;
   const Now& n = now_[fd];
   const auto set = [&](What what, uint64_t value) { out_.set.push_back({fd, what, value}); };
-  if (n.info.extra.find("\nlock:") != std::string::npos) out_.unlock.push_back(fd);
+  if (image_.locks.empty() && n.info.extra.find("\nlock:") != std::string::npos) {
+    out_.unlock.push_back(fd);
+  }
   const auto flags = static_cast<uint32_t>(n.info.flags);
   if (f.kind == format::kFileTerminal || f.kind == format::kFileStdPipe) return;
+  const os::Fd copy(static_cast<int>(syscall(__NR_pidfd_getfd, pidfd_, fd, 0)));
+  const auto file = static_cast<uint32_t>(&f - &image_.files[0]);
+  const OwnerChange owner =
+      copy ? compare_owner(image_, file, pid_, copy.get()) : OwnerChange::kNone;
+  if (owner == OwnerChange::kTakeAway) set(What::kNoOwner, 0);
+  if (owner == OwnerChange::kImpossible) return refuse("whom a descriptor signals has changed");
   if (((flags ^ f.open_flags) & kSettable) != 0) set(What::kFlags, f.open_flags & kSettable);
   switch (f.kind) {
     case format::kFileRegular: {
@@ -172,6 +188,8 @@ void FileDiff::put_back_live(const FileRecord& f, int fd) {
       break;
     case format::kFilePipe:
       return pipe_content(f, fd);
+    case format::kFileFifo:
+      return owns_content(f) ? pipe_content(f, fd) : void();
     case format::kFileDirectory:
     case format::kFileProc:
     case format::kFileObject:  // its content is the object's
@@ -180,6 +198,31 @@ void FileDiff::put_back_live(const FileRecord& f, int fd) {
       return;
   }
   if (n.info.position != f.position) set(What::kPosition, f.position);
+}
+
+// The number of a descriptor of the file, which all of them are to be.
+int FileDiff::place_all(uint32_t file, size_t reopen) {
+  int first = -1;
+  for (const format::FdRecord& r : image_.fds) {
+    if (r.file != file) continue;
+    out_.place.push_back({r.fd, -1, reopen, r.cloexec != 0});
+    if (first < 0) first = r.fd;
+  }
+  return first;
+}
+
+// It has no state that could be compared and set as a whole: there will be a new one.
+void FileDiff::make_anew(const KindOfFile& kind, uint32_t file) {
+  const SavedFile f = saved_file(image_, file);
+  const std::string why = kind.why_not != nullptr ? kind.why_not(f) : "";
+  if (!why.empty()) return refuse(why);
+  FileChange::Reopen anew;
+  kind.make(f, anew.recipe);
+  const size_t index = out_.reopen.size();
+  out_.reopen.push_back(std::move(anew));
+  const int first = place_all(file, index);
+  const uint32_t flags = f.file.open_flags & kSettable;
+  if (flags != 0) out_.set.push_back({first, FileChange::What::kFlags, flags});
 }
 
 // Closed since: opened again, by path.
@@ -195,16 +238,15 @@ void FileDiff::reopen(uint32_t file) {
   if (f.kind == format::kFileRegular && static_cast<uint64_t>(st.st_size) < f.file_bytes) {
     return refuse(path + " is shorter than it was");
   }
-  const uint32_t flags =
-      f.open_flags & ~static_cast<uint32_t>(O_CREAT | O_EXCL | O_TRUNC | O_NOCTTY | O_CLOEXEC);
+  const uint32_t flags = f.open_flags & ~static_cast<uint32_t>(O_CREAT | O_EXCL | O_TRUNC |
+                                                               O_NOCTTY | O_CLOEXEC | O_ASYNC);
   const size_t index = out_.reopen.size();
-  out_.reopen.push_back({path, flags | O_CLOEXEC | O_NOCTTY, -1});
-  int first = -1;
-  for (const format::FdRecord& r : image_.fds) {
-    if (r.file != file) continue;
-    out_.place.push_back({r.fd, -1, index, r.cloexec != 0});
-    if (first < 0) first = r.fd;
-  }
+  FileChange::Reopen open_again;
+  open_again.recipe.call(path, __NR_openat,
+                         {AT_FDCWD, open_again.recipe.data(path.c_str(), path.size() + 1),
+                          flags | O_CLOEXEC | O_NOCTTY});
+  out_.reopen.push_back(std::move(open_again));
+  const int first = place_all(file, index);
   if (f.kind != format::kFileRegular && f.kind != format::kFileDirectory) return;
   const bool writable = (f.open_flags & O_ACCMODE) != O_RDONLY;
   if (f.kind == format::kFileRegular && writable &&
@@ -218,6 +260,7 @@ void FileDiff::reopen(uint32_t file) {
 
 void FileDiff::put_back(uint32_t file) {
   const FileRecord& f = image_.files[file];
+  if (const KindOfFile* kind = kind_of_file(f.kind); kind != nullptr) return make_anew(*kind, file);
   int live = -1;
   for (const format::FdRecord& r : image_.fds) {
     if (r.file == file && live < 0 && matches(r.fd, f) && !taken(r.fd)) live = r.fd;
@@ -236,25 +279,28 @@ void FileDiff::put_back(uint32_t file) {
   }
 }
 
-// What is in the pipe, which stays there.
-bool peek_pipe(int read_end, std::string* ret) {
-  int waiting = 0;
-  if (ioctl(read_end, FIONREAD, &waiting) != 0) return false;
-  ret->assign(static_cast<size_t>(waiting), '\0');
-  if (waiting == 0) return true;
-  int ends[2];
-  if (pipe2(ends, O_CLOEXEC | O_NONBLOCK) != 0) return false;
-  os::Fd r(ends[0]), w(ends[1]);
-  const int bytes = fcntl(read_end, F_GETPIPE_SZ);
-  fcntl(w.get(), F_SETPIPE_SZ, bytes);
-  if (tee(read_end, w.get(), static_cast<size_t>(bytes), SPLICE_F_NONBLOCK) < waiting) return false;
-  size_t done = 0;
-  while (done < ret->size()) {
-    const ssize_t k = read(r.get(), ret->data() + done, ret->size() - done);
-    if (k <= 0) return false;
-    done += static_cast<size_t>(k);
+// Locks that are to be held are not let go for a moment: somebody else would get them. So they must
+// be as they were, and no descriptor of a file with a record lock may be closed, which drops it.
+void FileDiff::check_locks() {
+  for (const format::LockRecord& l : image_.locks) {
+    const FileRecord& f = image_.files[l.file];
+    for (const auto& [fd, n] : now_) {
+      if (n.st.st_dev != f.dev || n.st.st_ino != f.ino) continue;
+      const bool closed = std::ranges::count(out_.close, fd) != 0 ||
+                          std::ranges::any_of(out_.place, [fd = fd](const FileChange::Place& p) {
+                            return p.fd == fd;
+                          });
+      if (closed) return refuse("a locked file was opened again since: " + name(f));
+    }
   }
-  return true;
+  for (const format::FdRecord& r : image_.fds) {
+    const auto it = now_.find(r.fd);
+    const bool same = it == now_.end() ? !any_lock(image_, r.file)
+                                       : has_locks(it->second.info.extra, image_, r.file);
+    if (!image_.locks.empty() && !same) {
+      return refuse("file locks have changed: " + name(image_.files[r.file]));
+    }
+  }
 }
 
 std::string FileDiff::run() {
@@ -266,7 +312,8 @@ std::string FileDiff::run() {
         image_.fds, [fd = fd](const format::FdRecord& r) { return r.fd == fd; });
     if (!then) look_at_new(fd);
   }
-  for (auto& [pair, p] : pipes_) {
+  check_locks();
+  for (auto& [number, p] : pipes_) {
     auto copy = [&](int fd) {
       return os::Fd(static_cast<int>(fd < 0 ? -1 : syscall(__NR_pidfd_getfd, pidfd_, fd, 0)));
     };

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "agent/recipe.h"
 #include "format/image_reader.h"
 #include "os/fd.h"
 
@@ -18,17 +19,16 @@ namespace cr::agent {
 
 // By a thread of the program, in this order: reopen, then unlock, place, close, set.
 struct FileChange {
-  struct Reopen {  // before anything else is changed
-    std::string path;
-    uint32_t flags;
-    int number;  // in the program, when it was done
+  struct Reopen {     // before anything else is changed
+    Recipe recipe;    // one call
+    int number = -1;  // in the program, when it was done
   };
   struct Place {  // make `fd` the same open file as `source`, or as the reopened one
     int fd, source;
     size_t reopen;  // if source is negative
     bool cloexec;
   };
-  enum class What { kSize, kPosition, kFlags, kCloseOnExec };
+  enum class What { kSize, kPosition, kFlags, kCloseOnExec, kNoOwner };
   struct Set {
     int fd;
     What what;

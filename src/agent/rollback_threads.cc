@@ -207,7 +207,7 @@ std::string Rollback::plan_signals() {
   };
   const Infos shared = as_records(peek_signals(world_->threads()[0].tid, true));
   shared_pending_ = wanted_pending(saved(0), shared, inner_pid);
-  bool changed = !same_infos(shared_pending_, shared);
+  bool changed = flush_ != 0 || !same_infos(shared_pending_, shared);
   for (const format::SiginfoRecord& i : shared) flush_ |= signal_bit(i);
   for (Pair& p : threads_) {
     const Infos now = p.tid != 0 ? as_records(peek_signals(p.tid, false)) : Infos();
@@ -249,6 +249,9 @@ void Rollback::plan_timers(Calls& first) {
     const int64_t it[4] = {then.interval_us / 1000000, then.interval_us % 1000000,
                            then.value_us / 1000000, then.value_us % 1000000};
     last_.push_back({__NR_setitimer, {which, address(put(it, sizeof(it)))}, 0, 0, 0});
+  }
+  for (const int32_t id : timers_) {
+    first.push_back({__NR_timer_delete, {static_cast<uint64_t>(id)}, 0, kMay, 0});
   }
 }
 

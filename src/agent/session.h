@@ -211,6 +211,8 @@ class Session {
   Trouble await_command(bool described_is_enough, uint64_t timeout_ns, World* world);
   // ret_status: /proc/PID/status.
   Trouble check_process(std::string* ret_status);
+  // Asks the control thread, which must be idle.
+  Trouble describe_posix_timers(World& world, store::Model& model);
   void read_lasting();
   Trouble describe_process(World& world, const std::string& status, const MemoryPlan& plan,
                            store::Model& model);

@@ -18,6 +18,7 @@
 
 #include <algorithm>
 
+#include "agent/file_owners.h"
 #include "agent/restore_objects.h"
 #include "os/fault.h"
 #include "os/proc.h"
@@ -378,6 +379,7 @@ void Supervisor::on_rollback(uint64_t id) {
     } else if (!session_.offer_exec(plan_->program, join(plan_->argv), join(env))) {
       bad = trouble(Errc::kNoMemory, E2BIG, "the environment is too large");
     } else {
+      silence_owners(session_.pid(), session_.pidfd());
       session_.count_rollback();
       session_.adopt(*plan_image_);
     }
@@ -479,6 +481,9 @@ std::string Supervisor::describe_failure(const format::Report& r) const {
              " cannot be put back to its offset, size and content at the checkpoint: " +
              strerror(r.sys_errno);
     }
+  }
+  if (r.code == format::kStepCalls && plan_ != nullptr && r.sequence < plan_->call_names.size()) {
+    return "restoring failed: " + plan_->call_names[r.sequence] + ": " + strerror(r.sys_errno);
   }
   if (r.code != format::kStepControl) {
     snprintf(at, sizeof(at), " at 0x%lx", static_cast<unsigned long>(r.sequence));

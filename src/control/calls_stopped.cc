@@ -5,6 +5,7 @@
 // Context: S, on the control thread, or on a thread of the program's on a stack of the library's.
 #include "control/calls.h"
 
+#include "format/make_call.h"
 #include "rawsys/rawsys.h"
 
 extern "C" {
@@ -18,15 +19,16 @@ long make_calls(format::CallList* list) {
   auto* calls = reinterpret_cast<format::Call*>(list + 1);
   for (uint64_t i = 0; i < list->count; i++) {
     format::Call& c = calls[i];
+    long r = 0;
     if (c.nr == __NR_clone3) {
       c.result = cr_clone_waiting(reinterpret_cast<void*>(c.args[0]), c.args[1]);
+      if (rawsys::is_error(c.result) && (c.flags & format::kCallMayFail) == 0) r = c.result;
     } else {
-      c.result = rawsys::sys(static_cast<long>(c.nr), c.args[0], c.args[1], c.args[2], c.args[3],
-                             c.args[4], c.args[5]);
+      r = format::make_call(calls, c, {});  // data and ids were resolved by the agent
     }
-    if (rawsys::is_error(c.result) && (c.flags & format::kCallMayFail) == 0) {
+    if (r != 0) {
       list->failed = static_cast<uint32_t>(i) + 1;
-      return c.result;
+      return r;
     }
   }
   return 0;

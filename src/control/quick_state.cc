@@ -179,6 +179,8 @@ bool same_path(QuickHead& head, const QuickFd& f) {
          equal(head.scratch, head.paths + f.path_off, f.path_bytes);
 }
 
+constexpr int kGetSignal = 11;  // F_GETSIG
+
 bool same_file(QuickHead& head, const QuickFd& f, QuickSlot& slot) {
   struct stat st;
   if (sys(__NR_fstat, f.fd, &st) != 0 || st.st_dev != f.dev || st.st_ino != f.ino ||
@@ -186,6 +188,7 @@ bool same_file(QuickHead& head, const QuickFd& f, QuickSlot& slot) {
       (sys(__NR_fcntl, f.fd, F_GETFD) & FD_CLOEXEC) != static_cast<long>(f.cloexec)) {
     return false;
   }
+  if (sys(__NR_fcntl, f.fd, F_GETOWN) != 0 || sys(__NR_fcntl, f.fd, kGetSignal) != 0) return false;
   if (f.kind != kFileRegular && f.kind != kFileDirectory) return true;
   if (st.st_nlink == 0 || has_lock(head, f.fd) || !same_path(head, f)) return false;
   const long position = sys(__NR_lseek, f.fd, 0, SEEK_CUR);

@@ -20,7 +20,9 @@ inline constexpr uint32_t kMachineX86_64 = 62;  // EM_X86_64
 
 // Incompatible features: a reader that does not know a set bit must refuse the image.
 inline constexpr uint64_t kIncompatObjects = 1;  // memory that is shared: kSectionObjects
-inline constexpr uint64_t kIncompatKnown = kIncompatObjects;
+// Kinds of descriptors, locks, owners and timers that the first readers did not know.
+inline constexpr uint64_t kIncompatKinds = 1ull << 8;
+inline constexpr uint64_t kIncompatKnown = kIncompatObjects | kIncompatKinds;
 inline constexpr uint64_t kRoCompatKnown = 0;
 
 #define CR_ON_DISK(type, bytes)                       \
@@ -94,7 +96,10 @@ enum SectionKind : uint32_t {
   kSectionSiginfos = 11,
   kSectionOverlays = 12,
   kSectionObjects = 13,
-  kSectionKinds = 14,  // one past the last
+  kSectionPosixTimers = 16,
+  kSectionLocks = 17,
+  kSectionOwners = 18,
+  kSectionKinds = 19,  // one past the last
 };
 
 // METADATA begins with this, followed by section_count SectionHeaders.
@@ -298,6 +303,21 @@ enum FileKind : uint32_t {
   kFileOpath = 8,     // O_PATH
   kFileProc = 9,      // something under /proc/self
   kFileObject = 10,   // number `pair` of Objects
+  // Made anew; FileRecord.content has the struct that is named, or an array of it.
+  kFileEventfd = 32,   // EventfdState
+  kFileTimerfd = 33,   // TimerfdState
+  kFileSignalfd = 34,  // SignalfdState
+  kFileEpoll = 35,     // EpollEntry[]
+  kFileInotify = 36,   // InotifyWatch[], by wd
+  kFilePidfd = 37,     // PidfdState
+  kFileFifo = 38,      // by path; FileRecord.file_bytes says who is at the other end: FifoPeer
+};
+
+enum FifoPeer : uint64_t {
+  kFifoInside = 1,         // the process itself
+  kFifoAlone = 2,          // nobody any more
+  kFifoReaderOutside = 3,  // another process reads
+  kFifoWriterOutside = 4,  // another process writes, or nobody has written yet
 };
 
 struct FileRecord {
@@ -316,6 +336,52 @@ struct FileRecord {
 };
 CR_ON_DISK(FileRecord, 88);
 
+struct EventfdState {
+  uint64_t count;
+  uint32_t semaphore;  // EFD_SEMAPHORE
+  uint32_t reserved;
+};
+CR_ON_DISK(EventfdState, 16);
+
+struct TimerfdState {
+  int32_t clock;
+  uint32_t flags;        // TFD_TIMER_... of timerfd_settime
+  uint64_t ticks;        // expirations that were not read yet
+  uint64_t left_ns;      // 0: not running
+  uint64_t interval_ns;  // 0: once
+  uint64_t wall_ns;      // CLOCK_REALTIME of the expiration where that was asked for, else 0
+};
+CR_ON_DISK(TimerfdState, 40);
+
+struct SignalfdState {
+  uint64_t mask;
+};
+CR_ON_DISK(SignalfdState, 8);
+
+struct EpollEntry {
+  int32_t fd;  // as it was added; open, and the same file
+  uint32_t events;
+  uint64_t data;
+};
+CR_ON_DISK(EpollEntry, 16);
+
+inline constexpr uint32_t kWatchLink = 1;  // of a symbolic link itself
+
+struct InotifyWatch {
+  int32_t wd;
+  uint32_t mask;
+  StringRef path;
+  uint32_t flags;  // kWatch...
+  uint64_t dev, ino;
+};
+CR_ON_DISK(InotifyWatch, 32);
+
+struct PidfdState {
+  int32_t id;  // of the process itself, or of a thread of its
+  uint32_t reserved;
+};
+CR_ON_DISK(PidfdState, 8);
+
 struct FdRecord {
   int32_t fd;
   uint32_t file;  // index into Files
@@ -323,6 +389,33 @@ struct FdRecord {
   uint32_t reserved;
 };
 CR_ON_DISK(FdRecord, 16);
+
+enum LockKind : uint32_t {
+  kLockFlock = 1,  // flock(2), of the open file
+  kLockPosix = 2,  // F_SETLK, of the process
+  kLockOfd = 3,    // F_OFD_SETLK, of the open file
+  kLockLease = 4,  // F_SETLEASE
+};
+
+struct LockRecord {
+  uint32_t file;  // index into Files
+  uint32_t kind;  // LockKind
+  uint32_t type;  // F_RDLCK or F_WRLCK
+  uint32_t reserved;
+  uint64_t start, bytes;  // bytes 0: to the end
+};
+CR_ON_DISK(LockRecord, 32);
+
+// Whom the kernel signals about an open file.
+struct OwnerRecord {
+  uint32_t file;   // index into Files
+  uint32_t type;   // F_OWNER_TID, _PID or _PGRP
+  int32_t id;      // of the process or a thread of its; _PGRP: 0, the process's own
+  int32_t signal;  // F_GETSIG
+  uint32_t owned;  // 0: nobody
+  uint32_t async;  // O_ASYNC
+};
+CR_ON_DISK(OwnerRecord, 24);
 
 // The kernel's struct sigaction.
 struct SigactionRecord {
@@ -339,6 +432,20 @@ struct SiginfoRecord {
   uint8_t info[128];
 };
 CR_ON_DISK(SiginfoRecord, 136);
+
+// timer_create(2).
+struct PosixTimerRecord {
+  int32_t id;
+  int32_t clock;
+  int32_t notify;  // SIGEV_...
+  int32_t signal;
+  int32_t tid;       // of SIGEV_THREAD_ID, else 0
+  int32_t overrun;   // timer_getoverrun(2)
+  uint64_t value;    // sigev_value
+  uint64_t left_ns;  // 0: not running
+  uint64_t interval_ns;
+};
+CR_ON_DISK(PosixTimerRecord, 48);
 
 // Bytes put over the restored memory before anything runs.
 struct OverlayRecord {

@@ -38,6 +38,7 @@ class MetadataReader {
   Result<void> check_threads();
   Result<void> check_files();
   bool good(StringRef r) const { return r < v_.strings.size(); }
+  bool good_state(const FileRecord& f) const;
   bool good(BlobRef r) const { return inside(r.off, r.bytes, v_.blobs.size()); }
 
   template <typename T>
@@ -112,6 +113,15 @@ Result<void> MetadataReader::read_sections() {
       case kSectionObjects:
         CR_TRYV(take(h, &v_.objects));
         break;
+      case kSectionPosixTimers:
+        CR_TRYV(take(h, &v_.posix_timers));
+        break;
+      case kSectionLocks:
+        CR_TRYV(take(h, &v_.locks));
+        break;
+      case kSectionOwners:
+        CR_TRYV(take(h, &v_.owners));
+        break;
     }
   }
   if (process.size() != 1) return damaged("there is not exactly one process record");
@@ -136,6 +146,11 @@ Result<void> MetadataReader::check_process() {
     int32_t sig;
     __builtin_memcpy(&sig, s.info, sizeof(sig));
     if (sig < 1 || sig > 64) return damaged("a pending signal has an impossible number");
+  }
+  for (const PosixTimerRecord& t : v_.posix_timers) {
+    if (t.id < 0 || t.signal < 0 || t.signal > 64 || t.notify < 0 || t.notify > 7) {
+      return damaged("a timer record is impossible");
+    }
   }
   return {};
 }
@@ -241,13 +256,62 @@ Result<void> MetadataReader::check_threads() {
   return {};
 }
 
+// What the content of such a file consists of; 0: bytes.
+uint64_t state_bytes(uint32_t kind) {
+  switch (kind) {
+    case kFileEventfd:
+      return sizeof(EventfdState);
+    case kFileTimerfd:
+      return sizeof(TimerfdState);
+    case kFileSignalfd:
+      return sizeof(SignalfdState);
+    case kFileEpoll:
+      return sizeof(EpollEntry);
+    case kFileInotify:
+      return sizeof(InotifyWatch);
+    case kFilePidfd:
+      return sizeof(PidfdState);
+    default:
+      return 0;
+  }
+}
+
+bool MetadataReader::good_state(const FileRecord& f) const {
+  if (f.kind == kFileFifo) {
+    return f.file_bytes >= kFifoInside && f.file_bytes <= kFifoWriterOutside;
+  }
+  const uint64_t bytes = state_bytes(f.kind);
+  if (bytes == 0) return true;
+  if (f.content.off % 8 != 0 || f.content.bytes % bytes != 0) return false;
+  if (f.kind != kFileEpoll && f.kind != kFileInotify) return f.content.bytes == bytes;
+  if (f.kind == kFileEpoll) return true;
+  for (const InotifyWatch& w : v_.states<InotifyWatch>(f.content)) {
+    if (w.wd < 1 || !good(w.path)) return false;
+  }
+  return true;
+}
+
 Result<void> MetadataReader::check_files() {
+  constexpr uint64_t kMostOffset = ~uint64_t{0} >> 1;
   for (const FileRecord& f : v_.files) {
-    if (f.kind < kFileRegular || f.kind > kFileObject || !good(f.path) || !good(f.content)) {
+    const bool known = (f.kind >= kFileRegular && f.kind <= kFileObject) ||
+                       (f.kind >= kFileEventfd && f.kind <= kFileFifo);
+    if (!known || !good(f.path) || !good(f.content) || !good_state(f)) {
       return damaged("a file record is impossible");
     }
     if (f.kind == kFileObject && f.pair >= v_.objects.size()) {
       return damaged("a file record refers to an object that does not exist");
+    }
+  }
+  for (const LockRecord& l : v_.locks) {
+    if (l.file >= v_.files.size() || l.kind < kLockFlock || l.kind > kLockLease || l.type > 1 ||
+        l.start > kMostOffset || l.bytes > kMostOffset - l.start) {
+      return damaged("a lock record is impossible");
+    }
+  }
+  for (const OwnerRecord& o : v_.owners) {
+    if (o.file >= v_.files.size() || o.type > 2 || o.signal < 0 || o.signal > 64) {
+      return damaged("an owner record is impossible");
     }
   }
   int64_t last = -1;

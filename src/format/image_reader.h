@@ -29,11 +29,19 @@ struct ImageView {
   std::span<const SiginfoRecord> siginfos;
   std::span<const OverlayRecord> overlays;
   std::span<const ObjectRecord> objects;
+  std::span<const PosixTimerRecord> posix_timers;
+  std::span<const LockRecord> locks;
+  std::span<const OwnerRecord> owners;
   std::span<const char> strings;
   std::span<const uint8_t> blobs;
 
   const char* string(StringRef r) const { return strings.data() + r; }
   std::span<const uint8_t> blob(BlobRef r) const { return blobs.subspan(r.off, r.bytes); }
+  // A blob that the reader knows to consist of such structs.
+  template <typename T>
+  std::span<const T> states(BlobRef r) const {
+    return {reinterpret_cast<const T*>(blobs.data() + r.off), r.bytes / sizeof(T)};
+  }
   const uint8_t* slot(uint64_t i) const { return file + super.payload_off + i * super.page_bytes; }
 };
 

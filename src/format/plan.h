@@ -7,6 +7,7 @@
 
 #include <stdint.h>
 
+#include "format/calls.h"
 #include "format/image.h"
 
 namespace cr::format {
@@ -77,8 +78,10 @@ struct PlanThread {
   uint64_t stack_top_off;  // a small stack inside the plan region
   uint64_t siginfo_first, siginfo_count;
   uint64_t affinity_off;  // record.affinity.bytes long
+  int32_t tid_now;        // out: its id in the new process
+  uint32_t reserved;
 };
-CR_ON_DISK(PlanThread, 192);
+CR_ON_DISK(PlanThread, 200);
 
 struct PlanFd {
   int32_t fd;       // number in the restored process
@@ -91,7 +94,7 @@ CR_ON_DISK(PlanFd, 16);
 // What a restore changes of a file: the last thing it does before the program is let go, so that
 // an image that turns out to be damaged has changed nothing.
 struct PlanFileChange {
-  uint32_t source;    // index among the received descriptors
+  int32_t fd;         // in the restored process
   uint32_t truncate;  // 1: cut back to `bytes`
   uint64_t bytes, position;
 };
@@ -102,6 +105,7 @@ enum PlanObjectChangeWhat : uint32_t {
   kObjectChangeWrite = 0,  // bytes of the image, from offset `value` of it
   kObjectChangeZero = 1,
   kObjectChangeSeal = 2,  // memfds: F_ADD_SEALS, `value`
+  kObjectChangeSize = 3,  // to `value` bytes
 };
 struct PlanObjectChange {
   uint32_t source;  // index among the received descriptors
@@ -134,6 +138,9 @@ struct PlanHeader {
   PlanArray maps, fills, lazy_fills, zeros, overlays, threads, fds, file_changes, object_changes;
   PlanArray patches;
   PlanArray sigactions, siginfos;
+  // Made by the process itself: before any file is changed, and when everything else is done.
+  PlanArray calls, late_calls;
+  uint64_t calls_data_off, late_data_off;
   uint64_t auxv_off, auxv_bytes;
   uint64_t cwd_off;        // a string
   uint32_t received_fds;   // descriptors that follow (after image)
@@ -181,6 +188,7 @@ enum RestoreStep : int32_t {
   kStepDone,
   kStepFiles,
   kStepFilled,  // no failure: a lazy restore has all its pages
+  kStepCalls,   // at: index in `calls` and, behind them, `late_calls`
 };
 
 inline constexpr uint64_t kRestorerStackBytes = 16384;  // per thread

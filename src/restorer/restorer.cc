@@ -243,9 +243,8 @@ void install_descriptors(const Restore& rs) {
 void change_files(const Restore& rs) {
   const auto* c = rs.array<format::PlanFileChange>(rs.plan->file_changes);
   for (uint64_t i = 0; i < rs.plan->file_changes.count; i++) {
-    const int fd = rs.args->extra_fd_base + static_cast<int>(c[i].source);
-    long r = sys(__NR_lseek, fd, c[i].position, SEEK_SET);
-    if (r >= 0 && c[i].truncate != 0) r = sys(__NR_ftruncate, fd, c[i].bytes);
+    long r = sys(__NR_lseek, c[i].fd, c[i].position, SEEK_SET);
+    if (r >= 0 && c[i].truncate != 0) r = sys(__NR_ftruncate, c[i].fd, c[i].bytes);
     if (r < 0) fail(rs, format::kStepFiles, r, i);
   }
 }
@@ -389,6 +388,7 @@ void make_threads(const Restore& rs) {
       e = cr_restorer_clone3(&ca, sizeof(ca), thread_main, start);
     }
     if (e < 0) fail(rs, format::kStepThread, e, static_cast<uint64_t>(r.tid));
+    t[i].tid_now = static_cast<int32_t>(e);
     made++;
   }
   for (;;) {
@@ -488,12 +488,16 @@ const format::PlanThread* leader(const Restore& rs) {
   queue_process_signals(rs);
   drop_capabilities(rs);
   start_filler(rs);
+  ObjectChanger changer;
+  start_changer(rs, &changer);
+  close_received(rs);
+  make_calls(rs, /*late=*/false);
   change_files(rs);
-  change_objects(rs);
+  finish_changer(&changer);
   make_control_thread(rs);
-  // All received descriptors, the image and the socket to the agent are above everything else.
-  sys(__NR_close_range, rs.args->extra_fd_base, ~0u, 0);
   start_timers(rs);
+  make_calls(rs, /*late=*/true);
+  rawsys::sys_close(rs.args->report_fd);
   __atomic_store_n(&rs.plan->barrier, 1u, __ATOMIC_RELEASE);
   rawsys::sys_futex(&rs.plan->barrier, FUTEX_WAKE_PRIVATE, 0x7fffffff);
   if (main_thread == nullptr) rawsys::sys_exit_thread(0);  // it had ended before: a zombie leader

@@ -48,9 +48,22 @@ void fetch_pages(const Restore& rs, const format::PlanFill& f, uint64_t off, uin
 void unmap_checksums(const Restore& rs);
 
 // Shared memory (objects.cc): memory that is attached and not mapped; and what is changed of files
-// last of all. The pages have been checked.
+// last of all, by a thread with a descriptor table of its own: it still has the received
+// descriptors when this process has closed them, and closing them drops none of this process's
+// record locks. The pages have been checked.
+struct ObjectChanger {
+  const Restore* rs;
+  uint32_t go;
+  int32_t tid;  // 0: it has ended, or there is nothing to change
+};
 void attach_segment(const Restore& rs, const format::PlanMap& m);
-void change_objects(const Restore& rs);
+void start_changer(const Restore& rs, ObjectChanger* ret);
+void finish_changer(ObjectChanger* changer);
+// All received descriptors and the image, which lie above everything else, but for the socket to
+// the agent.
+void close_received(const Restore& rs);
+// The plan's `calls`, or its `late_calls`.
+void make_calls(const Restore& rs, bool late);
 
 // Lazy restores (lazy.cc); without lazy fills these do nothing.
 // userfault: with all lazy segments registered. The descriptor is taken over.

@@ -76,6 +76,7 @@ Result<void> BufferFile::commit(const Model& model, WrittenMetadata& last,
                                 format::SuperBlock* super) {
   const uint64_t slots = model.checksums.size();
   set_constants(*super);
+  super->feature_incompat = model.incompat_features();
   super->payload_off = kPageSize;
   super->payload_slots = slots;
   // Room for some more pages, so that METADATA too can stay where it is.

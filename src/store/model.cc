@@ -64,6 +64,13 @@ format::BlobRef Model::add_blob(const void* data, size_t bytes) {
   return ref;
 }
 
+uint64_t Model::incompat_features() const {
+  const uint64_t bits = objects.empty() ? 0 : format::kIncompatObjects;
+  bool kinds = !posix_timers.empty() || !locks.empty() || !owners.empty();
+  for (const format::FileRecord& f : files) kinds = kinds || f.kind >= format::kFileEventfd;
+  return bits | (kinds ? format::kIncompatKinds : 0);
+}
+
 std::vector<uint8_t> Model::serialize() const {
   using namespace format;
   Sections s;
@@ -80,6 +87,9 @@ std::vector<uint8_t> Model::serialize() const {
   s.add(kSectionSiginfos, siginfos.data(), siginfos.size());
   s.add(kSectionOverlays, overlays.data(), overlays.size());
   if (!objects.empty()) s.add(kSectionObjects, objects.data(), objects.size());
+  if (!posix_timers.empty()) s.add(kSectionPosixTimers, posix_timers.data(), posix_timers.size());
+  if (!locks.empty()) s.add(kSectionLocks, locks.data(), locks.size());
+  if (!owners.empty()) s.add(kSectionOwners, owners.data(), owners.size());
   return s.join();
 }
 

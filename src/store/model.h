@@ -25,11 +25,15 @@ struct Model {
   std::vector<format::SiginfoRecord> siginfos;
   std::vector<format::OverlayRecord> overlays;
   std::vector<format::ObjectRecord> objects;
+  std::vector<format::PosixTimerRecord> posix_timers;
+  std::vector<format::LockRecord> locks;
+  std::vector<format::OwnerRecord> owners;
   std::string strings = std::string(1, '\0');
   std::string blobs;
 
   format::StringRef add_string(std::string_view s);
   format::BlobRef add_blob(const void* data, size_t bytes);
+  uint64_t incompat_features() const;  // that the image needs
   std::vector<uint8_t> serialize() const;
 };
 

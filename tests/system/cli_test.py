@@ -12,6 +12,7 @@ that gets a Workspace; its name and docstring say what it checks.
 import argparse
 import collections
 import itertools
+import fcntl
 import json
 import os
 import pathlib
@@ -467,6 +468,130 @@ def test_restore_before_first_checkpoint(workspace):
     session.kill()
     done = workspace.run([workspace.tool("crrestore"), session.image], check=125)
     expect_match("no (whole )?(checkpoint|image)|holds no", done.stderr, "the message")
+
+
+def killed_at_checkpoint(workspace, name):
+    session = Session(workspace, [workspace.program(name)])
+    session.start()
+    session.wait_ready()
+    session.checkpoint(then="kill")
+    session.wait_end(status=137)
+    return session
+
+
+def test_restore_where_a_lock_is_held(workspace):
+    """Somebody else holds a lock of the image: an error that names file, lock and process, and no
+    file is changed; when it is free again the program comes back."""
+    session = killed_at_checkpoint(workspace, "file_locks")
+    grown = workspace.path / "records"
+    with grown.open("a") as file:
+        file.write("since the checkpoint")
+    for name, what, take in (
+            ("shared", "flock", lambda f: fcntl.flock(f, fcntl.LOCK_EX)),
+            ("records", r"record lock on bytes from 10 to 29",
+             lambda f: fcntl.lockf(f, fcntl.LOCK_EX, 1, 15)),
+            ("records", r"record lock on bytes from 100",
+             lambda f: fcntl.lockf(f, fcntl.LOCK_EX, 5, 5000))):
+        with (workspace.path / name).open("r+b") as file:
+            take(file)
+            for option in ([], ["--check-only"]):
+                done = workspace.run([workspace.tool("crrestore"), *option, session.image],
+                                     check=125)
+                expect_match(rf"fd \d+ \(.*/{name}\): its {what} is held by process {os.getpid()} now",
+                             done.stderr, "crrestore's message")
+        expect("since the checkpoint" in grown.read_text(), "a file was changed")
+    session.restore()
+    session.go()
+    session.expect_pass()
+    expect("since the checkpoint" not in grown.read_text(), "the file was not cut back")
+
+
+def test_restore_without_watched_file(workspace):
+    """A file that an inotify instance watches was removed or replaced: an error that names it."""
+    session = killed_at_checkpoint(workspace, "fd_inotify")
+    watched = workspace.path / "watched" / "file"
+    away = workspace.path / "away"
+    watched.rename(away)
+    for _ in range(2):
+        done = workspace.run([workspace.tool("crrestore"), session.image], check=125)
+        expect_match(r"inotify\): .*/watched/file, which it watches, was removed or replaced",
+                     done.stderr, "crrestore's message")
+        watched.write_text("")
+    away.rename(watched)
+    session.restore()
+    session.go()
+    session.expect_pass()
+
+
+def test_fifo_of_a_writer_outside(workspace):
+    """A program that reads a FIFO of another process: refused while bytes are unread; afterwards it
+    reads on, also where the FIFO was made anew, and sees the end of file."""
+    fifo = workspace.path / "in.fifo"
+    os.mkfifo(fifo, 0o666)
+    os.chmod(fifo, 0o666)
+    keep = os.open(fifo, os.O_RDWR)
+    session = Session(workspace, [workspace.program("fifo_outside"), "read"], stdout="copy.txt")
+    session.start()
+    session.wait_ready()
+    os.write(keep, b"before ")
+    done = session.checkpoint(check=1)
+    expect_match(r"in\.fifo\): 7 bytes that another process wrote to the FIFO were not read",
+                 done.stderr, "the refusal")
+    session.ping()
+    (workspace.path / "read").touch()
+    session.wait_until(lambda: not (workspace.path / "read").exists(), "the first bytes")
+    session.checkpoint(then="kill")
+    session.wait_end(status=137)
+    os.close(keep)
+    fifo.unlink()
+    done = workspace.run([workspace.tool("crrestore"), session.image], check=125)
+    expect_match(r"in\.fifo\): the FIFO was removed or replaced .*mkfifo", done.stderr, "the error")
+    os.mkfifo(fifo, 0o666)
+    os.chmod(fifo, 0o666)
+    session.restore()
+    session.ping()
+    with fifo.open("w") as file:
+        file.write("and after")
+    session.go()
+    session.expect_pass()
+    expect(harness.read_file(workspace.path / "copy.txt").startswith("before and after"),
+           "what was read: " + harness.read_file(workspace.path / "copy.txt"))
+
+
+def test_fifo_of_a_reader_outside(workspace):
+    """A program that writes to a FIFO: it needs its reader again."""
+    fifo = workspace.path / "out.fifo"
+    os.mkfifo(fifo, 0o666)
+    os.chmod(fifo, 0o666)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    session = Session(workspace, [workspace.program("fifo_outside"), "write"])
+    session.start()
+    session.wait_ready()
+    session.checkpoint(then="kill")
+    session.wait_end(status=137)
+    os.close(reader)
+    done = workspace.run([workspace.tool("crrestore"), session.image], check=125)
+    expect_match(r"out\.fifo\): the FIFO had a reader at the checkpoint and has none now",
+                 done.stderr, "the error")
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    session.restore()
+    session.go()
+    session.expect_pass()
+    expect(os.read(reader, 100) == b"written", "what came through")
+    os.close(reader)
+
+
+def test_new_ids_of_objects(workspace):
+    """crrestore --ids=new: pidfds, timers and signals of descriptors are of the new process and its
+    new threads."""
+    for name in ("fd_signalfd", "fd_owner", "posix_timers"):
+        session = killed_at_checkpoint(workspace, name)
+        session.restore(("--ids=new",))
+        session.go()
+        session.expect_pass()
+        shutil.rmtree(session.image)
+        for word in ("ready", "go", "out.txt"):
+            (workspace.path / word).unlink()
 
 
 def test_checkpoint_without_session(workspace):

@@ -276,6 +276,40 @@ def test_signals_and_process(workspace):
         expect_match(expression, text, "process")
 
 
+def test_objects(workspace):
+    """fds shows what descriptors that are made anew hold, locks, and whom they signal; signals shows
+    the timers of timer_create."""
+    for name, what, expressions in (
+            ("fd_eventfd", "fds", (r"eventfd .* \[count 3, semaphore\]", r"\[count 1099511627776\]")),
+            ("fd_timerfd", "fds", (r"\[CLOCK_BOOTTIME, 99\d\.\d+ s left, every 7\.000000 s\]",
+                                   r"\[CLOCK_MONOTONIC, not running, 1 expirations unread\]",
+                                   r"\[CLOCK_REALTIME, due 20\d\d-")),
+            ("fd_signalfd", "fds", (r"signalfd .* \[SIGUSR1\]", r"pidfd .* \[of \d+\]")),
+            ("fd_epoll", "fds", (r"epoll .*fd \d+ for 0x80000019 with 0x1111222233334444",
+                                 r"epoll .* \[watches nothing\]")),
+            ("fd_inotify", "fds", (r"inotify .* \[watches 7: /.*/watched for 0x180, 9: ",)),
+            ("fd_fifo", "fds", (r"fifo .*/inside \[the process has both ends, 5000 bytes unread\]",
+                                r"/deaf \[nobody at the other end, 0 bytes unread\]")),
+            ("file_locks", "fds", (r"/exclusive \[flock to write\]",
+                                   r"/records \[record lock to write from 10, 20 bytes, "
+                                   r"record lock to read from 100\]",
+                                   r"/leased \[lease to read, signals to \d+\]")),
+            ("fd_owner", "fds", (r"signals to its group\]", r"signals to \d+\]")),
+            ("posix_timers", "signals", (r" 0 \(CLOCK_MONOTONIC, SIGRTMIN\+3\) [67]\d\d\.\d+ s left$",
+                                         r" 7 \(CLOCK_BOOTTIME, no signal\) ",
+                                         r"SIGRTMIN\+5 to thread \d+\) \d"))):
+        session = Session(workspace, [workspace.program(name)], image=name + ".dir")
+        session.start()
+        session.wait_ready()
+        session.checkpoint(then="kill")
+        session.wait_end(status=137)
+        (workspace.path / "ready").unlink()
+        text = shown(workspace, what, session.image)
+        for expression in expressions:
+            expect_match(expression, text, f"{what} of {name}")
+        json.loads(shown(workspace, "fds", "--json", session.image))
+
+
 def gdb(workspace, program, core, *commands):
     if not shutil.which("gdb"):
         raise Skip("gdb is not installed")

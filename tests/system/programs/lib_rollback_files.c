@@ -3,8 +3,8 @@
  *
  * restore() and descriptors: files that grew are cut back and offsets are as they were, flags too;
  * what was closed since is open again, what was opened since is closed, what was exchanged is what
- * it was, and numbers that shared an open file share it again. A pipe and a file without a name
- * hold what they held.
+ * it was, and numbers that shared an open file share it again. A pipe, a FIFO and a file without a
+ * name hold what they held.
  */
 #define _GNU_SOURCE
 #include <sys/file.h>
@@ -42,6 +42,9 @@ int main(void) {
   int pipe_fds[2];
   REQUIRE(pipe(pipe_fds) == 0);
   REQUIRE(write(pipe_fds[1], "in the pipe", 11) == 11);
+  REQUIRE(mkfifo("fifo", 0600) == 0);
+  const int fifo_in = open("fifo", O_RDONLY | O_NONBLOCK), fifo_out = open("fifo", O_WRONLY);
+  REQUIRE(fifo_in >= 0 && write(fifo_out, "in the FIFO", 11) == 11);
   REQUIRE(lseek(grown, 5, SEEK_SET) == 5 && lseek(swapped, 3, SEEK_SET) == 3);
   REQUIRE(lseek(closed, 2, SEEK_SET) == 2 && lseek(shared, 4, SEEK_SET) == 4);
   REQUIRE(far == 200 && dir >= 0 && null >= 0 && twin >= 0);
@@ -81,12 +84,17 @@ int main(void) {
   CHECK_EQ("in the pipe", 11, read(pipe_fds[0], text, 60));
   CHECK_STR("in the pipe", "in the pipe", text);
   CHECK_EQ("more in the pipe", -1, read(pipe_fds[0], text, 60));
+  memset(text, 0, sizeof text);
+  CHECK_EQ("in the FIFO", 11, read(fifo_in, text, 60));
+  CHECK_STR("in the FIFO", "in the FIFO", text);
+  CHECK_EQ("more in the FIFO", -1, read(fifo_in, text, 60));
   if (test_failures != 0 || round >= kRounds) test_finish();
 
   REQUIRE(write(grown, "more and more and more", 22) == 22);
   REQUIRE(write(appended, "def", 3) == 3);
   REQUIRE(fcntl(appended, F_SETFL, O_NONBLOCK) == 0);
   if (round % 2 == 0) REQUIRE(write(pipe_fds[1], "something else", 14) == 14);
+  if (round % 2 == 1) REQUIRE(write(fifo_out, "not that", 8) == 8);
   if (round % 3 == 0) {
     REQUIRE(pwrite(unnamed, "quite another text", 18, 0) == 18);
     REQUIRE(ftruncate(unnamed, round % 2 == 0 ? 3 : 18) == 0);

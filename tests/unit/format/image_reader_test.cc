@@ -205,8 +205,8 @@ Test(image_reader, rejects_impossible_places) {
 Test(image_reader, rejects_impossible_sections) {
   using H = format::SectionHeader;
   DAMAGED(with_metadata([](uint8_t* m) { m[0] = 'X'; }));
-  DAMAGED(with_metadata([](uint8_t* m) { m[11] = 0x7f; }));  // section_count
-  for (uint32_t kind = 1; kind < format::kSectionObjects; kind++) {
+  DAMAGED(with_metadata([](uint8_t* m) { m[11] = 0x7f; }));            // section_count
+  for (uint32_t kind = 1; kind <= format::kSectionOverlays; kind++) {  // that the example has
     DAMAGED(with_section(kind, [](H& h) { h.element_bytes++; }));
     DAMAGED(with_section(kind, [](H& h) { h.off += 4; }));
     DAMAGED(with_section(kind, [](H& h) { h.off = ~7ull; }));
@@ -369,4 +369,93 @@ Test(load_buffer, writer_and_reader_agree) {
   cr_expect(b.image->view.extents.size() == 2, "the zero page needs no extent");
   uint64_t slot;
   cr_expect(cr::store::verify_pages(b.image->view, &slot) == 0);
+}
+
+// The state of a descriptor that is made anew is a struct of its kind, whole and aligned.
+Test(image_reader, distrusts_the_state_of_objects) {
+  using M = cr::store::Model;
+  const auto with_object = [](uint32_t kind, size_t bytes, uint64_t skip) {
+    return with_model([&](M& m) {
+      const std::string state(bytes + 8, '\1');
+      m.files[0].kind = kind;
+      m.files[0].content = m.add_blob(state.data(), state.size());
+      m.files[0].content.off += skip;
+      m.files[0].content.bytes = bytes;
+    });
+  };
+  using namespace cr::format;
+  struct Row {
+    uint32_t kind;
+    size_t bytes;
+    bool array;
+  };
+  constexpr Row kRows[] = {{kFileEventfd, sizeof(EventfdState), false},
+                           {kFileTimerfd, sizeof(TimerfdState), false},
+                           {kFileSignalfd, sizeof(SignalfdState), false},
+                           {kFileEpoll, sizeof(EpollEntry), true},
+                           {kFilePidfd, sizeof(PidfdState), false}};
+  for (const Row& r : kRows) {
+    expect(with_object(r.kind, r.bytes, 0), Errc::kOk, "whole");
+    expect(with_object(r.kind, r.bytes - 1, 0), Errc::kDamaged, "too short");
+    expect(with_object(r.kind, r.bytes, 4), Errc::kDamaged, "not aligned");
+    expect(with_object(r.kind, 2 * r.bytes, 0), r.array ? Errc::kOk : Errc::kDamaged, "two");
+    expect(with_object(r.kind, 0, 0), r.array ? Errc::kOk : Errc::kDamaged, "none");
+  }
+  const auto with_watch = [](int32_t wd, uint32_t path) {
+    return with_model([&](M& m) {
+      const InotifyWatch w{wd, 1, path, 0, 0, 0};
+      m.files[0].kind = kFileInotify;
+      m.files[0].content = m.add_blob(&w, sizeof(w));
+    });
+  };
+  expect(with_watch(1, 1), Errc::kOk, "a watch");
+  expect(with_watch(0, 1), Errc::kDamaged, "a watch without a number");
+  expect(with_watch(1, 1u << 30), Errc::kDamaged, "a watch beyond the strings");
+  expect(with_object(kFileFifo + 1, 8, 0), Errc::kDamaged, "an unknown kind");
+  for (const uint64_t peer : {0, 1, 4, 5}) {
+    expect(with_model([&](M& m) {
+             m.files[0].kind = kFileFifo;
+             m.files[0].file_bytes = peer;
+           }),
+           peer == 1 || peer == 4 ? Errc::kOk : Errc::kDamaged, "who is at the other end");
+  }
+}
+
+Test(image_reader, distrusts_locks_and_owners) {
+  using M = cr::store::Model;
+  const auto with_lock = [](uint32_t file, uint32_t kind, uint32_t type, uint64_t start,
+                            uint64_t bytes) {
+    return with_model([&](M& m) { m.locks.push_back({file, kind, type, 0, start, bytes}); });
+  };
+  constexpr uint64_t kTop = ~uint64_t{0} >> 1;
+  expect(with_lock(0, 1, 1, 0, 0), Errc::kOk, "a lock");
+  expect(with_lock(0, 4, 0, kTop, 0), Errc::kOk, "a lock at the end");
+  expect(with_lock(1, 1, 1, 0, 0), Errc::kDamaged, "its file");
+  expect(with_lock(0, 0, 1, 0, 0), Errc::kDamaged, "its kind");
+  expect(with_lock(0, 5, 1, 0, 0), Errc::kDamaged, "its kind");
+  expect(with_lock(0, 1, 2, 0, 0), Errc::kDamaged, "its type");
+  expect(with_lock(0, 2, 1, kTop + 1, 0), Errc::kDamaged, "its begin");
+  expect(with_lock(0, 2, 1, kTop, 1), Errc::kDamaged, "its end");
+  const auto with_owner = [](uint32_t file, uint32_t type, int32_t signal) {
+    return with_model([&](M& m) { m.owners.push_back({file, type, 1, signal, 1, 0}); });
+  };
+  expect(with_owner(0, 2, 64), Errc::kOk, "an owner");
+  expect(with_owner(1, 2, 64), Errc::kDamaged, "its file");
+  expect(with_owner(0, 3, 64), Errc::kDamaged, "its type");
+  expect(with_owner(0, 2, 65), Errc::kDamaged, "its signal");
+  expect(with_owner(0, 2, -1), Errc::kDamaged, "its signal");
+}
+
+Test(image_reader, distrusts_timers) {
+  using M = cr::store::Model;
+  const auto with_timer = [](int32_t id, int32_t notify, int32_t signal) {
+    return with_model([&](M& m) {
+      m.posix_timers.push_back({id, 1, notify, signal, 0, 0, 0, 0, 0});
+    });
+  };
+  expect(with_timer(0, 0, 64), Errc::kOk, "a timer");
+  expect(with_timer(-1, 0, 1), Errc::kDamaged, "its id");
+  expect(with_timer(0, 8, 1), Errc::kDamaged, "how it notifies");
+  expect(with_timer(0, 0, 65), Errc::kDamaged, "its signal");
+  expect(with_timer(0, 0, -1), Errc::kDamaged, "its signal");
 }

@@ -150,6 +150,31 @@ void add_threads_and_files_of_the_code(Structs& s) {
   s["FdRecord"] = {
       sizeof(FdRecord),
       {F(FdRecord, fd), F(FdRecord, file), F(FdRecord, cloexec), F(FdRecord, reserved)}};
+  s["EventfdState"] = {
+      sizeof(EventfdState),
+      {F(EventfdState, count), F(EventfdState, semaphore), F(EventfdState, reserved)}};
+  s["TimerfdState"] = {
+      sizeof(TimerfdState),
+      {F(TimerfdState, clock), F(TimerfdState, flags), F(TimerfdState, ticks),
+       F(TimerfdState, left_ns), F(TimerfdState, interval_ns), F(TimerfdState, wall_ns)}};
+  s["SignalfdState"] = {sizeof(SignalfdState), {F(SignalfdState, mask)}};
+  s["EpollEntry"] = {sizeof(EpollEntry),
+                     {F(EpollEntry, fd), F(EpollEntry, events), F(EpollEntry, data)}};
+  s["InotifyWatch"] = {sizeof(InotifyWatch),
+                       {F(InotifyWatch, wd), F(InotifyWatch, mask), F(InotifyWatch, path),
+                        F(InotifyWatch, flags), F(InotifyWatch, dev), F(InotifyWatch, ino)}};
+  s["PidfdState"] = {sizeof(PidfdState), {F(PidfdState, id), F(PidfdState, reserved)}};
+  s["LockRecord"] = {sizeof(LockRecord),
+                     {F(LockRecord, file), F(LockRecord, kind), F(LockRecord, type),
+                      F(LockRecord, reserved), F(LockRecord, start), F(LockRecord, bytes)}};
+  s["OwnerRecord"] = {sizeof(OwnerRecord),
+                      {F(OwnerRecord, file), F(OwnerRecord, type), F(OwnerRecord, id),
+                       F(OwnerRecord, signal), F(OwnerRecord, owned), F(OwnerRecord, async)}};
+  s["PosixTimerRecord"] = {
+      sizeof(PosixTimerRecord),
+      {F(PosixTimerRecord, id), F(PosixTimerRecord, clock), F(PosixTimerRecord, notify),
+       F(PosixTimerRecord, signal), F(PosixTimerRecord, tid), F(PosixTimerRecord, overrun),
+       F(PosixTimerRecord, value), F(PosixTimerRecord, left_ns), F(PosixTimerRecord, interval_ns)}};
   s["SigactionRecord"] = {sizeof(SigactionRecord),
                           {F(SigactionRecord, handler), F(SigactionRecord, flags),
                            F(SigactionRecord, restorer), F(SigactionRecord, mask)}};
@@ -168,29 +193,93 @@ Structs structs_of_the_code() {
 #define V(name) \
   { #name, name }
 std::map<std::string, uint64_t> constants_of_the_code() {
-  return {V(kSectionProcess),    V(kSectionStrings),     V(kSectionSegments),
-          V(kSectionExtents),    V(kSectionChecksums),   V(kSectionThreads),
-          V(kSectionBlobs),      V(kSectionFds),         V(kSectionFiles),
-          V(kSectionSigactions), V(kSectionSiginfos),    V(kSectionOverlays),
-          V(kProcessLeaderGone), V(kProcessThpDisabled), V(kProcessChildSubreaper),
-          V(kProcessHeapOnly),   V(kSegmentAnon),        V(kSegmentFile),
-          V(kSegmentFileShared), V(kSegmentAnonShared),  V(kSegmentStack),
-          V(kSegmentVdso),       V(kSegmentVvar),        V(kSegmentEmbedded),
-          V(kSegmentDeleted),    V(kSegmentHeap),        V(kSegmentDontFork),
-          V(kSegmentWipeOnFork), V(kSegmentDontDump),    V(kSegmentHuge),
-          V(kSegmentNoHuge),     V(kSegmentLocked),      V(kSegmentNoReserve),
-          V(kSegmentSequential), V(kSegmentRandom),      V(kSegmentMergeable),
-          V(kThreadLeader),      V(kThreadNoNewPrivs),   V(kThreadKeepCaps),
-          V(kFileRegular),       V(kFileDeleted),        V(kFileDirectory),
-          V(kFileDevice),        V(kFileTerminal),       V(kFileStdPipe),
-          V(kFilePipe),          V(kFileOpath),          V(kFileProc),
-          V(kTrackerUnknown),    V(kTrackerEverything),  V(kTrackerUserfaultfd),
-          V(kTrackerSoftDirty),  V(kTrackerHash),        V(kIntervalFixed),
-          V(kIntervalAutomatic), V(kIncompatObjects),    V(kSectionObjects),
-          V(kSegmentObject),     V(kSegmentOfObject),    V(kSegmentMayWrite),
-          V(kObjectNamed),       V(kObjectUnnamed),      V(kObjectMemfd),
-          V(kObjectSysv),        V(kObjectWhole),        V(kObjectRemoved),
-          V(kFileObject)};
+  return {V(kSectionProcess),
+          V(kSectionStrings),
+          V(kSectionSegments),
+          V(kSectionExtents),
+          V(kSectionChecksums),
+          V(kSectionThreads),
+          V(kSectionBlobs),
+          V(kSectionFds),
+          V(kSectionFiles),
+          V(kSectionSigactions),
+          V(kSectionSiginfos),
+          V(kSectionOverlays),
+          V(kProcessLeaderGone),
+          V(kProcessThpDisabled),
+          V(kProcessChildSubreaper),
+          V(kProcessHeapOnly),
+          V(kSegmentAnon),
+          V(kSegmentFile),
+          V(kSegmentFileShared),
+          V(kSegmentAnonShared),
+          V(kSegmentStack),
+          V(kSegmentVdso),
+          V(kSegmentVvar),
+          V(kSegmentEmbedded),
+          V(kSegmentDeleted),
+          V(kSegmentHeap),
+          V(kSegmentDontFork),
+          V(kSegmentWipeOnFork),
+          V(kSegmentDontDump),
+          V(kSegmentHuge),
+          V(kSegmentNoHuge),
+          V(kSegmentLocked),
+          V(kSegmentNoReserve),
+          V(kSegmentSequential),
+          V(kSegmentRandom),
+          V(kSegmentMergeable),
+          V(kThreadLeader),
+          V(kThreadNoNewPrivs),
+          V(kThreadKeepCaps),
+          V(kFileRegular),
+          V(kFileDeleted),
+          V(kFileDirectory),
+          V(kFileDevice),
+          V(kFileTerminal),
+          V(kFileStdPipe),
+          V(kFilePipe),
+          V(kFileOpath),
+          V(kFileProc),
+          V(kTrackerUnknown),
+          V(kTrackerEverything),
+          V(kTrackerUserfaultfd),
+          V(kTrackerSoftDirty),
+          V(kTrackerHash),
+          V(kIntervalFixed),
+          V(kIntervalAutomatic),
+          V(kIncompatObjects),
+          V(kSectionObjects),
+          V(kSegmentObject),
+          V(kSegmentOfObject),
+          V(kSegmentMayWrite),
+          V(kObjectNamed),
+          V(kObjectUnnamed),
+          V(kObjectMemfd),
+          V(kObjectSysv),
+          V(kObjectWhole),
+          V(kObjectRemoved),
+          V(kFileObject),
+          V(kIncompatKinds),
+          V(kFileEventfd),
+          V(kFileTimerfd),
+          V(kFileSignalfd),
+          V(kFileEpoll),
+          V(kFileInotify),
+          V(kFilePidfd),
+          V(kFileFifo),
+          V(kFifoInside),
+          V(kFifoAlone),
+          V(kFifoReaderOutside),
+          V(kFifoWriterOutside),
+          V(kWatchLink),
+          V(kSectionPosixTimers),
+          V(kSectionLocks),
+          V(kSectionOwners),
+          V(kLockFlock),
+          V(kLockPosix),
+          V(kLockOfd),
+          V(kLockLease)};
 }
 
 constexpr char kDocument[] = "docs/format/image.md";
@@ -218,8 +307,8 @@ Test(spec, no_struct_of_the_header_is_forgotten) {
 Test(spec, constants_are_as_documented) {
   const Document doc(kDocument);
   check_constants(constants_of_the_code(), doc.constants);
-  cr_expect(kSectionKinds == 14, "a kind of section is in neither");
-  cr_expect(kIncompatKnown == kIncompatObjects && kRoCompatKnown == 0,
+  cr_expect(kSectionKinds == 19, "a kind of section is in neither");
+  cr_expect(kIncompatKnown == (kIncompatObjects | kIncompatKinds) && kRoCompatKnown == 0,
             "a feature is not documented");
   cr_expect(kImageVersion == 1);
 }
