@@ -32,6 +32,7 @@ constexpr uint64_t kOftenNs = 250000000;
 constexpr uint64_t kWaitForAttemptNs = 50000000;
 // Who calls so often is likely to call again at once: better looked out for than waited for.
 constexpr uint64_t kSpinNs = 150000;
+constexpr uint64_t kAskNs = 12000;  // from one call to the next one's question
 // Below, the agent looks from time to time and need not be woken, which costs the program time.
 constexpr uint64_t kNapGapNs = 5000000, kLeastNapNs = 200000, kMostNapNs = 1000000;
 constexpr uint64_t kMostFailedAttempts = 3;
@@ -315,6 +316,8 @@ void QuickPath::offer(const store::Model& model, const std::string& map,
   maps_fd_ = os::Fd(open(os::task_path(s_.pid_, s_.control_tid_, "maps").c_str(), kRead));
   timers_fd_ = os::Fd(open(("/proc/" + std::to_string(s_.pid_) + "/timers").c_str(), kRead));
   pagemap_fd_ = os::Fd(open(os::task_path(s_.pid_, s_.control_tid_, "pagemap").c_str(), kRead));
+  const std::string process = "/proc/" + std::to_string(s_.pid_);
+  tasks_fd_ = os::Fd(open((process + "/task").c_str(), kRead | O_DIRECTORY));
   scratch_.resize(sizeof(format::QuickScratch));
   model_ = model;
   model_.extents.clear();
@@ -368,6 +371,10 @@ bool QuickPath::looks_same() {
     used += static_cast<size_t>(n);
   }
   char c;
+  struct stat tasks;
+  if (fstat(tasks_fd_.get(), &tasks) != 0 || tasks.st_nlink != format::kQuickTaskLinks) {
+    return false;
+  }
   if (n < 0 || used != map_.size() || memcmp(map_now_.data(), map_.data(), used) != 0 ||
       pread(timers_fd_.get(), &c, 1, 0) != 0) {
     return false;
@@ -377,18 +384,19 @@ bool QuickPath::looks_same() {
                                  scratch, pagemap_fd_.get()) == 0;
 }
 
-void QuickPath::help() {
+bool QuickPath::help() {
   QuickHead& h = *head();
   uint64_t asked = load(h.help);
-  if (asked % format::kHelpStates != format::kHelpWanted || load(h.enabled) == 0) return;
+  if (asked % format::kHelpStates != format::kHelpWanted || load(h.enabled) == 0) return false;
   const uint64_t number = asked - format::kHelpWanted;
   if (!__atomic_compare_exchange_n(&h.help, &asked, number + format::kHelpBegun, false,
                                    __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {
-    return;
+    return false;
   }
   uint64_t begun = number + format::kHelpBegun;
   const uint64_t answer = number + (looks_same() ? format::kHelpSame : format::kHelpDiffers);
   __atomic_compare_exchange_n(&h.help, &begun, answer, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+  return true;
 }
 
 void QuickPath::note_arrival() {
@@ -405,11 +413,13 @@ bool QuickPath::serve(size_t most) {
     note_arrival();
     const bool quickly = spins && gap_ns_ < kSpinNs;
     set(h.agent_spins, quickly ? 1 : 0);
-    help();
+    // The program is likely to ask in a moment, and waits for the answer; for the commit it does
+    // not.
+    while (!help() && quickly && now_ns() - arrived_ns_ < kAskNs) __builtin_ia32_pause();
     commit_next();
     const uint64_t begin = now_ns();
     while (quickly && !waiting() && now_ns() - begin < kSpinNs) {
-      help();
+      (void)help();
       __builtin_ia32_pause();
     }
   }

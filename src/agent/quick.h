@@ -68,7 +68,8 @@ class QuickPath {
   std::vector<format::Run> all_runs() const;
   bool drops_pages() const;
   void commit_next();
-  void help();
+  // True: the program had asked.
+  bool help();
   bool looks_same();
   void note_arrival();
   void fail(const Trouble& bad);
@@ -101,7 +102,7 @@ class QuickPath {
   std::vector<MappedFile> mapped_;
   // For help().
   std::string map_, map_now_;
-  os::Fd maps_fd_, timers_fd_, pagemap_fd_;
+  os::Fd maps_fd_, timers_fd_, pagemap_fd_, tasks_fd_;
   std::vector<uint8_t> scratch_;
   uint64_t arrived_ns_ = 0, gap_ns_ = ~uint64_t{0};  // the newest slot, and how long since the last
 };

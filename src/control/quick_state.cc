@@ -37,10 +37,7 @@ bool stat_path(const char* path, struct stat* ret) {
   return sys(__NR_newfstatat, AT_FDCWD, path, ret, 0) == 0;
 }
 
-bool one_thread(const QuickPlan& p) {
-  struct stat tasks;
-  // "." and "..", this thread, the control thread.
-  if (!stat_path("/proc/self/task", &tasks) || tasks.st_nlink != 4) return false;
+bool same_ids(const QuickPlan& p) {
   uint8_t info[128];
   const long child = sys(__NR_waitid, P_ALL, 0, info, WNOHANG | WNOWAIT | WEXITED | __WALL);
   return child == -ECHILD && sys_getpid() == p.pid && sys_gettid() == p.tid &&
@@ -237,10 +234,15 @@ bool same_map(QuickHead& head) {
   return n >= 0 && static_cast<uint64_t>(n) == bytes && equal(head.maps_now, head.maps, bytes);
 }
 
+bool one_thread() {
+  struct stat tasks;
+  return stat_path("/proc/self/task", &tasks) && tasks.st_nlink == kQuickTaskLinks;
+}
+
 }  // namespace
 
 QuickRefusal compare_state(QuickHead& head, uint64_t sigmask, QuickSlot& slot) {
-  if (!one_thread(head.plan)) return kQuickThreads;
+  if (!same_ids(head.plan)) return kQuickThreads;
   if (!same_signals(head.plan, sigmask)) return kQuickSignals;
   if (!no_interval_timers()) return kQuickTimers;
   if (!same_thread(head.plan) || !same_scheduling(head.plan) || !same_credentials(head.plan) ||
@@ -251,6 +253,7 @@ QuickRefusal compare_state(QuickHead& head, uint64_t sigmask, QuickSlot& slot) {
 }
 
 QuickRefusal compare_map(QuickHead& head) {
+  if (!one_thread()) return kQuickThreads;
   if (read_proc("/proc/self/timers", head.scratch, sizeof(head.scratch)) != 0) return kQuickTimers;
   return same_map(head) ? kQuickDone : kQuickMap;
 }

@@ -20,6 +20,8 @@ inline constexpr uint64_t kQuickMostRanges = 1024;
 inline constexpr uint64_t kQuickMostRuns = 4096;  // of one checkpoint, and private ones
 inline constexpr uint64_t kQuickMostFds = 64;
 inline constexpr uint64_t kQuickMapsBytes = 128ull << 10;
+// Links of /proc/PID/task: ".", "..", the program's thread, the control thread.
+inline constexpr uint64_t kQuickTaskLinks = 4;
 // Of a run: the pages are not there (any more).
 inline constexpr uint64_t kPagesGone = ~uint64_t{0} - 1;
 
@@ -40,7 +42,7 @@ struct QuickFd {
 struct QuickPlan {
   uint64_t anon_count, file_count;  // of ranges: first the anonymous ones
   uint64_t private_count;           // runs of pages in the files' ranges that are not the files'
-  uint64_t fd_count;
+  uint64_t fd_count;                // the size of /proc/PID/fd (Linux 6.2)
   uint64_t maps_bytes, cwd_bytes, cwd_off;  // cwd: in QuickHead::paths
   int32_t pid, tid, ppid, pgid, sid;
   uint32_t umask, personality, dumpable, thp_disabled, child_subreaper;
