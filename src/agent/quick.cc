@@ -8,6 +8,7 @@
 #include <sched.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <time.h>
 
@@ -77,6 +78,7 @@ void QuickPath::reset() {
   asked_ns_ = 0;
   often_ = ranges_noted_ = false;
   failed_attempts_ = 0;
+  mapped_.clear();
   s_.channel()->quick_ready = memory_ ? 1 : 0;
   if (!memory_) return;
   QuickHead& h = *head();
@@ -375,6 +377,14 @@ bool QuickPath::looks_same() {
   if (fstat(tasks_fd_.get(), &tasks) != 0 || tasks.st_nlink != format::kQuickTaskLinks) {
     return false;
   }
+  for (int i = 0; i < 16; i++) {
+    rlimit now{};
+    const format::RlimitRecord& then = model_.process.rlimits[i];
+    if (prlimit(s_.pid_, static_cast<__rlimit_resource>(i), nullptr, &now) != 0 ||
+        now.rlim_cur != then.soft || now.rlim_max != then.hard) {
+      return false;
+    }
+  }
   if (n < 0 || used != map_.size() || memcmp(map_now_.data(), map_.data(), used) != 0 ||
       pread(timers_fd_.get(), &c, 1, 0) != 0) {
     return false;
@@ -408,7 +418,7 @@ void QuickPath::note_arrival() {
 bool QuickPath::serve(size_t most) {
   if (!waiting()) return false;
   QuickHead& h = *head();
-  const bool spins = sysconf(_SC_NPROCESSORS_ONLN) > 1;
+  static const bool spins = sysconf(_SC_NPROCESSORS_ONLN) > 1;  // reads a file
   for (size_t i = 0; i < most && waiting(); i++) {
     note_arrival();
     const bool quickly = spins && gap_ns_ < kSpinNs;

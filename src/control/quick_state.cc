@@ -143,12 +143,6 @@ bool same_process(QuickHead& head) {
       sys(__NR_brk, 0) != static_cast<long>(p.brk)) {
     return false;
   }
-  for (int i = 0; i < 16; i++) {
-    RlimitRecord now{};
-    if (sys(__NR_prlimit64, 0, i, nullptr, &now) != 0 || !equal(&now, &p.rlimits[i], sizeof(now))) {
-      return false;
-    }
-  }
   // A change of the root shows here as well: "(unreachable)", or another path.
   const long n = sys(__NR_getcwd, head.scratch, sizeof(head.scratch));
   return n > 0 && static_cast<uint64_t>(n - 1) == p.cwd_bytes &&
@@ -234,6 +228,16 @@ bool same_map(QuickHead& head) {
   return n >= 0 && static_cast<uint64_t>(n) == bytes && equal(head.maps_now, head.maps, bytes);
 }
 
+bool same_limits(const QuickPlan& p) {
+  for (int i = 0; i < 16; i++) {
+    RlimitRecord now{};
+    if (sys(__NR_prlimit64, 0, i, nullptr, &now) != 0 || !equal(&now, &p.rlimits[i], sizeof(now))) {
+      return false;
+    }
+  }
+  return true;
+}
+
 bool one_thread() {
   struct stat tasks;
   return stat_path("/proc/self/task", &tasks) && tasks.st_nlink == kQuickTaskLinks;
@@ -254,6 +258,7 @@ QuickRefusal compare_state(QuickHead& head, uint64_t sigmask, QuickSlot& slot) {
 
 QuickRefusal compare_map(QuickHead& head) {
   if (!one_thread()) return kQuickThreads;
+  if (!same_limits(head.plan)) return kQuickProcess;
   if (read_proc("/proc/self/timers", head.scratch, sizeof(head.scratch)) != 0) return kQuickTimers;
   return same_map(head) ? kQuickDone : kQuickMap;
 }

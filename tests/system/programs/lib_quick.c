@@ -23,7 +23,7 @@
 
 #include "rollback.h"
 
-enum { kPage = 4096, kPages = 64, kWarm = 4 };
+enum { kPage = 4096, kPages = 64, kWarm = 4, kRapid = 20 };
 
 static unsigned char *area, *elsewhere;
 static unsigned char *of_file; /* private mapping of a file */
@@ -299,16 +299,19 @@ static void try_change(int i) {
   if (kChanges[i].change == separate || kChanges[i].change == file_page_dropped) warm_up("before");
   warm_up(kChanges[i].what);
   const uint64_t begin = now_ns();
-  kChanges[i].change(1);
   const uint64_t quick = quick_ones();
+  /* One right after the other: the agent is awake, and looks at the map for the program. */
+  for (int k = 0; k < kRapid; k++) CHECK_EQ("a rapid checkpoint", 0, checkpoint());
+  kChanges[i].change(1);
   const int r = checkpoint();
   look(&now);
   if (rollback_count(file) == 1) {
     CHECK_EQ(kChanges[i].what, 0, r);
     const uint64_t more = quick_ones() - quick;
+    if (more > kRapid + 1) TEST_FAIL("%s: too many were quick", kChanges[i].what);
     const int in_time = now_ns() - begin < 500000000u;
-    if (!kChanges[i].ordinary && in_time) CHECK_EQ(kChanges[i].what, 1, more);
-    if (kChanges[i].ordinary && more != 0) TEST_FAIL("%s: not seen", kChanges[i].what);
+    if (!kChanges[i].ordinary && in_time) CHECK_EQ(kChanges[i].what, kRapid + 1, more);
+    if (kChanges[i].ordinary && more > kRapid) TEST_FAIL("%s: not seen", kChanges[i].what);
     /* Not in memory that comes back. */
     const int fd = open(seen, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     REQUIRE(fd >= 0 && write(fd, &now, sizeof now) == sizeof now);
