@@ -127,7 +127,8 @@ bool holds(pid_t pid, const struct stat& st, int except) {
 bool FileDescriber::came_from_outside(const Descriptor& d, int copy) const {
   if (holds(getpid(), d.st, copy)) return true;
   auto stat = os::read_stat(pid_, tid_);
-  return stat && stat->ppid > 1 && holds(stat->ppid, d.st, -1);
+  // Not ourselves again, without that exception.
+  return stat && stat->ppid > 1 && stat->ppid != getpid() && holds(stat->ppid, d.st, -1);
 }
 
 // Those that are made anew would not be what the others have.
