@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
 // side_memory.h - memory in the program that is none of the program's: where the control thread
 // remembers what it knows about pages.
-// Invariant: never part of a checkpoint (the agent knows it by the name of its memfd) and never
-// inherited by a fork child; all of it is allocated when it is made, so that using it cannot fail.
+// Invariant: it lies where neither the kernel nor a program puts mappings; never part of a
+// checkpoint (the agent knows it by the name of its memfd) and never inherited by a fork child; all
+// of it is allocated when it is made, so that using it cannot fail.
 // Context: making and freeing N; using S.
 #pragma once
 

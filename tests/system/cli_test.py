@@ -935,6 +935,10 @@ def reads_of_moves(workspace, mappings, option):
     session.wait_ready()
     session.checkpoint()
     session.ping()
+    if option == "--track=hash":
+        # What a program has left for a moment must not be taken behind its back.
+        maps = harness.read_file(f"/proc/{session.program_pid()}/maps")
+        expect(re.search(r"^1e\w{10}-.*cr-channel", maps, re.M), f"side memory lies at\n{maps}")
     session.go()
     session.expect_pass()
     return int(re.search(r"moves made (\d+) reads", harness.read_file(workspace.path / "out.txt"))[1])

@@ -180,7 +180,8 @@ NOT_LAZILY = r"crrestore: --lazy is not possible here: userfaultfd: .*CAP_SYS_PT
 
 def checkpoint_between_forks(session):
     """A program that has a child just now, or a pipe to an orphan of it, is refused."""
-    for _ in range(200):
+    deadline = time.monotonic() + 40 * harness.SLOWNESS
+    while time.monotonic() < deadline:
         done = session.checkpoint(check=None)
         if done.returncode == 0:
             return
