@@ -26,7 +26,7 @@
 
 namespace {
 
-constexpr uint64_t kPageBytes = 4096, kPages = 300, kHotPages = 40, kLineBytes = 9;
+constexpr uint64_t kPageBytes = 4096, kPages = 300, kHotPages = 6, kLineBytes = 9;
 
 struct Status {
   uint64_t number, sequence, quick;
@@ -65,6 +65,41 @@ void check_data(const uint8_t* data, uint64_t n) {
   }
 }
 
+// Memory that is mapped anew now and then, and cannot be written now and then: what takes no
+// ordinary checkpoint at such a moment does not have that.
+class Changing {
+ public:
+  void change(uint64_t n) {
+    if (n % 64 == 33 || n % 64 == 49) {
+      read_only_ = n % 64 == 33;
+      if (mprotect(at_, pages_ * kPageBytes, PROT_READ | (read_only_ ? 0 : PROT_WRITE)) != 0) {
+        _exit(4);
+      }
+    }
+    if (n % 64 != 1) return;
+    if (at_ != nullptr) munmap(at_, pages_ * kPageBytes);
+    pages_ = 1 + n / 64 % 3;
+    void* at = mmap(nullptr, pages_ * kPageBytes, PROT_READ | PROT_WRITE,
+                    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (at == MAP_FAILED) _exit(4);
+    at_ = static_cast<uint64_t*>(at);
+    for (uint64_t i = 0; i < pages_; i++) at_[i * kPageBytes / 8] = n;
+    since_ = n;
+  }
+  void check(uint64_t n, int file) const {
+    const bool refused = pread(file, at_ + 1, 1, 0) != 1;
+    if (refused != read_only_) torn(n, "protection of the changing mapping", refused);
+    for (uint64_t i = 0; i < pages_; i++) {
+      if (at_[i * kPageBytes / 8] != since_) torn(n, "page of the changing mapping", i);
+    }
+  }
+
+ private:
+  uint64_t* at_ = nullptr;
+  uint64_t pages_ = 0, since_ = 0;
+  bool read_only_ = false;
+};
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -81,8 +116,10 @@ int main(int argc, char** argv) {
   if (log < 0 || status < 0 || data == MAP_FAILED) return 4;
   if (ftruncate(status, sizeof(Status)) != 0) return 4;
   volatile uint64_t on_stack[600] = {};
+  Changing changing;
   for (uint64_t n = 1; access(stop.c_str(), F_OK) != 0; n++) {
     write_data(data, n);
+    changing.change(n);
     for (volatile uint64_t& word : on_stack) word = n;
     char line[16];
     snprintf(line, sizeof(line), "%08lu\n", static_cast<unsigned long>(n));
@@ -93,6 +130,7 @@ int main(int argc, char** argv) {
       return 6;
     }
     check_data(data, n);
+    changing.check(n, log);
     for (uint64_t i = 0; i < 600; i++) {
       if (on_stack[i] != n) torn(n, "stack", i);
     }
