@@ -600,6 +600,7 @@ Trouble Session::take(uint32_t then, const std::function<void()>& captured) {
   // where it need not. Reading it between the last early pass and the stop would give the program
   // time to write.
   const uint64_t lazy_free = lazy_free_count();
+  quick_.make_room();
   pages_.begin(tracks());
   if (tracks() && options_.heap == HeapMode::kNone && !few_are_expected()) bad = copy_early(a);
   fault_point(FaultPoint::kCopiedEarly);

@@ -100,15 +100,14 @@ bool QuickPath::wanted() const {
 }
 
 // All of it is allocated before anybody writes to it.
-bool QuickPath::make_memory() {
-  if (memory_) return true;
-  if (fallocate(s_.channel_fd_.get(), 0, static_cast<off_t>(format::kQuickOff),
+void QuickPath::make_room() {
+  if (memory_ || !wanted() ||
+      fallocate(s_.channel_fd_.get(), 0, static_cast<off_t>(format::kQuickOff),
                 static_cast<off_t>(format::kQuickBytes)) != 0) {
-    return false;
+    return;
   }
   memory_ = true;
   set(s_.channel()->quick_ready, 1);
-  return true;
 }
 
 bool QuickPath::is_simple(const store::Model& m) const {
@@ -175,7 +174,7 @@ bool QuickPath::note_ranges(const store::Model& model) {
 }
 
 void QuickPath::prepare(const store::Model& model) {
-  ranges_noted_ = wanted() && make_memory() && note_ranges(model);
+  ranges_noted_ = memory_ && wanted() && note_ranges(model);
   if (memory_) head()->list_private = ranges_noted_ ? 1 : 0;
 }
 

@@ -27,7 +27,9 @@ class QuickPath {
 
   // checkpoint() was called, and not by the quick path.
   void asked();
-  // In the stop of an ordinary checkpoint, when its segments are known: the control thread shall
+  // Before the stop of an ordinary checkpoint: allocates what may be needed, once.
+  void make_room();
+  // In the stop, when its segments are known: the control thread shall
   // note what the quick ones must know.
   void prepare(const store::Model& model);
   // An ordinary checkpoint is whole: from now on the program may capture itself, if it is simple
@@ -54,7 +56,6 @@ class QuickPath {
  private:
   format::QuickHead* head() const;
   bool wanted() const;
-  bool make_memory();
   bool is_simple(const store::Model& model) const;
   bool note_ranges(const store::Model& model);
   bool fill_plan(const store::Model& model, const std::string& map, const std::string& status);

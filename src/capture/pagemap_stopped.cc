@@ -128,14 +128,7 @@ long take_changes(int pagemap, Pages which, uint64_t start, uint64_t end, uint64
 
 long find_differences(int pagemap, uint64_t start, uint64_t end, PageRange* out, uint64_t cap,
                       uint64_t* ret_next) {
-  PmScanArg arg{};
-  arg.size = sizeof(arg);
-  arg.start = start;
-  arg.end = end;
-  arg.flags = kScanCheckAsync;
-  arg.category_inverted = kIsPresent;
-  arg.category_anyof_mask = kIsWritten | kIsPresent;  // written, or not present
-  arg.return_mask = kIsWritten | kIsPresent | kIsSwapped | kIsPfnZero;
+  PmScanArg arg = scan_of_differences(start, end);
   return run_scan(pagemap, arg, out, cap, ret_next);
 }
 

@@ -23,17 +23,6 @@ constexpr uint64_t kSparePages = 16;
 // Run::staging_page in a list.
 constexpr uint64_t kWrittenPages = 0, kOfFile = 1;
 
-PmScanArg differences(uint64_t start, uint64_t end) {
-  PmScanArg arg{};
-  arg.start = start;
-  arg.end = end;
-  arg.flags = kScanCheckAsync;
-  arg.category_inverted = kIsPresent;
-  arg.category_anyof_mask = kIsWritten | kIsPresent;  // written, or not present
-  arg.return_mask = kIsWritten | kIsPresent | kIsSwapped | kIsPfnZero;
-  return arg;
-}
-
 PmScanArg written(uint64_t start, uint64_t end) {
   PmScanArg arg{};
   arg.start = start;
@@ -73,7 +62,8 @@ class List {
 
 long list_anonymous(QuickHead& head, int pagemap, List& list, uint64_t* pages) {
   for (uint64_t i = 0; i < head.plan.anon_count; i++) {
-    PageScan scan(head.scratch, pagemap, differences(head.ranges[i].start, head.ranges[i].end));
+    PageScan scan(head.scratch, pagemap,
+                  scan_of_differences(head.ranges[i].start, head.ranges[i].end));
     while (const PageRegion* r = scan.next()) {
       const bool there = (r->categories & (kIsPresent | kIsSwapped)) != 0;
       const bool data = there && (r->categories & kIsPfnZero) == 0;

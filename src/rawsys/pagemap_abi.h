@@ -24,6 +24,19 @@ inline constexpr uint64_t kIsWritten = 1u << 1, kIsFile = 1u << 2, kIsPresent = 
 // Flags of the call.
 inline constexpr uint64_t kScanWriteProtect = 1u << 0, kScanCheckAsync = 1u << 1;
 
+// Of tracked anonymous memory: pages that were written, or are not there (any more).
+inline PmScanArg scan_of_differences(uint64_t start, uint64_t end) {
+  PmScanArg arg{};
+  arg.size = sizeof(arg);
+  arg.start = start;
+  arg.end = end;
+  arg.flags = kScanCheckAsync;
+  arg.category_inverted = kIsPresent;
+  arg.category_anyof_mask = kIsWritten | kIsPresent;  // inverted: written, or not present
+  arg.return_mask = kIsWritten | kIsPresent | kIsSwapped | kIsPfnZero;
+  return arg;
+}
+
 // userfaultfd: ioctls and structs of linux/userfaultfd.h.
 struct UffdioApi {
   uint64_t api, features, ioctls;

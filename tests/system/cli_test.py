@@ -30,7 +30,7 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import harness  # noqa: E402
-from harness import Failure, Session, Test  # noqa: E402
+from harness import Failure, Session  # noqa: E402
 
 USERS = ("root", "nobody")
 TOOLS = ("crrun", "crckpt", "crrestore", "crinspect", "crtop")
@@ -1712,15 +1712,7 @@ def test_malloc_misuse(workspace):
 
 def tests():
     """All tests, as harness.Test: each function of this file that is named test_*."""
-    result = []
-    for key, function in sorted(globals().items()):
-        if not key.startswith("test_"):
-            continue
-        name = "cli/" + key.removeprefix("test_")
-        for user in harness.usable_users(USERS):
-            repeat = f"python3 tests/system/cli_test.py {name} --user={user.name}"
-            result.append(Test(name, user, function, repeat, timeout=60.0))
-    return result
+    return harness.tests_of(globals(), "cli", __file__, USERS, timeout=60.0)
 
 
 def main():

@@ -506,6 +506,21 @@ class Test:
     heavy: bool = False  # uses every core itself: these are started first
 
 
+def tests_of(functions, group, script, users, timeout):
+    """One Test for each function that is named test_* and each usable user. functions: the script's
+    globals()."""
+    result = []
+    where = pathlib.Path(script).resolve().relative_to(REPO)
+    for key, function in sorted(functions.items()):
+        if not key.startswith("test_"):
+            continue
+        name = f"{group}/{key.removeprefix('test_')}"
+        for user in usable_users(users):
+            repeat = f"python3 {where} {name} --user={user.name}"
+            result.append(Test(name, user, function, repeat, timeout=timeout))
+    return result
+
+
 @dataclasses.dataclass
 class Counts:
     passed: int = 0

@@ -22,7 +22,7 @@ import xml.etree.ElementTree
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import harness  # noqa: E402
-from harness import Failure, Session, Skip, Test  # noqa: E402
+from harness import Failure, Session, Skip  # noqa: E402
 
 USERS = ("root", "nobody")
 PAGE = 4096
@@ -689,15 +689,7 @@ def test_wrong_usage(workspace):
 
 def tests():
     """All tests, as harness.Test: each function of this file that is named test_*."""
-    result = []
-    for key, function in sorted(globals().items()):
-        if not key.startswith("test_"):
-            continue
-        name = "inspect/" + key.removeprefix("test_")
-        for user in harness.usable_users(USERS):
-            result.append(Test(name=name, user=user, function=function, timeout=90.0, repeat=(
-                f"python3 tests/system/inspect_test.py {name} --user={user.name}")))
-    return result
+    return harness.tests_of(globals(), "inspect", __file__, USERS, timeout=90.0)
 
 
 def main():

@@ -37,14 +37,6 @@ static long left(int id, long *ret_interval) {
   return t.it_value.tv_sec;
 }
 
-static int taken(int number, siginfo_t *info) {
-  sigset_t one;
-  sigemptyset(&one);
-  sigaddset(&one, number);
-  const struct timespec now = {0, 0};
-  return sigtimedwait(&one, info, &now);
-}
-
 static int timers(void) {
   static char text[16384];
   CHECK("/proc/self/timers", test_read_file("/proc/self/timers", text, sizeof text) >= 0);
@@ -77,13 +69,14 @@ static void check(void) {
   CHECK_EQ("interval, once", 0, interval);
   CHECK_BETWEEN("time left, periodic", kLong - 30, kLong, left(every, &interval));
   CHECK_EQ("interval, periodic", 11, interval);
-  CHECK_EQ("the pending signal", SIGRTMIN + 3, taken(SIGRTMIN + 3, &info));
+  CHECK_EQ("the pending signal", SIGRTMIN + 3, test_take_signal(SIGRTMIN + 3, &info));
   CHECK_EQ("its value", 3, info.si_value.sival_int);
   CHECK_EQ("its code", SI_TIMER, info.si_code);
-  for (int i = 1; i <= 3; i++) CHECK_EQ("no other signal", -1, taken(SIGRTMIN + i, &info));
+  for (int i = 1; i <= 3; i++)
+    CHECK_EQ("no other signal", -1, test_take_signal(SIGRTMIN + i, &info));
   set(pending, 0, 1000, 0);
   usleep(3000);
-  CHECK_EQ("it can be set again", SIGRTMIN + 3, taken(SIGRTMIN + 3, &info));
+  CHECK_EQ("it can be set again", SIGRTMIN + 3, test_take_signal(SIGRTMIN + 3, &info));
 }
 
 static void disturb(uint64_t round) {

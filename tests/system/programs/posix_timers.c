@@ -68,14 +68,6 @@ static struct itimerspec left(const char *what, kernel_timer id) {
   return t;
 }
 
-static int taken(int number, siginfo_t *info) {
-  sigset_t one;
-  sigemptyset(&one);
-  sigaddset(&one, number);
-  const struct timespec now = {0, 0};
-  return sigtimedwait(&one, info, &now);
-}
-
 /* A period of many seconds, so that nothing is added meanwhile; it has expired several times. */
 static void overrun_some(kernel_timer id) {
   struct timespec now;
@@ -84,7 +76,7 @@ static void overrun_some(kernel_timer id) {
   struct itimerspec t = {{period, 0}, {now.tv_sec - kOverruns * period - period / 2, 0}};
   REQUIRE(period > 60 && syscall(SYS_timer_settime, id, TIMER_ABSTIME, &t, NULL) == 0);
   siginfo_t info;
-  while (taken(SIGRTMIN + 6, &info) != SIGRTMIN + 6) usleep(100);
+  while (test_take_signal(SIGRTMIN + 6, &info) != SIGRTMIN + 6) usleep(100);
   REQUIRE(syscall(SYS_timer_getoverrun, id) == kOverruns);
 }
 
@@ -152,23 +144,23 @@ int main(void) {
   CHECK_BETWEEN("processor time left", kLong - 60, kLong, left("cpu", cpu).it_value.tv_sec);
   CHECK_EQ("expired", 0, left("pending", pending).it_value.tv_nsec);
   siginfo_t info;
-  CHECK_EQ("its signal", SIGRTMIN + 4, taken(SIGRTMIN + 4, &info));
+  CHECK_EQ("its signal", SIGRTMIN + 4, test_take_signal(SIGRTMIN + 4, &info));
   CHECK_EQ("the signal's code", SI_TIMER, info.si_code);
   CHECK_EQ("the signal's value", 44, info.si_value.sival_int);
   CHECK_EQ("the signal's timer", pending, info.si_timerid);
-  CHECK_EQ("there is one only", -1, taken(SIGRTMIN + 4, &info));
-  CHECK_EQ("none of the others", -1, taken(SIGRTMIN + 3, &info));
+  CHECK_EQ("there is one only", -1, test_take_signal(SIGRTMIN + 4, &info));
+  CHECK_EQ("none of the others", -1, test_take_signal(SIGRTMIN + 3, &info));
   if (can_overrun) {
     CHECK_EQ("overruns", kOverruns, syscall(SYS_timer_getoverrun, overrun));
     CHECK_BETWEEN("time left of that one", 1, period, left("overrun", overrun).it_value.tv_sec);
     CHECK_EQ("its interval", period, left("overrun", overrun).it_interval.tv_sec);
-    CHECK_EQ("and no signal", -1, taken(SIGRTMIN + 6, &info));
+    CHECK_EQ("and no signal", -1, test_take_signal(SIGRTMIN + 6, &info));
   }
   more_than("signals to the thread", &thread_signals);
   more_than("calls of the function", &called);
   set(idle, 0, 1000, 0, 0);
   usleep(10000);
-  CHECK_EQ("it can be set", SIGRTMIN + 3, taken(SIGRTMIN + 3, &info));
+  CHECK_EQ("it can be set", SIGRTMIN + 3, test_take_signal(SIGRTMIN + 3, &info));
   CHECK_EQ("its value", 5, info.si_value.sival_int);
   CHECK_EQ("and deleted", 0, timer_delete(calls));
   test_finish();

@@ -27,6 +27,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -67,6 +68,15 @@ static inline void test_wait_doing(void (*step)(void)) {
     step();
     usleep(2000);
   } while (!test_poll());
+}
+
+/* A pending signal, which must be blocked; -1: there is none of that number. */
+static inline int test_take_signal(int number, siginfo_t *info) {
+  sigset_t one;
+  sigemptyset(&one);
+  sigaddset(&one, number);
+  const struct timespec now = {0, 0};
+  return sigtimedwait(&one, info, &now);
 }
 
 /* ---- checking ------------------------------------------------------------------------------ */
