@@ -12,6 +12,11 @@
 # Settings: SAN=address|thread|undefined  V=1 (show commands)  WERROR=0 (warnings stay warnings)
 #           BUILD=dir (default build)  PREFIX=/usr/local  DESTDIR=  INSTALL_CAPS=1
 
+# As many compilers at a time as there are processors, unless -j says otherwise.
+ifeq ($(filter -j% --jobserver%,$(MAKEFLAGS)),)
+MAKEFLAGS += -j$(shell nproc 2>/dev/null || echo 1)
+endif
+
 BUILD  ?= build
 PREFIX ?= /usr/local
 DESTDIR ?=
@@ -57,7 +62,7 @@ say = $(if $(filter 1,$(V)),,@printf '  %-7s %s\n' '$(1)' '$(2)')
 .DELETE_ON_ERROR:
 .SUFFIXES:
 .PHONY: all objects tests check check-unit check-system check-crash check-fuzz soak fuzz bench bench-alloc \
-        demo lint tidy format man install uninstall deps help clean FORCE
+        demo lint tidy format man install uninstall deps deps-system help clean FORCE
 
 ## all           build the libraries, the programs and the demos (default)
 all:
@@ -220,7 +225,7 @@ $(OWN_HEAP_O): $(OWN_HEAP_OBJS)
 # and operator new and delete. tools/dev/check_symbols has the list.
 $(O)/libcrpreload.map: $(INTERPOSE_OBJS)
 	@{ echo '/* Generated. */ { global: cr*;'; $(NM) -g -P --defined-only $^ | \
-	  awk 'NF > 1 && $$1 ~ /^(_Zn[wa]|_Zd[la]|[a-z])[^@]*$$/ { print "  " $$1 ";" }' | sort -u; \
+	  awk 'NF > 1 && $$1 ~ /^(_Zn[wa]|_Zd[la]|__open|[a-z])[^@]*$$/ { print "  " $$1 ";" }' | sort -u; \
 	  echo 'local: *; };'; } >$@
 $(LIBPRELOAD): $(PRELOAD_OBJS) $(BLOB_O) $(OS_LIB_A) $(O)/libcrpreload.map
 	$(call say,LD,$@)
@@ -287,6 +292,13 @@ $(foreach s,$(SYSTEM_LIB_SRCS),$(eval $(call small_rule,tests/programs,$(s),$(LI
 $(foreach s,$(SYSTEM_PLAIN_SRCS),$(eval $(call small_rule,tests/programs,$(s),,)))
 $(foreach s,$(bench_SRCS),$(eval $(call small_rule,bench,$(s),$(LIBCR),$$(call with_libcr,../lib))))
 
+# Plug-ins: one file, one shared object, of nothing but the C library.
+PLUGINS := $(patsubst plugins/%.c,$(OUT)/lib/%.so,$(wildcard plugins/*.c))
+$(PLUGINS): $(OUT)/lib/%.so: plugins/%.c include/checkpoint_restore_plugin.h $(PRE)
+	$(call say,CC,$<)
+	@mkdir -p $(@D)
+	$(Q)$(CC) -O2 -g $(WARN) -fPIC -shared -Iinclude -o $@ $<
+
 # ---------------------------------------------------------------------------- unit tests
 # All layers but the two that take the process over, compiled hosted, so that sanitizers see them.
 UNIT_LAYERS := base rawsys format os nvheap crthreads capture control api store agent
@@ -298,6 +310,7 @@ $(O)/libunit.a: $(UNIT_LIB_OBJS) $(BLOB_O)
 	$(call say,AR,$@)
 	@rm -f $@
 	$(Q)ar crs $@ $^
+$(UNIT_OBJS): | $(DEPS_ALL_STAMP)
 $(OUT)/tests/unit_tests: $(UNIT_OBJS) $(O)/libunit.a
 	$(call say,LD,$@)
 	@mkdir -p $(@D)
@@ -352,7 +365,7 @@ $(STRESS): $(BUILD)/tests/stress/heap_stress_%: tests/stress/heap_stress.cc test
 	  $(filter %.cc %.S,$^)
 
 # ---------------------------------------------------------------------------- building
-all: $(LIBS) $(BIN_TOOLS) $(LIBEXEC_TOOLS) $(DEMOS)
+all: $(LIBS) $(BIN_TOOLS) $(LIBEXEC_TOOLS) $(DEMOS) $(PLUGINS)
 
 TOOL_OBJS := $(addprefix $(O)/host/tools/,$(addsuffix .o,$(tools_PROGRAMS))) $(TOOL_COMMON_OBJS) \
              $(call to_obj,host,$(tools_PART_SRCS))
@@ -364,19 +377,20 @@ objects: $(IN_PROGRAM_OBJS) $(BLOB_OBJS) $(AGENT_OBJS) $(UNIT_LIB_OBJS) $(TOOL_O
 tests: $(UNIT) $(SYSTEM_PLAIN) $(SYSTEM_LIB) $(CRASH) $(FUZZERS) $(STRESS)
 
 # ---------------------------------------------------------------------------- running
-RUN_TESTS = CR_BUILD_DIR='$(abspath $(OUT))' $(PYTHON) tests/run_all
+# A make that a test runs is not ours.
+RUN_TESTS = env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL CR_BUILD_DIR='$(abspath $(OUT))' $(PYTHON) tests/run_all
 ## check         run all tests (CHECK_ARGS= goes to tests/run_all)
 check: deps all tests
 	$(Q)$(RUN_TESTS) $(CHECK_ARGS)
 ## check-unit    run the unit tests; SAN=address, thread or undefined runs them under that sanitizer
 check-unit: deps $(UNIT)
 	$(Q)$(RUN_TESTS) unit $(CHECK_ARGS)
-## check-system  run the system tests: checkpoint, kill, restore
-check-system: deps all tests
-	$(Q)$(RUN_TESTS) system $(CHECK_ARGS)
+## check-system  run all system tests, with programs of others that it installs, and print the table of kinds
+check-system: deps-system all tests
+	$(Q)$(RUN_TESTS) --thorough system kinds files shared sockets terminal clock cli inspect real servers $(CHECK_ARGS)
 ## check-crash   run the crash tests: die at each step of writing an image
 check-crash: deps all tests
-	$(Q)$(RUN_TESTS) crash $(CHECK_ARGS)
+	$(Q)$(RUN_TESTS) --thorough crash $(CHECK_ARGS)
 ## soak          checkpoints every 10 ms and random kills for SOAK_SECONDS=600 (SOAK_ARGS= goes to tests/crash/soak.py)
 SOAK_SECONDS ?= 600
 soak: deps all tests
@@ -439,7 +453,8 @@ install: all
 	install -m 755 $(LIBCR_REAL) $(LIBPRELOAD) $(D)/lib
 	ln -sf $(notdir $(LIBCR_REAL)) $(D)/lib/$(notdir $(LIBCR)).$(SOVERSION)
 	ln -sf $(notdir $(LIBCR)).$(SOVERSION) $(D)/lib/$(notdir $(LIBCR))
-	install -m 644 include/checkpoint_restore.h $(D)/include
+	install -m 755 $(PLUGINS) $(D)/lib
+	install -m 644 include/checkpoint_restore.h include/checkpoint_restore_plugin.h $(D)/include
 	sed 's|@PREFIX@|$(PREFIX)|; s|@VERSION@|$(VERSION)|' checkpoint_restore.pc.in >$(D)/lib/pkgconfig/checkpoint_restore.pc
 	chmod 644 $(D)/lib/pkgconfig/checkpoint_restore.pc
 	$(foreach p,$(MAN_PAGES),install -D -m 644 $(p) $(D)/share/man/man$(subst .,,$(suffix $(p)))/$(notdir $(p)) &&) true
@@ -455,8 +470,8 @@ endif
 
 ## uninstall     remove what install put there
 uninstall:
-	rm -f $(addprefix $(D)/bin/,$(notdir $(BIN_TOOLS))) $(D)/include/checkpoint_restore.h
-	rm -f $(addprefix $(D)/lib/,$(notdir $(LIBCR) $(LIBCR).$(SOVERSION) $(LIBCR_REAL) $(LIBPRELOAD)) pkgconfig/checkpoint_restore.pc)
+	rm -f $(addprefix $(D)/bin/,$(notdir $(BIN_TOOLS))) $(D)/include/checkpoint_restore.h $(D)/include/checkpoint_restore_plugin.h
+	rm -f $(addprefix $(D)/lib/,$(notdir $(LIBCR) $(LIBCR).$(SOVERSION) $(LIBCR_REAL) $(LIBPRELOAD) $(PLUGINS)) pkgconfig/checkpoint_restore.pc)
 	rm -f $(addprefix $(D)/libexec/checkpoint_restore/,$(notdir $(LIBEXEC_TOOLS)))
 	rm -f $(foreach p,$(MAN_PAGES),$(D)/share/man/man$(subst .,,$(suffix $(p)))/$(notdir $(p)))
 	rm -f $(addprefix $(COMPLETIONS)/,$(notdir $(BIN_TOOLS)))
@@ -470,6 +485,8 @@ $(DEPS_ALL_STAMP): tools/dev/install_deps | $(DEPS_STAMP)
 	@mkdir -p $(@D)
 	$(Q)tools/dev/install_deps all
 	@touch $@
+deps-system: deps
+	$(Q)tools/dev/install_deps system
 $(DEPS_STAMP): tools/dev/install_deps
 	@mkdir -p $(@D)
 	$(Q)tools/dev/install_deps build

@@ -161,7 +161,8 @@ class Ours:
 
     def restore(self, *options):
         self.foreground = subprocess.Popen(
-            [common.tool("crrestore"), "-i", "off", *self.durable, *options, str(self.image)],
+            [common.tool("crrestore"), "-i", "off", "--clock=host",  # which the stamps are of
+             *self.durable, *options, str(self.image)],
             stdout=self.log, stderr=self.log, stdin=subprocess.DEVNULL)
 
     def restore_lazily(self):

@@ -155,6 +155,12 @@ typedef void (*crhook_fn)(void *arg);
  * Context: thread-safe: yes; async-signal-safe: no; may block: yes; from a hook: no. */
 CR_API int crhook(enum crhook_when when, crhook_fn fn, void *arg);
 
+/* In a restored process, the value that crrestore --env NAME=VALUE gave, for hooks to look at
+ * (CR_HOOK_AFTER_RESTORE) and whoever else; NULL: none was given, or this process was not restored.
+ * getenv() gives what it gave at the checkpoint. Valid until the next restore.
+ * Context: thread-safe: yes; async-signal-safe: yes; may block: no; from a hook: yes. */
+CR_API const char *crrestore_env(const char *name);
+
 /* Leave [ptr, ptr+len) out of checkpoints; after a restore it reads as zeros. Only the whole pages
  * inside the range are left out. len 0 removes an earlier exclusion that begins at ptr. At most
  * 256 ranges.

@@ -158,6 +158,14 @@ bool parse_durable(const char* tool, const char* text) {
   return t == "power";
 }
 
+format::FilesPolicy parse_files(const char* tool, const char* text) {
+  const std::string t = text;
+  if (t == "restore") return format::kFilesRestore;
+  if (t == "keep") return format::kFilesKeep;
+  if (t == "refuse") return format::kFilesRefuse;
+  misuse(tool, "--files=" + t + ": restore, keep or refuse");
+}
+
 std::string absolute_path(const char* tool, const std::string& path) {
   if (!path.empty() && path[0] == '/') return path;
   char cwd[PATH_MAX];

@@ -46,6 +46,9 @@ uint64_t parse_number(const char* tool, const char* what, const char* text);
 agent::Ids parse_ids(const char* tool, const char* text);
 bool parse_durable(const char* tool, const char* text);
 
+// --files: restore, keep or refuse.
+format::FilesPolicy parse_files(const char* tool, const char* text);
+
 std::string absolute_path(const char* tool, const std::string& path);
 // libcrpreload.so beside the tool, or $CR_PRELOAD; own failure if missing.
 std::string find_preload(const char* tool);

@@ -31,8 +31,10 @@ constexpr char kHelp[] =
     "  threads   each thread's state, registers, signal mask and call chain\n"
     "  maps      the memory map, as /proc/PID/maps, and the pages stored of each mapping\n"
     "  fds       each open descriptor: kind, flags, offset, size, path\n"
+    "  files     what files were that the session has changed since: what a restore puts back\n"
     "  signals   dispositions, pending signals, timers\n"
     "  verify    check every checksum of both buffers; one line each\n"
+    "  tree      the processes, as a tree: ids, groups, sessions, images, memory\n"
     "  core      write an ELF core file for a debugger (needs --out)\n"
     "  history   the last checkpoints, failed ones too: pause, bytes, cost, errors\n"
     "  plot      the same as a picture in SVG: pause, changed bytes, overhead (needs --out)\n"
@@ -42,7 +44,7 @@ constexpr char kHelp[] =
     "      --last N           history, plot: only the last N attempts (default: all, at most "
     "1000)\n"
     "  -a, --all-registers    threads: floating-point and vector registers as well\n"
-    "      --json             summary, maps, fds, history: as JSON\n"
+    "      --json             summary, maps, fds, tree, history: as JSON\n"
     "  -h, --help             this text\n"
     "  -V, --version          the version\n"
     "Exit status: 0; 1 verify found damage, or there is no whole checkpoint or no history to "
@@ -66,7 +68,9 @@ constexpr Row kRows[] = {{"summary", tools::print_summary, nullptr, true},
                          {"threads", nullptr, tools::print_threads},
                          {"maps", nullptr, tools::print_maps, true},
                          {"fds", nullptr, tools::print_fds, true},
+                         {"files", nullptr, tools::print_files},
                          {"signals", nullptr, tools::print_signals},
+                         {"tree", nullptr, tools::print_tree, true},
                          {"core", nullptr, tools::write_core_file, false, true},
                          {"history", tools::print_history, nullptr, true, false, true},
                          {"plot", tools::plot_history, nullptr, false, true, true}};

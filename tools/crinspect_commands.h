@@ -50,7 +50,9 @@ Output print_process(const Settings& settings, Checkpoint& c);
 Output print_threads(const Settings& settings, Checkpoint& c);
 Output print_maps(const Settings& settings, Checkpoint& c);
 Output print_fds(const Settings& settings, Checkpoint& c);
+Output print_files(const Settings& settings, Checkpoint& c);
 Output print_signals(const Settings& settings, Checkpoint& c);
+Output print_tree(const Settings& settings, Checkpoint& c);
 Output write_core_file(const Settings& settings, Checkpoint& c);
 
 }  // namespace cr::tools

@@ -88,7 +88,9 @@ Json descriptors_of(const format::ImageView& v) {
     j["kind"] = file_kind_word(f.kind);
     j["flags"] = open_flag_words(f.open_flags) + (d.cloexec != 0 ? "|O_CLOEXEC" : "");
     j["offset"] = f.position;
-    j["size"] = f.kind == format::kFileFifo ? 0 : f.file_bytes;
+    const bool has_size = f.kind < format::kFileFifo && f.kind != format::kFileShared;
+    j["size"] = has_size ? f.file_bytes : 0;
+    if (f.kind == format::kFileShared) j["member"] = f.file_bytes;
     j["path"] = v.string(f.path);
     j["device"] = device(f.dev);
     j["inode"] = f.ino;
@@ -123,6 +125,7 @@ std::string remarks_of(const Json& j) {
     if (reads) add(text_of("%lu bytes unread", number(j, "bytes_stored")));
   }
   if (get(j, "kind") == "unnamed") add(text_of("%lu bytes stored", number(j, "bytes_stored")));
+  if (j.contains("member")) add(text_of("as in member %lu", number(j, "member")));
   if (j.contains("state")) add(get(j, "state"));
   if (j.contains("locks")) {
     for (const Json& l : j["locks"]) add(l.get<std::string>());

@@ -2,8 +2,12 @@
 // crinspect_objects.cc - the state of descriptors that are made anew, in words.
 // Invariant: as crinspect_words.h. Context: N.
 #include <signal.h>
+#include <sys/socket.h>
+#include <termios.h>
 #include <time.h>
 
+#include "agent/socket_diag.h"
+#include "format/sockets.h"
 #include "tools/crinspect_words.h"
 
 namespace cr::tools {
@@ -71,6 +75,32 @@ std::string fifo_words(const format::FileRecord& file) {
                  file.content.bytes);
 }
 
+std::string address_of(const format::ImageView& image, format::BlobRef r) {
+  const auto bytes = image.blob(r);
+  return agent::address_words({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
+}
+
+std::string socket_words(const format::ImageView& image, const format::SocketState& s) {
+  static constexpr const char* kPhases[] = {"unconnected",        "listening",       "connected",
+                                            "waiting for accept", "its peer closed", "to be reset",
+                                            "connecting",         "to an address"};
+  const bool unix = s.family == AF_UNIX, stream = s.type == SOCK_STREAM;
+  const char* kind = unix                     ? (stream                 ? "unix stream"
+                                                 : s.type == SOCK_DGRAM ? "unix dgram"
+                                                                        : "unix seqpacket")
+                     : s.family == AF_NETLINK ? "netlink"
+                     : stream                 ? "tcp"
+                                              : "udp";
+  std::string out = std::string(kind) + " " + kPhases[s.phase - format::kSocketUnconnected];
+  if (s.family != AF_NETLINK && s.local.bytes > 2) out += ", " + address_of(image, s.local);
+  if (s.remote.bytes > 2) out += " to " + address_of(image, s.remote);
+  if (s.peer_ino != 0) out += text_of(", socket:[%lu]", s.peer_ino);
+  uint64_t bytes = 0;
+  const auto queue = image.states<format::SocketMessage>(s.queue);
+  for (const format::SocketMessage& m : queue) bytes += m.bytes.bytes;
+  return queue.empty() ? out : out + text_of(", %lu bytes unread", bytes);
+}
+
 }  // namespace
 
 std::string posix_timer_words(const format::PosixTimerRecord& timer) {
@@ -93,8 +123,39 @@ std::string lock_words(const format::LockRecord& lock) {
   return out + (lock.bytes != 0 ? text_of(", %lu bytes", lock.bytes) : "");
 }
 
+std::string terminal_words(const format::TerminalState& s) {
+  const bool lines = (s.local_modes & ICANON) != 0;
+  return text_of("%ux%u, reads %s", s.rows, s.columns, lines ? "lines" : "single keys") +
+         ((s.flags & format::kTerminalForeground) != 0 ? ", in front" : "");
+}
+
+std::string pty_words(const format::PtyState& s) {
+  struct Flag {
+    uint32_t bit;
+    const char* word;
+  };
+  static constexpr Flag kFlags[] = {{format::kPtyLocked, ", locked"},
+                                    {format::kPtyPacket, ", packet mode"},
+                                    {format::kPtyMasterExclusive, ", exclusive"},
+                                    {format::kPtySlaveExclusive, ", slave exclusive"},
+                                    {format::kPtyNeverOpened, ", slave never opened"},
+                                    {format::kPtyStopped, ", stopped"},
+                                    {format::kPtyHeld, ", held"},
+                                    {format::kPtyControlling, ", controlling"}};
+  std::string out = text_of("pseudoterminal %u, ", s.number) + terminal_words(s.terminal);
+  for (const Flag& f : kFlags) {
+    if ((s.flags & f.bit) != 0) out += f.word;
+  }
+  return out +
+         text_of(", %lu bytes for the slave and %lu for the master", s.input.bytes, s.output.bytes);
+}
+
 std::string object_words(const format::ImageView& image, const format::FileRecord& file) {
   switch (file.kind) {
+    case format::kFileTerminal:
+      return file.content.bytes != 0
+                 ? terminal_words(image.states<format::TerminalState>(file.content).front())
+                 : "";
     case format::kFileEventfd: {
       const auto& s = image.states<format::EventfdState>(file.content).front();
       return text_of("count %lu", s.count) + (s.semaphore != 0 ? ", semaphore" : "");
@@ -108,9 +169,16 @@ std::string object_words(const format::ImageView& image, const format::FileRecor
     case format::kFileInotify:
       return watch_words(image, image.states<format::InotifyWatch>(file.content));
     case format::kFilePidfd:
+      if (image.states<format::PidfdState>(file.content).front().id == 0) return "of an ended one";
       return text_of("of %d", image.states<format::PidfdState>(file.content).front().id);
     case format::kFileFifo:
       return fifo_words(file);
+    case format::kFileSocket:
+      return socket_words(image, image.states<format::SocketState>(file.content).front());
+    case format::kFilePtyMaster:
+      return pty_words(image.states<format::PtyState>(file.content).front());
+    case format::kFilePtySlave:
+      return file.file_bytes != 0 ? "hung up" : text_of("of pseudoterminal %u", file.pair);
     default:
       return "";
   }

@@ -132,6 +132,7 @@ Output print_process(const Settings&, Checkpoint& c) {
         missing.empty() ? "has all features that the image may use" : "lacks: " + missing);
   add_layout(p, l);
   add_limits(p, l);
+  for (const auto& [label, words] : process_trait_words(v)) l.add(label, words);
   for (const auto& [label, ref] : {std::pair{"argument", p.cmdline}, {"variable", p.environ}}) {
     const auto blob = v.blob(ref);
     for (size_t at = 0; at < blob.size();) {

@@ -97,7 +97,7 @@ std::string attributes_text(Checkpoint& c, const format::ThreadRecord& t) {
     out += text_of("\n  scheduling: policy %d, priority %d, nice %d", t.sched_policy,
                    t.sched_priority, t.nice);
   }
-  return out + "\n";
+  return out + thread_trait_words(c.image.view, t.tid) + "\n";
 }
 
 std::string chain_text(Checkpoint& c, agent::Unwinder& unwinder, const format::ThreadRecord& t) {

@@ -129,6 +129,8 @@ const char* file_kind_word(uint32_t kind) {
       return "proc";
     case format::kFileObject:
       return "shared-object";
+    case format::kFileShared:
+      return "of-another-process";
     case format::kFileEventfd:
       return "eventfd";
     case format::kFileTimerfd:
@@ -143,6 +145,14 @@ const char* file_kind_word(uint32_t kind) {
       return "pidfd";
     case format::kFileFifo:
       return "fifo";
+    case format::kFileSocket:
+      return "socket";
+    case format::kFilePtyMaster:
+      return "pty-master";
+    case format::kFilePtySlave:
+      return "pty-slave";
+    case format::kFilePlugin:
+      return "plug-in";
     default:
       return "unknown";
   }

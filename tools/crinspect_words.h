@@ -9,6 +9,8 @@
 
 #include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 #include "format/image_reader.h"
 
@@ -32,6 +34,10 @@ std::string posix_timer_words(const format::PosixTimerRecord& timer);
 std::string lock_words(const format::LockRecord& lock);
 // What a descriptor of a kind that is made anew holds, "count 5, semaphore"; "" for other kinds.
 std::string object_words(const format::ImageView& image, const format::FileRecord& file);
+// What a thread has made of itself, lines that begin with a line feed; "" nothing.
+std::string thread_trait_words(const format::ImageView& image, int32_t tid);
+std::vector<std::pair<const char*, std::string>> process_trait_words(
+    const format::ImageView& image);
 // "O_RDWR|O_APPEND"
 std::string open_flag_words(uint32_t flags);
 // "SIGUSR1"

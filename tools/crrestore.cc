@@ -32,6 +32,11 @@ constexpr char kHelp[] =
     "                             capability cap_checkpoint_restore), in a private namespace, or "
     "new\n"
     "                             ones (default auto: same, else namespace)\n"
+    "      --clock=auto|continue|host\n"
+    "                             its monotonic clock goes on from where it was, in a time\n"
+    "                             namespace, or is this machine's (default auto: goes on where "
+    "that\n"
+    "                             is allowed)\n"
     "      --eager                all memory is there before the program runs (default)\n"
     "      --lazy                 the program runs at once, and large memory comes while it does;\n"
     "                             takes root or CAP_SYS_PTRACE, else --eager and a message\n"
@@ -39,6 +44,20 @@ constexpr char kHelp[] =
     "      --staging BYTES[K|M|G] as crrun's\n"
     "      --track=auto|uffd|softdirty|hash|all\n"
     "                             as crrun's\n"
+    "      --files=restore|keep|refuse\n"
+    "                             put files that the program has changed since the checkpoint "
+    "back, "
+    "leave\n"
+    "                             them, or fail if there are any (default: as crrun was told)\n"
+    "      --files-limit BYTES[K|M|G]\n"
+    "                             as crrun's\n"
+    "      --map OLD=NEW          what was below the path OLD is below NEW now: open and mapped "
+    "files, "
+    "the\n"
+    "                             working directory, the program; can be given more than once, "
+    "the\n"
+    "                             longest OLD counts\n"
+    "      --env NAME=VALUE       what crrestore_env(NAME) gives the program, in its hooks say\n"
     "      --check-only           validate everything, start nothing: 0 it can be restored,\n"
     "                             4 there is no whole checkpoint, 125 it cannot\n"
     "  -v, --verbose              say what is restored, and show how far it is: a bar on a\n"
@@ -52,15 +71,62 @@ struct Options {
   agent::SessionOptions session;
   uint64_t sequence = 0;
   agent::Ids ids = agent::Ids::kAuto;
+  agent::Clock clock = agent::Clock::kAuto;
+  agent::PathMapper paths;
   bool check_only = false, lazy = false, verbose = false;
 };
 
+agent::Clock parse_clock(const std::string& word) {
+  if (word == "auto") return agent::Clock::kAuto;
+  if (word == "continue") return agent::Clock::kContinue;
+  if (word == "host") return agent::Clock::kHost;
+  tools::misuse(kTool, "--clock=" + word + ": auto, continue or host");
+}
+
+void add_path(const std::string& text, agent::PathMapper* paths) {
+  const size_t equal = text.find('=');
+  if (equal == std::string::npos || text[0] != '/' || text[equal + 1] != '/') {
+    tools::misuse(kTool, "--map " + text + ": give two absolute paths, OLD=NEW");
+  }
+  paths->add(text.substr(0, equal), text.substr(equal + 1));
+}
+
+void add_variable(const std::string& text, std::string* all) {
+  const size_t equal = text.find('=');
+  if (equal == 0 || equal == std::string::npos) {
+    tools::misuse(kTool, "--env " + text + ": give NAME=VALUE");
+  }
+  all->append(text).push_back('\0');
+  if (all->size() >= sizeof(format::ChannelHeader::restore_env)) {
+    tools::misuse(kTool, "--env: more than 4095 bytes in all");
+  }
+}
+
 Options parse(int argc, char** argv) {
-  enum { kSequence = 256, kDurable, kStaging, kTrack, kIds, kCheck, kEager, kLazy };
+  enum {
+    kSequence = 256,
+    kDurable,
+    kStaging,
+    kTrack,
+    kIds,
+    kClock,
+    kCheck,
+    kEager,
+    kLazy,
+    kFiles,
+    kFilesLimit,
+    kMap,
+    kEnv
+  };
   static const option kLong[] = {{"sequence", required_argument, nullptr, kSequence},
                                  {"interval", required_argument, nullptr, 'i'},
                                  CR_INTERVAL_OPTIONS,
                                  {"ids", required_argument, nullptr, kIds},
+                                 {"clock", required_argument, nullptr, kClock},
+                                 {"files", required_argument, nullptr, kFiles},
+                                 {"files-limit", required_argument, nullptr, kFilesLimit},
+                                 {"map", required_argument, nullptr, kMap},
+                                 {"env", required_argument, nullptr, kEnv},
                                  {"durable", required_argument, nullptr, kDurable},
                                  {"staging", required_argument, nullptr, kStaging},
                                  {"track", required_argument, nullptr, kTrack},
@@ -73,6 +139,7 @@ Options parse(int argc, char** argv) {
                                  {nullptr, 0, nullptr, 0}};
   Options o;
   o.session.interval_of_image = true;
+  o.session.files.of_image = o.session.files.limit_of_image = true;
   opterr = 0;
   for (int c; (c = getopt_long(argc, argv, ":i:vhV", kLong, nullptr)) != -1;) {
     switch (c) {
@@ -85,6 +152,23 @@ Options parse(int argc, char** argv) {
         break;
       case kIds:
         o.ids = tools::parse_ids(kTool, optarg);
+        break;
+      case kClock:
+        o.clock = parse_clock(optarg);
+        break;
+      case kFiles:
+        o.session.files.policy = tools::parse_files(kTool, optarg);
+        o.session.files.of_image = false;
+        break;
+      case kFilesLimit:
+        o.session.files.limit_bytes = tools::parse_bytes(kTool, optarg);
+        o.session.files.limit_of_image = false;
+        break;
+      case kMap:
+        add_path(optarg, &o.paths);
+        break;
+      case kEnv:
+        add_variable(optarg, &o.session.restore_env);
         break;
       case kDurable:
         o.session.durable = tools::parse_durable(kTool, optarg);
@@ -117,16 +201,22 @@ Options parse(int argc, char** argv) {
 }
 
 int check_only(const Options& o) {
-  std::unique_ptr<store::LoadedImage> image;
-  agent::RestorePlan plan;
+  agent::ReturningSession session;
   tools::Progress progress(kTool, stderr);
+  store::VerifyProgress on_verify;
   if (o.verbose) {
-    plan.on_verify = [&](uint64_t done, uint64_t total) {
+    on_verify = [&](uint64_t done, uint64_t total) {
       progress.update(tools::phase_word(format::kPhaseVerifying), done, total);
     };
   }
-  agent::Trouble bad = agent::choose_image(o.session.dir, o.sequence, &image);
-  if (!bad.bad()) bad = agent::make_restore_plan(*image, o.session.dir, {}, &plan);
+  agent::FileKeeper files(o.session.dir, false);
+  files.set(o.session.files);
+  agent::PathMapper paths = o.paths;
+  agent::PlanOptions how;
+  how.files.only_look = true;
+  how.files.paths = &paths;
+  const agent::Trouble bad =
+      agent::plan_session(o.session.dir, o.sequence, how, files, &paths, on_verify, &session);
   progress.end();
   if (!bad.bad()) return 0;
   fprintf(stderr, "%s: %s\n", kTool, bad.text.c_str());
@@ -147,6 +237,8 @@ int main(int argc, char** argv) {
   s.tool = kTool;
   s.ids = o.ids;
   s.lazy = o.lazy;
+  s.start.clock = o.clock;
+  s.paths = o.paths;
   s.start.preload = tools::find_preload(kTool);
   s.start.session_dir = o.session.dir;
   std::string notice;
@@ -176,8 +268,10 @@ int main(int argc, char** argv) {
             static_cast<unsigned long long>((*session)->sequence()),
             static_cast<int>(launched.pid));
     fprintf(stderr, "%s: %llu KiB of memory before it runs, %llu KiB while it does\n", kTool,
-            static_cast<unsigned long long>(supervisor.plan()->eager_bytes >> 10),
-            static_cast<unsigned long long>(supervisor.plan()->lazy_bytes >> 10));
+            static_cast<unsigned long long>(supervisor.eager_bytes() >> 10),
+            static_cast<unsigned long long>(supervisor.lazy_bytes() >> 10));
+    const std::string clocks = supervisor.clock_words(launched.pid);
+    if (!clocks.empty()) fprintf(stderr, "%s: %s\n", kTool, clocks.c_str());
   }
   return agent::exit_status_of(supervisor.run(std::move(launched)));
 }

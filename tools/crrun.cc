@@ -2,10 +2,12 @@
 // crrun.cc - run a program under checkpointing and stay as its agent and supervisor.
 // Invariant: the exit status is the program's; nothing of ours is visible to it.
 // Context: N. Doc: docs/man/crrun.1.
+#include <errno.h>
 #include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "tools/cli_common.h"
 
@@ -47,6 +49,17 @@ constexpr char kHelp[] =
     "                             auto: the first of these that can be had, never all)\n"
     "      --staging BYTES[K|M|G] bound of the memory a checkpoint is staged in (default: what it\n"
     "                             needs, at most half of the available memory)\n"
+    "      --plugin FILE.so       load that plug-in into the program (see "
+    "checkpoint_restore_plugin\n"
+    "                             in section 3); may be given again; CR_PLUGINS=FILE.so:FILE.so "
+    "too\n"
+    "      --files=restore|keep|refuse\n"
+    "                             what a restore does with files that PROGRAM has changed since "
+    "the\n"
+    "                             checkpoint: puts them back, leaves them, or fails (default "
+    "restore)\n"
+    "      --files-limit BYTES[K|M|G]\n"
+    "                             of copies of such files, for each checkpoint (default 64M)\n"
     "      --ids=auto|same|namespace|new\n"
     "                             how a restart gets its process ids back (default auto)\n"
     "  -h, --help                 this text\n"
@@ -59,11 +72,31 @@ struct Options {
   agent::SessionOptions session;
   bool restart = false;
   agent::Ids ids = agent::Ids::kAuto;
+  std::string plugins;  // each with a colon before it
   std::vector<std::string> argv;
 };
 
+// The loader would only warn of one that is not there.
+void add_plugin(const std::string& path, std::string* ret_list) {
+  const std::string whole = tools::absolute_path(kTool, path);
+  if (access(whole.c_str(), R_OK) != 0 || whole.find_first_of(": ") != std::string::npos) {
+    tools::own_failure(kTool, "plug-in " + path + ": " +
+                                  (errno != 0 ? strerror(errno) : "a colon or space in its path"));
+  }
+  *ret_list += ":" + whole;
+}
+
+void add_plugins_of_environment(std::string* ret_list) {
+  const char* all = getenv("CR_PLUGINS");
+  for (std::string rest = all != nullptr ? all : ""; !rest.empty();) {
+    const size_t colon = rest.find(':');
+    if (colon != 0) add_plugin(rest.substr(0, colon), ret_list);
+    rest = colon == std::string::npos ? "" : rest.substr(colon + 1);
+  }
+}
+
 Options parse(int argc, char** argv) {
-  enum { kRestart = 256, kDurable, kStaging, kTrack, kIds };
+  enum { kRestart = 256, kDurable, kStaging, kTrack, kIds, kPlugin, kFiles, kFilesLimit };
   static const option kLong[] = {{"dir", required_argument, nullptr, 'd'},
                                  {"interval", required_argument, nullptr, 'i'},
                                  CR_INTERVAL_OPTIONS,
@@ -72,10 +105,14 @@ Options parse(int argc, char** argv) {
                                  {"staging", required_argument, nullptr, kStaging},
                                  {"track", required_argument, nullptr, kTrack},
                                  {"ids", required_argument, nullptr, kIds},
+                                 {"plugin", required_argument, nullptr, kPlugin},
+                                 {"files", required_argument, nullptr, kFiles},
+                                 {"files-limit", required_argument, nullptr, kFilesLimit},
                                  {"help", no_argument, nullptr, 'h'},
                                  {"version", no_argument, nullptr, 'V'},
                                  {nullptr, 0, nullptr, 0}};
   Options o;
+  o.session.files.policy = format::kFilesRestore;
   opterr = 0;
   for (int c; (c = getopt_long(argc, argv, "+:d:i:hV", kLong, nullptr)) != -1;) {
     switch (c) {
@@ -100,8 +137,18 @@ Options parse(int argc, char** argv) {
       case kTrack:
         o.session.tracking = tools::parse_tracking(kTool, optarg);
         break;
+      case kPlugin:
+        errno = 0;
+        add_plugin(optarg, &o.plugins);
+        break;
       case kIds:
         o.ids = tools::parse_ids(kTool, optarg);
+        break;
+      case kFiles:
+        o.session.files.policy = tools::parse_files(kTool, optarg);
+        break;
+      case kFilesLimit:
+        o.session.files.limit_bytes = tools::parse_bytes(kTool, optarg);
         break;
       default:
         if (tools::parse_interval_option(kTool, c, optarg, &o.session)) break;
@@ -109,6 +156,7 @@ Options parse(int argc, char** argv) {
     }
   }
   tools::finish_interval(kTool, &o.session);
+  add_plugins_of_environment(&o.plugins);
   if (optind >= argc) tools::misuse(kTool, "no program given");
   o.argv.assign(argv + optind, argv + argc);
   if (o.session.dir.empty()) {
@@ -127,7 +175,9 @@ int main(int argc, char** argv) {
   Options o = parse(argc, argv);
   s.tool = kTool;
   s.ids = o.ids;
+  s.restart_on_failure = o.restart;
   s.start.preload = tools::find_preload(kTool);
+  s.start.plugins = o.plugins;
   s.start.session_dir = o.session.dir;
 
   std::string path;

@@ -17,8 +17,6 @@ namespace {
 constexpr uint64_t kRedrawNs = 100000000, kLineNs = 1000000000;
 constexpr int kBar = 20, kLeastBar = 5, kDefaultColumns = 80;
 
-uint64_t now_ns() { return rawsys::clock_ns(CLOCK_MONOTONIC); }
-
 std::string duration(double seconds) {
   char t[32];
   if (seconds >= 5400) {
@@ -47,7 +45,10 @@ std::string progress_words(uint64_t done, uint64_t total, double seconds) {
 }
 
 Progress::Progress(const char* tool, FILE* stream)
-    : tool_(tool), stream_(stream), terminal_(isatty(fileno(stream)) == 1), shown_ns_(now_ns()) {}
+    : tool_(tool),
+      stream_(stream),
+      terminal_(isatty(fileno(stream)) == 1),
+      shown_ns_(rawsys::now_ns()) {}
 
 std::string Progress::text(uint64_t now, int columns) const {
   const double seconds = static_cast<double>(now - begun_ns_) / 1e9;
@@ -82,7 +83,7 @@ void Progress::draw(const std::string& line, uint64_t now) {
 }
 
 void Progress::update(const std::string& phase, uint64_t done, uint64_t total) {
-  const uint64_t now = now_ns();
+  const uint64_t now = rawsys::now_ns();
   const bool other = phase != phase_;
   if (other) {
     phase_ = phase;
@@ -102,7 +103,7 @@ void Progress::update(const std::string& phase, uint64_t done, uint64_t total) {
 
 void Progress::end() {
   if (phase_.empty()) return;
-  const uint64_t now = now_ns();
+  const uint64_t now = rawsys::now_ns();
   const std::string line = total_ == 0 && !closing_.empty() ? closing_ : text(now, columns());
   if (terminal_) {
     draw(line, now);

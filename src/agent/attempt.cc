@@ -29,7 +29,7 @@ uint64_t Session::agent_cpu_ns() { return rawsys::clock_ns(CLOCK_PROCESS_CPUTIME
 void Session::begin_measuring() {
   meter_.reset();
   whole_in_row_ = 0;
-  last_end_ns_ = rawsys::clock_ns(CLOCK_MONOTONIC);
+  last_end_ns_ = rawsys::now_ns();
 }
 
 void Session::begin_attempt() {
@@ -39,7 +39,7 @@ void Session::begin_attempt() {
   attempt_.sequence = sequence_ + 1;
   attempt_.attempt = attempts_;
   attempt_.realtime_ns = rawsys::clock_ns(CLOCK_REALTIME);
-  attempt_begin_ns_ = rawsys::clock_ns(CLOCK_MONOTONIC);
+  attempt_begin_ns_ = rawsys::now_ns();
   effort_ = {};
   effort_.processors = processors_of(pid_);
   cpu_begin_ns_ = agent_cpu_ns();
@@ -49,7 +49,7 @@ void Session::begin_attempt() {
 
 // To be called when `result` is known and the program runs on.
 void Session::end_attempt(const Trouble& result) {
-  const uint64_t now = rawsys::clock_ns(CLOCK_MONOTONIC);
+  const uint64_t now = rawsys::now_ns();
   format::HistoryRecord& a = attempt_;
   effort_.pause_ns = a.pause_ns;
   effort_.precopy_ns = a.precopy_ns;
@@ -70,6 +70,7 @@ void Session::end_attempt(const Trouble& result) {
   adapt_interval(!result.bad());
   a.interval_ns = static_cast<uint64_t>(options_.interval_seconds * 1e9);
   a.flags |= options_.policy.automatic ? format::kHistoryAutomatic : 0;
+  if (is_member_) return;  // the first process's is that of all
   const std::string text = history_.append(a);
   if (!text.empty()) notice_ = text;
 }
@@ -95,7 +96,7 @@ void Session::describe(format::Details* d) const {
 void Session::tell_progress(format::ProgressPhase phase, uint64_t done, uint64_t total) {
   constexpr uint64_t kEveryNs = 100000000;
   if (!progress_) return;
-  const uint64_t now = rawsys::clock_ns(CLOCK_MONOTONIC);
+  const uint64_t now = rawsys::now_ns();
   if (phase == told_phase_ && now - told_ns_ < kEveryNs && done != total) return;
   told_phase_ = phase;
   told_ns_ = now;
@@ -111,7 +112,8 @@ void Session::tell_copied() {
   uint64_t at =
       std::min(__atomic_load_n(&channel()->run_count, __ATOMIC_ACQUIRE), channel()->runs_cap);
   while (at > 0 && table[at - 1].staging_page == format::kPagesSame) at--;
-  const uint64_t pages = at > 0 ? table[at - 1].staging_page + table[at - 1].pages : 0;
+  const uint64_t pages =
+      at > 0 ? table[at - 1].staging_page + (table[at - 1].pages & ~format::kRunToCopy) : 0;
   tell_progress(format::kPhaseCopying, pages * kPageSize, 0);
 }
 
@@ -138,6 +140,7 @@ uint32_t milliseconds(double seconds) {
 // What a session restored from this checkpoint shall know; the interval itself is with the process.
 void Session::describe_interval(format::SuperBlock* super) const {
   const IntervalPolicy& p = options_.policy;
+  (keeper_ != nullptr ? *keeper_ : files_).describe(super);
   super->tracker = tracker_;
   super->interval_mode = p.automatic ? format::kIntervalAutomatic : format::kIntervalFixed;
   if (!p.automatic) return;

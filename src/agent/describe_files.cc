@@ -14,12 +14,17 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <set>
 
 #include "agent/describe_objects.h"
+#include "agent/describe_sockets.h"
 #include "agent/file_locks.h"
 #include "agent/file_owners.h"
 #include "agent/kind_fifo.h"
+#include "agent/kind_pty.h"
 #include "agent/kinds.h"
+#include "agent/plugins.h"
+#include "agent/terminal.h"
 #include "os/fd.h"
 #include "os/proc.h"
 
@@ -28,13 +33,14 @@ namespace {
 
 class FileDescriber {
  public:
-  FileDescriber(pid_t pid, pid_t tid, int pidfd, store::Model& model)
-      : pid_(pid), tid_(tid), pidfd_(pidfd), model_(model) {}
+  FileDescriber(pid_t pid, pid_t tid, int pidfd, const AmongOthers& others, store::Model& model)
+      : pid_(pid), tid_(tid), pidfd_(pidfd), others_(others), model_(model) {}
   Trouble run();
 
  private:
   Trouble look(int fd, Descriptor* ret);
   Trouble describe(const Descriptor& d, format::FileRecord* ret);
+  Trouble describe_first(const Descriptor& d, format::FileRecord* ret);
   std::string own_proc_path(const std::string& link) const;
   Trouble describe_regular(const Descriptor& d, format::FileRecord& f);
   Trouble describe_device(const Descriptor& d, format::FileRecord& f);
@@ -45,23 +51,42 @@ class FileDescriber {
   bool came_from_outside(const Descriptor& d, int copy) const;
   bool is_shared(const Descriptor& d) const;
   bool same_description(const Descriptor& a, const Descriptor& b) const;
+  bool is_inherited_socket(const Descriptor& d) const;
+  // A thread of whose descriptor it is, and by which number.
+  pid_t holder(const Descriptor& d) const { return d.flies() ? getpid() : tid_; }
+  static int number(const Descriptor& d) { return d.flies() ? d.fd - kFlying : d.fd; }
+  bool is_described(const Descriptor& d, TreeFiles::Place* ret = nullptr) const;
+  Trouble look_at_all();
+  void find_owner(size_t i);
+  Trouble look_at_socket(const Descriptor& d);
+  Trouble describe_all();
   std::string fd_path(int fd) const {
+    if (fd >= kFlying) return "/proc/self/fd/" + std::to_string(fd - kFlying);
     return os::task_path(pid_, tid_, "fd/") + std::to_string(fd);
   }
-  Program program() const { return {pid_, tid_, pidfd_, model_, all_}; }
+  Program program() const { return {pid_, tid_, pidfd_, model_, all_, others_.files}; }
   os::Fd copy_of(int fd) const { return program().copy_of(fd); }
 
   pid_t pid_, tid_;
   int pidfd_;
+  const AmongOthers& others_;
   store::Model& model_;
   std::vector<Descriptor> all_;
+  std::vector<size_t> owner_;     // of all_: index of the description's first descriptor
+  std::vector<uint32_t> record_;  // of all_: its file
+  std::set<int> inherited_;       // sockets; found out before any is open here as well
+  SocketDescriber own_sockets_;
+  SocketDescriber& sockets_ = others_.files != nullptr ? others_.files->sockets() : own_sockets_;
+  std::shared_ptr<SocketHolder> holder_;
 };
 
 Trouble FileDescriber::look(int fd, Descriptor* ret) {
   Descriptor d;
   d.fd = fd;
   auto link = os::read_link(fd_path(fd));
-  auto info = os::read_fdinfo(pid_, tid_, fd);
+  const bool flies = fd >= kFlying;
+  auto info =
+      flies ? os::read_fdinfo(getpid(), getpid(), fd - kFlying) : os::read_fdinfo(pid_, tid_, fd);
   if (!link || !info || stat(fd_path(fd).c_str(), &d.st) != 0) {
     return trouble(Errc::kSystem, errno, "fd " + std::to_string(fd) + " could not be looked at");
   }
@@ -92,8 +117,7 @@ bool FileDescriber::same_description(const Descriptor& a, const Descriptor& b) c
       a.info.position != b.info.position) {
     return false;
   }
-  const long r = syscall(__NR_kcmp, pid_, pid_, KCMP_FILE, a.fd, b.fd);
-  return r == 0;
+  return syscall(__NR_kcmp, holder(a), holder(b), KCMP_FILE, number(a), number(b)) == 0;
 }
 
 // The lowest of 0, 1, 2 that is the same terminal, pipe or socket; -1 if none.
@@ -125,7 +149,9 @@ bool holds(pid_t pid, const struct stat& st, int except) {
 // A pipe or socket that the program was started with: its agent or its parent has it too (a shell's
 // process substitution, make's job server, a launcher's log pipe). copy: our own descriptor of it.
 bool FileDescriber::came_from_outside(const Descriptor& d, int copy) const {
+  if (d.flies()) return false;
   if (holds(getpid(), d.st, copy)) return true;
+  if (others_.member != 0) return false;  // the parent is one of the session's own
   auto stat = os::read_stat(pid_, tid_);
   // Not ourselves again, without that exception.
   return stat && stat->ppid > 1 && stat->ppid != getpid() && holds(stat->ppid, d.st, -1);
@@ -133,11 +159,15 @@ bool FileDescriber::came_from_outside(const Descriptor& d, int copy) const {
 
 // Those that are made anew would not be what the others have.
 bool FileDescriber::is_shared(const Descriptor& d) const {
+  if (d.flies()) return false;
   const auto has = [&](pid_t pid) {
-    return pid > 1 && syscall(__NR_kcmp, pid, pid_, KCMP_FILE, d.fd, d.fd) == 0;
+    return pid > 1 && syscall(__NR_kcmp, pid, tid_, KCMP_FILE, d.fd, d.fd) == 0;
   };
   auto stat = os::read_stat(pid_, tid_);
-  return has(getpid()) || (stat && has(stat->ppid));
+  // What was taken out of a queue is open here under a number that may be the same.
+  const bool taken = std::ranges::count(all_, kFlying + d.fd, &Descriptor::fd) != 0;
+  if (others_.files != nullptr) return false;  // it is described once, for all of them
+  return (!taken && has(getpid())) || (stat && has(stat->ppid));
 }
 
 Trouble FileDescriber::read_deleted(const Descriptor& d, format::FileRecord& f) {
@@ -205,12 +235,12 @@ Trouble FileDescriber::describe_device(const Descriptor& d, format::FileRecord& 
     return {};
   }
   const bool terminal = (ma >= 136 && ma <= 143) || ma == 4 || (ma == 5 && mi <= 1);
-  if (ma == 5 && mi == 2)
-    return refuse(d, "a pseudoterminal master", "close it before the checkpoint");
+  if (ma == 5 && mi == 2) return describe_pty_master(program(), d, f);
   if (!terminal) return refuse(d, "a character device", "close it before the checkpoint");
   f.kind = format::kFileTerminal;
   f.std_fd = same_as_standard(d);  // -1: /dev/tty
-  return {};
+  if (describe_pty_slave(program(), d, f)) return {};
+  return describe_terminal(program(), d, f);
 }
 
 // tee() leaves the bytes in the pipe.
@@ -253,7 +283,12 @@ Trouble FileDescriber::describe_pipe(const Descriptor& d, format::FileRecord& f)
     const bool same = o.st.st_ino == d.st.st_ino && o.st.st_dev == d.st.st_dev;
     other_end = other_end || (same && (o.info.flags & O_ACCMODE) != accmode);
   }
-  if (!other_end && same_as_standard(d) >= 0) {
+  if (others_.files != nullptr && !other_end) {
+    other_end = others_.files->has_other_end(d.st.st_dev, d.st.st_ino, accmode);
+  }
+  // A child's may be a pipe of the session's own, of which the other end is closed.
+  const bool session_has_it = others_.member == 0 || holds(getpid(), d.st, -1);
+  if (!other_end && same_as_standard(d) >= 0 && session_has_it) {
     f.kind = format::kFileStdPipe;
     f.std_fd = same_as_standard(d);
     return {};
@@ -292,7 +327,6 @@ const char* kind_of(const std::string& link) {
                                   {"anon_inode:[userfaultfd]", "a userfaultfd"},
                                   {"anon_inode:[perf_event]", "a perf event"},
                                   {"anon_inode:bpf", "a bpf object"},
-                                  {"socket:", "a socket"},
                                   {"net:[", "a network namespace"}};
   for (const Row& r : kRows) {
     if (link.starts_with(r.begin)) return r.kind;
@@ -300,7 +334,47 @@ const char* kind_of(const std::string& link) {
   return "a descriptor of an unknown kind";
 }
 
+// The process itself makes them, or gives them their state, by their numbers.
+bool needs_number(const format::FileRecord& f) {
+  const KindOfFile* kind = kind_of_file(f.kind);
+  return f.kind == format::kFileProc ||
+         (kind != nullptr && (kind->by_process != nullptr || kind->furnish != nullptr));
+}
+
+// By another process of the tree.
+bool FileDescriber::is_described(const Descriptor& d, TreeFiles::Place* ret) const {
+  TreeFiles::Place place{};
+  if (ret == nullptr) ret = &place;
+  return others_.files != nullptr &&
+         others_.files->find(holder(d), number(d), d.st.st_dev, d.st.st_ino, ret);
+}
+
+// What another process of the tree has too was described there.
 Trouble FileDescriber::describe(const Descriptor& d, format::FileRecord* ret) {
+  TreeFiles::Place place{};
+  if (others_.files == nullptr) return describe_first(d, ret);
+  // A pidfd has no state, and each process makes its own.
+  const KindOfFile* kind = kind_of_link(d.link);
+  const bool own = kind != nullptr && kind->by_process != nullptr;
+  if (!own && is_described(d, &place)) {
+    ret->kind = format::kFileShared;
+    ret->pair = place.file;
+    ret->file_bytes = place.member;
+    ret->open_flags = static_cast<uint32_t>(d.info.flags & ~static_cast<uint64_t>(O_CLOEXEC));
+    ret->position = d.info.position;
+    ret->dev = d.st.st_dev;
+    ret->ino = d.st.st_ino;
+    ret->mode = d.st.st_mode;
+    ret->std_fd = -1;
+    ret->path = model_.add_string(d.link);
+    return {};
+  }
+  others_.files->note(others_.member, holder(d), number(d), d.st.st_dev, d.st.st_ino,
+                      static_cast<uint32_t>(model_.files.size()));
+  return describe_first(d, ret);
+}
+
+Trouble FileDescriber::describe_first(const Descriptor& d, format::FileRecord* ret) {
   format::FileRecord& f = *ret;
   f.open_flags = static_cast<uint32_t>(d.info.flags & ~static_cast<uint64_t>(O_CLOEXEC));
   f.position = d.info.position;
@@ -322,6 +396,8 @@ Trouble FileDescriber::describe(const Descriptor& d, format::FileRecord* ret) {
                                 "close it before the checkpoint, or do not let the program inherit "
                                 "it")
                        : kind->describe(program(), d, f);
+  } else if (claims_descriptor(model_, d.link)) {
+    f.kind = format::kFilePlugin;
   } else if (S_ISREG(d.st.st_mode)) {
     bad = describe_regular(d, f);
   } else if (S_ISDIR(d.st.st_mode)) {
@@ -331,19 +407,69 @@ Trouble FileDescriber::describe(const Descriptor& d, format::FileRecord* ret) {
     bad = describe_device(d, f);
   } else if (S_ISFIFO(d.st.st_mode)) {
     bad = describe_pipe(d, f);
-  } else if (S_ISSOCK(d.st.st_mode) && (same_as_standard(d) >= 0 || came_from_outside(d, -1))) {
+  } else if (S_ISSOCK(d.st.st_mode) && inherited_.contains(d.fd)) {
     f.kind = format::kFileStdPipe;
     f.std_fd = same_as_standard(d) >= 0 ? same_as_standard(d) : d.fd;
+  } else if (S_ISSOCK(d.st.st_mode)) {
+    f.kind = format::kFileSocket;
   } else if (S_ISBLK(d.st.st_mode)) {
     return refuse(d, "a block device", "close it before the checkpoint");
   } else {
-    return refuse(d, kind_of(d.link), "close it before the checkpoint");
+    return refuse(d, kind_of(d.link),
+                  d.link.starts_with("anon_inode:[io_uring]")
+                      ? "close it before the checkpoint, or run it with crrun --plugin "
+                        "crplugin_io_uring.so"
+                      : "close it before the checkpoint");
+  }
+  if (!bad.bad() && d.flies() && needs_number(f)) {
+    return trouble(Errc::kUnsupported, 0,
+                   name_of(d) +
+                       " and is open nowhere else cannot be saved; checkpoint when the "
+                       "program has received it");
   }
   if (!bad.bad() && f.path == 0) f.path = model_.add_string(d.link);
   return bad;
 }
 
-Trouble FileDescriber::run() {
+// Not the path of one (O_PATH).
+bool is_socket(const Descriptor& d) {
+  return S_ISSOCK(d.st.st_mode) && (d.info.flags & O_PATH) == 0;
+}
+
+bool FileDescriber::is_inherited_socket(const Descriptor& d) const {
+  const uint64_t peer = peer_inode(d);
+  const bool own = peer != 0 && std::ranges::any_of(all_, [&](const Descriptor& o) {
+                     return S_ISSOCK(o.st.st_mode) && o.st.st_ino == peer;
+                   });
+  if (own || (others_.files != nullptr && peer != 0 && others_.files->has(d.st.st_dev, peer))) {
+    return false;
+  }
+  return same_as_standard(d) >= 0 || came_from_outside(d, -1);
+}
+
+// What waits in its queue is described like what the program has open.
+Trouble FileDescriber::look_at_socket(const Descriptor& d) {
+  std::vector<int> flying;
+  Trouble bad = sockets_.look(program(), holder_, d, &flying);
+  for (const int fd : flying) {
+    Descriptor f;
+    if (!bad.bad()) bad = look(kFlying + fd, &f);
+    if (!bad.bad()) all_.push_back(std::move(f));
+  }
+  return bad;
+}
+
+void FileDescriber::find_owner(size_t i) {
+  owner_.push_back(i);
+  for (size_t k = 0; k < i; k++) {
+    if (owner_[k] != k || !same_description(all_[k], all_[i])) continue;
+    owner_[i] = k;
+    if (!all_[i].flies()) all_[k].aliases += " " + std::to_string(all_[i].fd);
+    break;
+  }
+}
+
+Trouble FileDescriber::look_at_all() {
   auto fds = os::list_fds(pid_, tid_);
   if (!fds) return trouble(Errc::kSystem, fds.error().sys_errno, "listing descriptors");
   std::sort(fds->begin(), fds->end());
@@ -353,20 +479,27 @@ Trouble FileDescriber::run() {
     if (bad.bad()) return bad;
     all_.push_back(std::move(d));
   }
-  std::vector<size_t> owner(all_.size());  // index of the description's first descriptor
-  std::vector<uint32_t> record(all_.size());
-  for (size_t i = 0; i < all_.size(); i++) {
-    owner[i] = i;
-    for (size_t k = 0; k < i; k++) {
-      if (owner[k] == k && same_description(all_[k], all_[i])) {
-        owner[i] = k;
-        all_[k].aliases += " " + std::to_string(all_[i].fd);
-        break;
-      }
-    }
+  Trouble shared = refuse_shared_ptys(program());
+  if (shared.bad()) return shared;
+  for (const Descriptor& d : all_) {
+    if (is_socket(d) && is_inherited_socket(d)) inherited_.insert(d.fd);
   }
+  for (size_t i = 0; i < all_.size(); i++) find_owner(i);
+  for (size_t i = 0; i < all_.size(); i++) {  // sockets add to it
+    if (i >= owner_.size()) find_owner(i);
+    const Descriptor d = all_[i];
+    if (owner_[i] != i || !is_socket(d) || inherited_.contains(d.fd) || is_described(d)) continue;
+    Trouble bad = look_at_socket(d);
+    if (bad.bad()) return bad;
+  }
+  return {};
+}
+
+Trouble FileDescriber::describe_all() {
+  record_.resize(all_.size());
   for (size_t i = 0; i < all_.size(); i++) {
-    if (owner[i] == i) {
+    record_[i] = record_[owner_[i]];
+    if (owner_[i] == i) {
       format::FileRecord f{};
       Trouble bad = describe(all_[i], &f);
       if (bad.bad()) return bad;
@@ -377,27 +510,40 @@ Trouble FileDescriber::run() {
           f.content = {};
         }
       }
-      record[i] = static_cast<uint32_t>(model_.files.size());
+      record_[i] = static_cast<uint32_t>(model_.files.size());
       model_.files.push_back(f);
-      bad = describe_locks(all_[i], record[i], model_);
-      if (!bad.bad()) bad = describe_owner(program(), all_[i], record[i], f);
+      const bool shared = f.kind == format::kFileShared;
+      bad = describe_locks(all_[i], record_[i], shared, model_);
+      if (!bad.bad() && !shared) bad = describe_owner(program(), all_[i], record_[i], f);
       if (bad.bad()) return bad;
-    } else {
-      record[i] = record[owner[i]];
     }
+    if (all_[i].flies()) continue;
     format::FdRecord r{};
     r.fd = all_[i].fd;
-    r.file = record[i];
+    r.file = record_[i];
     r.cloexec = (all_[i].info.flags & O_CLOEXEC) != 0 ? 1 : 0;
     model_.fds.push_back(r);
   }
   return {};
 }
 
+Trouble FileDescriber::run() {
+  holder_ = std::make_shared<SocketHolder>(SocketHolder{pid_, tid_, pidfd_, &model_, {}});
+  Trouble bad = look_at_all();
+  if (!bad.bad()) bad = describe_all();
+  if (bad.bad()) return bad;
+  for (size_t i = 0; i < all_.size(); i++) {
+    if (all_[i].flies()) holder_->files[number(all_[i])] = record_[i];
+  }
+  // Of several processes when all of them have been looked at.
+  return others_.files == nullptr ? sockets_.describe() : Trouble{};
+}
+
 }  // namespace
 
-Trouble describe_files(pid_t pid, pid_t tid, int pidfd, store::Model& model) {
-  return FileDescriber(pid, tid, pidfd, model).run();
+Trouble describe_files(pid_t pid, pid_t tid, int pidfd, const AmongOthers& others,
+                       store::Model& model) {
+  return FileDescriber(pid, tid, pidfd, others, model).run();
 }
 
 }  // namespace cr::agent

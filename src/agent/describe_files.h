@@ -5,6 +5,7 @@
 // Context: N (agent).
 #pragma once
 
+#include "agent/tree_files.h"
 #include "agent/world.h"
 #include "store/model.h"
 
@@ -14,6 +15,12 @@ namespace cr::agent {
 inline constexpr uint64_t kDeletedFileBytes = 256ull << 20;
 
 // tid: a living thread. pidfd: of the process.
-Trouble describe_files(pid_t pid, pid_t tid, int pidfd, store::Model& model);
+// Of one process of a tree: its number, and what the others have open.
+struct AmongOthers {
+  TreeFiles* files = nullptr;  // nullptr: there are none
+  uint32_t member = 0;
+};
+Trouble describe_files(pid_t pid, pid_t tid, int pidfd, const AmongOthers& others,
+                       store::Model& model);
 
 }  // namespace cr::agent

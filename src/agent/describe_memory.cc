@@ -10,6 +10,8 @@
 #include <map>
 #include <set>
 
+#include "agent/plugins.h"
+
 namespace cr::agent {
 namespace {
 
@@ -116,14 +118,7 @@ void Describer::add_object(bool shared, int object, format::SegmentRecord s) {
 }
 
 Trouble Describer::add_shared(const os::MapEntry& m, format::SegmentRecord s) {
-  const bool named = m.name.starts_with("[anon_shmem:");          // PR_SET_VMA_ANON_NAME
-  if (named || (m.name.starts_with("/dev/zero") && m.deleted)) {  // MAP_SHARED | MAP_ANONYMOUS
-    for (const os::MapEntry& o : maps_) {
-      if (o.ino == m.ino && o.dev == m.dev && o.shared && o.start != m.start &&
-          o.offset == m.offset) {
-        return refuse(m, "shared anonymous memory that is mapped twice cannot be saved yet");
-      }
-    }
+  if (is_shared_anonymous(m)) {
     s.kind = format::kSegmentAnonShared;
     s.file = 0;
     s.file_off = 0;
@@ -147,6 +142,12 @@ Trouble Describer::add_file(const os::MapEntry& m, format::SegmentRecord s) {
       s.file = 0;
       push(s, format::kRangeAnon, 0);
       return {};
+    }
+    if (m.name.starts_with("anon_inode:[io_uring]")) {
+      return refuse(
+          m,
+          "the memory of an io_uring cannot be saved; run the program with crrun --plugin "
+          "crplugin_io_uring.so");
     }
     return refuse(m, "device memory cannot be saved; unmap it before the checkpoint");
   }
@@ -188,6 +189,11 @@ Trouble Describer::add(const os::MapEntry& m, int object) {
     plan_.vvar_bytes = m.end - plan_.vvar_start;
     s.kind = format::kSegmentVvar;
     push(s, 0, 0);
+    return {};
+  }
+  if (claims_mapping(model_, m.name)) {  // its place, and nothing in it
+    s.kind = format::kSegmentAnon;
+    model_.segments.push_back(s);
     return {};
   }
   if (m.ino != 0 || m.name.starts_with("/") || m.name.starts_with("anon_inode:")) {

@@ -10,6 +10,7 @@
 
 #include <algorithm>
 
+#include "agent/plugins.h"
 #include "os/fd.h"
 
 namespace cr::agent {
@@ -77,6 +78,7 @@ class ObjectDescriber {
   Trouble look_at_shared(const os::MapEntry& m);
   Trouble look_at_named(const os::MapEntry& m);
   void look_at_private(const os::MapEntry& m);
+  bool maps_twice(const os::MapEntry& m) const;
   void add(const ObjectKey& key, format::ObjectKind kind);
 
   const std::vector<os::MapEntry>& maps_;
@@ -118,10 +120,20 @@ Trouble ObjectDescriber::look_at_named(const os::MapEntry& m) {
   return {};
 }
 
+bool ObjectDescriber::maps_twice(const os::MapEntry& m) const {
+  return std::ranges::any_of(maps_, [&](const os::MapEntry& o) {
+    return o.ino == m.ino && o.dev == m.dev && o.shared && o.start != m.start &&
+           o.offset == m.offset;
+  });
+}
+
 Trouble ObjectDescriber::look_at_shared(const os::MapEntry& m) {
   const bool inode = m.name.starts_with("anon_inode:");
-  if (!inode && !m.name.starts_with("/")) return {};  // for others to say what it is
-  if (m.name == "/dev/zero" && m.deleted) return {};  // shared anonymous memory
+  if (!inode && !may_be_object(m)) return {};  // for others to say what it is
+  if (is_shared_anonymous(m)) {
+    if (maps_twice(m) || open_.is_among_processes(m.ino)) add(key_of(m), format::kObjectAnon);
+    return {};
+  }
   if (inode) return refuse(m, "device memory cannot be saved; unmap it before the checkpoint");
   if (m.name == kSecretName) return refuse(m, (std::string(kSecretWords) + "unmap it").c_str());
   const bool memory = is_memfd(m.name) || is_sysv(m.name);
@@ -154,6 +166,7 @@ void ObjectDescriber::look_at_private(const os::MapEntry& m) {
 Trouble ObjectDescriber::run(std::vector<int>* ret_objects) {
   for (const os::MapEntry& m : maps_) {
     if (m.name == std::string("/memfd:") + format::kChannelMemfdName) continue;
+    if (claims_mapping(model_, m.name)) continue;
     Trouble bad;
     if (m.shared) {
       bad = look_at_shared(m);
@@ -165,15 +178,21 @@ Trouble ObjectDescriber::run(std::vector<int>* ret_objects) {
   ret_objects->assign(maps_.size(), kNoObject);
   for (size_t i = 0; !model_.objects.empty() && i < maps_.size(); i++) {
     const os::MapEntry& m = maps_[i];
-    const bool file = m.ino != 0 && m.name.starts_with("/");
-    if (file && !(m.name == "/dev/zero" && m.deleted)) {
-      (*ret_objects)[i] = find_object(model_, key_of(m));
-    }
+    if (may_be_object(m)) (*ret_objects)[i] = find_object(model_, key_of(m));
   }
   return {};
 }
 
 }  // namespace
+
+bool is_shared_anonymous(const os::MapEntry& m) {
+  const bool named = m.name.starts_with("[anon_shmem:");  // PR_SET_VMA_ANON_NAME
+  return m.shared && (named || (m.name.starts_with("/dev/zero") && m.deleted));
+}
+
+bool may_be_object(const os::MapEntry& m) {
+  return m.ino != 0 && (m.name.starts_with("/") || is_shared_anonymous(m));
+}
 
 std::string name_of_mapping(const os::MapEntry& m) {
   char t[64];

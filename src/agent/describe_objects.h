@@ -8,6 +8,7 @@
 
 #include <sys/types.h>
 
+#include <algorithm>
 #include <span>
 #include <string>
 #include <vector>
@@ -47,10 +48,21 @@ std::vector<ObjectPart> stored_parts(const format::ObjectRecord& object,
 // to put back.
 bool may_write(std::span<const format::SegmentRecord> segments, uint32_t number);
 
-// The program's descriptors; they are only looked at if it is asked.
+// MAP_SHARED | MAP_ANONYMOUS, or shared mapping of /dev/zero.
+bool is_shared_anonymous(const os::MapEntry& m);
+
+// A mapping of something with an inode number that can be known again by it.
+bool may_be_object(const os::MapEntry& m);
+
+// What is outside of the map. The program's descriptors are only looked at if it is asked.
 class OpenFiles {
  public:
-  OpenFiles(pid_t pid, pid_t control_tid) : pid_(pid), control_tid_(control_tid) {}
+  // among_processes: inodes of shared anonymous memory that several processes map.
+  OpenFiles(pid_t pid, pid_t control_tid, const std::vector<uint64_t>& among_processes)
+      : pid_(pid), control_tid_(control_tid), among_processes_(among_processes) {}
+  bool is_among_processes(uint64_t ino) const {
+    return std::ranges::count(among_processes_, ino) != 0;
+  }
   bool has(const ObjectKey& key);
   bool was_asked() const { return asked_; }
 
@@ -58,6 +70,7 @@ class OpenFiles {
   pid_t pid_, control_tid_;  // the control thread has descriptors of its own
   bool asked_ = false;
   std::vector<ObjectKey> all_;
+  const std::vector<uint64_t>& among_processes_;
 };
 
 // Adds to the model the objects that these mappings share. ret_objects: for each mapping the number

@@ -13,6 +13,7 @@
 #include <algorithm>
 
 #include "agent/frame.h"
+#include "agent/process_tree.h"
 #include "agent/session.h"
 #include "os/proc.h"
 
@@ -21,27 +22,18 @@ namespace {
 
 // A program that has children cannot be saved alone: they would be lost, or wait for ever.
 Trouble check_children(pid_t pid) {
-  auto tasks = os::list_tasks(pid);
-  if (!tasks) return {};
-  for (const pid_t tid : *tasks) {
-    const std::string kids = os::read_or_empty(os::task_path(pid, tid, "children"));
-    if (kids.empty()) continue;
-    const std::string first = kids.substr(0, kids.find(' '));
-    std::string name = os::read_or_empty("/proc/" + first + "/comm");
-    if (!name.empty()) name.pop_back();
-    return trouble(
-        Errc::kUnsupported, 0,
-        "child process " + first + " (" + name +
-            "): process trees cannot be saved yet; checkpoint when it has ended and been "
-            "waited for");
-  }
-  return {};
+  const std::vector<pid_t> children = children_of(pid);
+  if (children.empty()) return {};
+  return trouble(Errc::kUnsupported, kHasChildrenErrno,
+                 "child " + name_of_process(children[0]) +
+                     ": a session that was begun by crinit() is of one process; start the program "
+                     "by crrun, or checkpoint when the child has ended and been waited for");
 }
 
 }  // namespace
 
-Trouble Session::check_process(std::string* ret_status) {
-  Trouble bad = check_children(pid_);
+Trouble Session::check_process(bool childless, std::string* ret_status) {
+  Trouble bad = in_tree_ || childless ? Trouble{} : check_children(pid_);
   if (bad.bad()) return bad;
   if (own_status_.empty()) own_status_ = os::read_or_empty("/proc/self/status");
   *ret_status = os::read_or_empty(os::task_path(pid_, control_tid_, "status"));
@@ -73,6 +65,22 @@ Trouble Session::check_process(std::string* ret_status) {
 }
 
 namespace {
+
+// What was written below the lowest page of a stack has made the mapping grow, down to its page,
+// after the map was read. Its new pages hold nothing else.
+bool make_room_for(const Poke& p, store::Model& model) {
+  const uint64_t end = p.addr + p.bytes.size();
+  for (size_t i = 0; i < model.segments.size(); i++) {
+    format::SegmentRecord& s = model.segments[i];
+    if (s.start <= p.addr && end <= s.end) return true;
+    const uint64_t below = i > 0 ? model.segments[i - 1].end : 0;
+    const bool grows = s.kind == format::kSegmentStack && p.addr < s.start && end <= s.end;
+    if (!grows || page_floor(p.addr) < below) continue;
+    s.start = page_floor(p.addr);
+    return true;
+  }
+  return false;
+}
 
 // Inside a restartable sequence: the kernel would have aborted it when the thread was preempted.
 void abort_rseq(const World& world, Thread& t, store::Model& model) {
@@ -137,6 +145,11 @@ Trouble describe_thread(const World& world, Thread& t, store::Model& model) {
     model.siginfos.push_back(i);
   }
   for (const Poke& p : t.saved_pokes) {
+    if (!make_room_for(p, model)) {
+      return trouble(Errc::kCannotStop, EAGAIN,
+                     "thread " + std::to_string(t.inner_tid) +
+                         " waits in a timed call at the very end of its stack; try again");
+    }
     model.overlays.push_back({p.addr, model.add_blob(p.bytes.data(), p.bytes.size())});
   }
   return {};
@@ -194,8 +207,7 @@ Trouble Session::describe_process(World& world, const std::string& status, const
   p.uid = static_cast<uint32_t>(strtoul(os::status_field(status, "Uid").c_str(), nullptr, 10));
   p.gid = static_cast<uint32_t>(strtoul(os::status_field(status, "Gid").c_str(), nullptr, 10));
   p.umask = static_cast<uint32_t>(strtoul(os::status_field(status, "Umask").c_str(), nullptr, 8));
-  p.personality = static_cast<uint32_t>(strtoul(
-      os::read_or_empty(os::task_path(pid_, control_tid_, "personality")).c_str(), nullptr, 16));
+  p.personality = world.threads()[0].report.personality;
   p.flags = (world.leader_gone() ? format::kProcessLeaderGone : 0) |
             (asked.thp_disabled != 0 ? format::kProcessThpDisabled : 0) |
             (asked.child_subreaper != 0 ? format::kProcessChildSubreaper : 0);
@@ -212,11 +224,7 @@ Trouble Session::describe_process(World& world, const std::string& status, const
   describe_mm(*stat, asked.brk, p.mm);
   p.cpu = this_cpu();
   memcpy(p.itimers, asked.itimers, sizeof(p.itimers));
-  for (int i = 0; i < 16; i++) {
-    rlimit rl{};
-    prlimit(pid_, static_cast<__rlimit_resource>(i), nullptr, &rl);
-    p.rlimits[i] = {rl.rlim_cur, rl.rlim_max};
-  }
+  memcpy(p.rlimits, asked.rlimits, sizeof(p.rlimits));
   p.interval_ms = static_cast<uint32_t>(std::min(4e9, options_.interval_seconds * 1000 + 0.5));
   p.control_entry = hello_.control_entry;
   p.control_stack_top = hello_.control_stack_top;

@@ -93,7 +93,8 @@ bool conflict(const format::LockRecord& want, const Line& has) {
 
 }  // namespace
 
-Trouble describe_locks(const Descriptor& d, uint32_t file, store::Model& model) {
+Trouble describe_locks(const Descriptor& d, uint32_t file, bool only_of_process,
+                       store::Model& model) {
   for (const std::string& text : lock_lines(d.info.extra)) {
     Line line;
     if (!parse(text, &line) || line.lock.kind == 0) {
@@ -104,6 +105,7 @@ Trouble describe_locks(const Descriptor& d, uint32_t file, store::Model& model) 
       return refuse(d, "a lease that another process waits for",
                     "give it up before the checkpoint");
     }
+    if (only_of_process && line.lock.kind != format::kLockPosix) continue;
     line.lock.file = file;
     model.locks.push_back(line.lock);
   }

@@ -13,7 +13,8 @@
 namespace cr::agent {
 
 // By the lines "lock:" of fdinfo. file: index of the record that describes d.
-Trouble describe_locks(const Descriptor& d, uint32_t file, store::Model& model);
+Trouble describe_locks(const Descriptor& d, uint32_t file, bool only_of_process,
+                       store::Model& model);
 
 // Of the planner, which changes nothing: who else holds one now, "" if nobody is known to. self: a
 // process that gives up its own, 0 none.

@@ -105,9 +105,10 @@ Trouble describe_owner(const Program& program, const Descriptor& d, uint32_t fil
 }
 
 void silence_owners(pid_t pid, int pidfd) {
-  auto fds = os::list_fds(pid, pid);
+  const pid_t tid = os::living_task(pid);
+  auto fds = os::list_fds(pid, tid);
   for (const int fd : fds ? *fds : std::vector<int>()) {
-    const os::Fd copy(static_cast<int>(syscall(__NR_pidfd_getfd, pidfd, fd, 0)));
+    const os::Fd copy = os::copy_of_fd(pidfd, tid, fd);
     f_owner_ex now{};
     if (!copy || fcntl(copy.get(), F_GETOWN_EX, &now) != 0 || now.pid == 0) continue;
     const bool own = now.type == F_OWNER_PGRP ? now.pid == getpgid(pid)

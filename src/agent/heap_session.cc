@@ -127,7 +127,7 @@ Trouble Session::describe_heap(World& world, const std::vector<os::MapEntry>& ma
   free_heap_ranges(read, hello_.heap_words[0], /*own_lock=*/true, &without);
   keep_largest(without, most_holes());
   return describe_memory(read, inside, AddressSet(std::move(without)), {},
-                         OpenFiles(pid_, control_tid_), model, ret_plan);
+                         OpenFiles(pid_, control_tid_, among_processes_), model, ret_plan);
 }
 
 }  // namespace cr::agent

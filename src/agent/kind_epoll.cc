@@ -25,7 +25,7 @@ constexpr uint32_t kHow = EPOLLONESHOT | EPOLLET | EPOLLWAKEUP | EPOLLEXCLUSIVE;
 // with that number. 0: it has it still; else as kcmp(2), or -errno.
 long compare(const Program& program, int epoll, uint32_t tfd, uint32_t nth, int fd) {
   const kcmp_epoll_slot slot{static_cast<uint32_t>(epoll), tfd, nth};
-  const long r = syscall(__NR_kcmp, program.pid, program.pid, KCMP_EPOLL_TFD, fd, &slot);
+  const long r = syscall(__NR_kcmp, program.tid, program.tid, KCMP_EPOLL_TFD, fd, &slot);
   return r < 0 ? -errno : r;
 }
 

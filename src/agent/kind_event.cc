@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// kind_event.cc - eventfd, signalfd, and a pidfd of the process itself.
+// kind_event.cc - eventfd, signalfd, pidfd.
 // Invariant: as kinds.h. Context: N (agent).
 #include <errno.h>
 #include <fcntl.h>
@@ -7,10 +7,12 @@
 #include <sys/eventfd.h>
 #include <sys/signalfd.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "agent/kind_event.h"
 #include "agent/kinds.h"
+#include "agent/tree_files.h"
 
 namespace cr::agent {
 
@@ -79,21 +81,54 @@ void make_signalfd(const SavedFile& f, Recipe& recipe) {
 
 constexpr uint32_t kPidfdThread = O_EXCL;
 
+// The id of another process of the tree as that sees it; 0: it is none.
+pid_t id_in_tree(const Program& program, pid_t id) {
+  if (program.others == nullptr) return 0;
+  const std::string status = os::read_or_empty(os::task_path(id, id, "status"));
+  if (os::innermost_id(status, "Tgid") != id) return 0;
+  // Who waits to be waited for has no image, and is made again by its parent.
+  const bool zombie = os::status_field(status, "State").starts_with("Z");
+  const pid_t parent = os::innermost_id(status, "PPid");
+  if (!program.others->has_process(id) && !(zombie && program.others->has_process(parent))) {
+    return 0;
+  }
+  return os::innermost_id(status, "NStgid");
+}
+
 Trouble describe_pidfd(const Program& program, const Descriptor& d, format::FileRecord& f) {
   const std::string text = os::status_field(d.info.extra, "Pid");
   const auto id = static_cast<pid_t>(strtol(text.c_str(), nullptr, 10));
   format::PidfdState s{};
-  s.id = id > 0 ? program.own_id(id) : 0;
-  if (s.id == 0) {
-    return refuse(d, "a pidfd of another process (" + text + ")", "close it before the checkpoint");
+  if (id > 0) s.id = program.own_id(id);
+  if (id > 0 && s.id == 0) s.id = id_in_tree(program, id);
+  const bool ended = text == "-1";
+  if (s.id == 0 && !ended) {
+    return refuse(d, "a pidfd of a process outside of the session (" + text + ")",
+                  "close it before the checkpoint");
   }
   set_state(program, f, s);
   return {};
 }
 
+// A process of the agent's namespace: in another one a signal to it is EINVAL instead of ESRCH.
+bool is_of_living(const SavedFile& f) { return state_of<format::PidfdState>(f).id != 0; }
+bool is_of_ended(const SavedFile& f) { return !is_of_living(f); }
+
+os::Fd make_ended_pidfd(const SavedFile& f) {
+  const pid_t child = fork();
+  if (child == 0) _exit(0);
+  if (child < 0) return {};
+  os::Fd fd(static_cast<int>(syscall(__NR_pidfd_open, child, f.file.open_flags & kPidfdThread)));
+  const int e = errno;
+  waitpid(child, nullptr, 0);
+  errno = e;
+  return fd;
+}
+
 void make_pidfd(const SavedFile& f, Recipe& recipe) {
   recipe.call(f.name, __NR_pidfd_open,
-              {Recipe::id(state_of<format::PidfdState>(f).id), f.file.open_flags & kPidfdThread});
+              {Recipe::id(state_of<format::PidfdState>(f).id),
+               f.file.open_flags & (kPidfdThread | O_NONBLOCK)});
 }
 
 }  // namespace
@@ -114,9 +149,11 @@ const KindOfFile kSignalfdKind = {
 const KindOfFile kPidfdKind = {
     .kind = format::kFilePidfd,
     .link = "anon_inode:[pidfd]",
-    .by_process = true,
+    .by_process = is_of_living,
     .describe = describe_pidfd,
     .make = make_pidfd,
+    .by_agent = is_of_ended,
+    .make_here = make_ended_pidfd,
 };
 
 }  // namespace cr::agent

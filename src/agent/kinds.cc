@@ -17,6 +17,7 @@ const KindOfFile* const kKinds[] = {&kEventfdKind, &kSignalfdKind, &kPidfdKind,
 }  // namespace
 
 std::string name_of(const Descriptor& d) {
+  if (d.flies()) return "a descriptor that was sent and not received yet (" + d.link + ")";
   return "fd " + std::to_string(d.fd) + d.aliases + " (" + d.link +
          (d.deleted ? " (deleted)" : "") + ")";
 }
@@ -26,12 +27,8 @@ Trouble refuse(const Descriptor& d, const std::string& kind, const std::string& 
 }
 
 os::Fd Program::copy_of(int fd) const {
-  constexpr unsigned kThread = O_EXCL;  // PIDFD_THREAD, Linux 6.9
-  os::Fd copy(static_cast<int>(syscall(__NR_pidfd_getfd, pidfd, fd, 0)));
-  if (copy || errno != ESRCH) return copy;
-  // The main thread has ended, and with it goes what a pidfd of the process leads to.
-  const os::Fd thread(static_cast<int>(syscall(__NR_pidfd_open, tid, kThread)));
-  return os::Fd(static_cast<int>(thread ? syscall(__NR_pidfd_getfd, thread.get(), fd, 0) : -1));
+  if (fd >= kFlying) return os::Fd(fcntl(fd - kFlying, F_DUPFD_CLOEXEC, 0));
+  return os::copy_of_fd(pidfd, tid, fd);
 }
 
 pid_t Program::own_id(pid_t id) const {
@@ -88,7 +85,9 @@ void furnish_files(const format::ImageView& image, bool make, Recipes& recipes) 
       const KindOfFile* kind = kind_of_file(image.files[i].kind);
       if (kind == nullptr || kind->last != last) continue;
       const SavedFile f = saved_file(image, i);
-      if (make && kind->by_process) make_in_place(*kind, f, recipes.early);
+      if (make && kind->by_process != nullptr && kind->by_process(f)) {
+        make_in_place(*kind, f, recipes.early);
+      }
       if (kind->furnish != nullptr) kind->furnish(f, recipes);
     }
   }

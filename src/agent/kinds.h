@@ -22,6 +22,10 @@
 
 namespace cr::agent {
 
+// From here on: descriptors of ours. They wait in a socket of the program (SCM_RIGHTS), and have no
+// number there.
+inline constexpr int kFlying = 1 << 30;
+
 // A descriptor of the stopped program.
 struct Descriptor {
   int fd = -1;
@@ -30,6 +34,7 @@ struct Descriptor {
   bool deleted = false;
   struct stat st {};
   os::FdInfo info;
+  bool flies() const { return fd >= kFlying; }
 };
 
 // "fd 3 (...)"
@@ -37,12 +42,15 @@ std::string name_of(const Descriptor& d);
 // A kind, or a state of it, that cannot be saved.
 Trouble refuse(const Descriptor& d, const std::string& kind, const std::string& next);
 
+class TreeFiles;
+
 // The stopped program.
 struct Program {
   pid_t pid, tid;  // tid: a living thread
   int pidfd;
   store::Model& model;
   const std::vector<Descriptor>& all;
+  const TreeFiles* others = nullptr;  // of the processes of its tree, if there are several
   os::Fd copy_of(int fd) const;
   // A process or thread id here as the program sees it; 0: it is not the program's.
   pid_t own_id(pid_t id) const;
@@ -57,13 +65,18 @@ struct SavedFile {
 };
 
 struct KindOfFile {
-  uint32_t kind = 0;        // format::FileKind
-  const char* link = "";    // what /proc/PID/fd/N begins with
-  bool by_process = false;  // only the process itself can make it, not the agent
-  bool last = false;        // to be furnished when the others have been
+  uint32_t kind = 0;      // format::FileKind
+  const char* link = "";  // what /proc/PID/fd/N begins with
+  bool last = false;      // to be furnished when the others have been
+  // Such a one only the process itself can make, not the agent. nullptr: there are none.
+  bool (*by_process)(const SavedFile& f) = nullptr;
   Trouble (*describe)(const Program& program, const Descriptor& d, format::FileRecord& f) = nullptr;
   // One call, which returns the descriptor.
   void (*make)(const SavedFile& f, Recipe& recipe) = nullptr;
+  // Such a one takes more than a call: the agent makes it, and no program in its place. nullptr:
+  // there are none.
+  bool (*by_agent)(const SavedFile& f) = nullptr;
+  os::Fd (*make_here)(const SavedFile& f) = nullptr;  // errno
   // The rest, when all descriptors are in their places. nullptr: nothing.
   void (*furnish)(const SavedFile& f, Recipes& recipes) = nullptr;
   // Why it cannot come back here and now, "" if it can. nullptr: always.

@@ -19,6 +19,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "agent/launch_steps.h"
+#include "agent/process_tree.h"
+#include "agent/skeleton.h"
 #include "os/proc.h"
 
 namespace cr::agent {
@@ -43,7 +46,7 @@ std::vector<std::string> session_environment(const StartOptions& o,
                                              const std::vector<std::string>& original,
                                              pid_t inner_pid) {
   std::vector<std::string> env;
-  std::string preload = "LD_PRELOAD=" + o.preload;
+  std::string preload = "LD_PRELOAD=" + o.preload + o.plugins;
   for (const std::string& v : original) {
     if (is_ours(v)) continue;
     if (v.starts_with("LD_PRELOAD=")) {
@@ -62,10 +65,12 @@ std::vector<std::string> session_environment(const StartOptions& o,
   return env;
 }
 
+}  // namespace
+
 // In the child; ends in exec or death. fail_fd gets errno if exec fails.
-[[noreturn]] void exec_program(const StartOptions& o, const std::string& path,
-                               const std::vector<std::string>& argv,
-                               const std::vector<std::string>& env, int fail_fd) {
+[[noreturn]] static void exec_program(const StartOptions& o, const std::string& path,
+                                      const std::vector<std::string>& argv,
+                                      const std::vector<std::string>& env, int fail_fd) {
   restore_signal_state(o.signals);
   syscall(__NR_close_range, 3, ~0u, 4 /* CLOSE_RANGE_CLOEXEC */);
   execve(path.c_str(), pointers(argv).data(), pointers(env).data());
@@ -74,7 +79,6 @@ std::vector<std::string> session_environment(const StartOptions& o,
   _exit(127);
 }
 
-// clone3 as fork, with a process id.
 pid_t fork_with_id(pid_t id, uint64_t flags) {
   clone_args a{};
   pid_t want = id;
@@ -87,6 +91,8 @@ pid_t fork_with_id(pid_t id, uint64_t flags) {
   return static_cast<pid_t>(syscall(__NR_clone3, &a, sizeof(a)));
 }
 
+namespace {
+
 // Lets the threads made by the restorer have their ids; dropped by it afterwards.
 void keep_restore_capability() {
   __user_cap_header_struct h{_LINUX_CAPABILITY_VERSION_3, 0};
@@ -98,15 +104,21 @@ void keep_restore_capability() {
   prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, kCapCheckpointRestore, 0, 0);
 }
 
-bool ids_are_free(RestorePlan& plan) {
+bool id_is_free(pid_t id) {
+  struct stat st;
+  return kill(id, 0) != 0 && errno == ESRCH &&
+         stat(("/proc/" + std::to_string(id)).c_str(), &st) != 0;
+}
+
+// 0: they all are.
+pid_t taken_id(RestorePlan& plan) {
   const format::PlanHeader& h = *plan.header();
   const auto* t = reinterpret_cast<const format::PlanThread*>(plan.bytes.data() + h.threads.off);
-  if (kill(h.process.pid, 0) == 0 || errno == EPERM) return false;
+  if (!id_is_free(h.process.pid)) return h.process.pid;
   for (uint64_t i = 0; i < h.threads.count; i++) {
-    struct stat st;
-    if (stat(("/proc/" + std::to_string(t[i].record.tid)).c_str(), &st) == 0) return false;
+    if (!id_is_free(t[i].record.tid)) return t[i].record.tid;
   }
-  return true;
+  return 0;
 }
 
 void write_text(const std::string& path, const std::string& text, bool* ok) {
@@ -115,32 +127,68 @@ void write_text(const std::string& path, const std::string& text, bool* ok) {
     *ok = false;
 }
 
+// A process that is to be a restored one.
+struct Becoming {
+  const RestorePlan* plan;
+  std::vector<std::string> env;
+  bool own_group, own_session;  // of one that is alone
+  int row;                      // of the tree
+};
 struct Prepared {
   const StartOptions& options;
-  const RestorePlan& plan;
-  std::vector<std::string> env;
-  pid_t inner_pid;
-  bool own_group;
+  std::vector<Becoming> all;
+  std::vector<Bone> bones;  // empty: one process
+  pid_t main_id = 0;        // 0: any
 };
 
-[[noreturn]] void become_restored(const Prepared& p, int fail_fd) {
-  if (p.own_group) setpgid(0, 0);
-  keep_restore_capability();
-  exec_program(p.options, p.plan.program, p.plan.argv, p.env, fail_fd);
+[[noreturn]] void become_restored(const StartOptions& options, const Becoming& b, int fail_fd) {
+  if (b.own_session) {
+    setsid();
+  } else if (b.own_group) {
+    setpgid(0, 0);
+  }
+  if (geteuid() != 0) keep_restore_capability();  // root has it in the new program anyway
+  exec_program(options, b.plan->program, b.plan->argv, b.env, fail_fd);
+}
+
+// Makes the process, or all of a tree; each becomes what it was. 0: errno says why not.
+pid_t make_processes(const Prepared& p, int fail_fd) {
+  if (p.bones.empty()) {
+    const pid_t pid = fork_with_id(p.main_id, 0);
+    if (pid != 0) return std::max(pid, 0);
+    Becoming b = p.all[0];
+    b.env = restore_environment(p.options, b.plan->environment,
+                                static_cast<pid_t>(syscall(__NR_getpid)));
+    become_restored(p.options, b, fail_fd);
+  }
+  const Trouble bad = make_skeleton(p.bones, [&](int row) {
+    for (const Becoming& b : p.all) {
+      if (b.row == row) become_restored(p.options, b, fail_fd);
+    }
+  });
+  for (const Bone& b : p.bones) {  // they end by themselves
+    if (bad.bad() && b.parent == kTop && b.pid != 0) waitpid(b.pid, nullptr, 0);
+  }
+  errno = bad.error.sys_errno;
+  return bad.bad() ? 0 : p.main_id;
 }
 
 // First process of the private namespace: starts the program with its old id, reaps, tells.
 [[noreturn]] void namespace_init(const Prepared& p, int go_read, int status_write, int fail_fd) {
   char c;
   if (read(go_read, &c, 1) != 1) _exit(125);
+  const int late = p.options.clock == Clock::kHost ? 0 : continue_clocks(p.all[0].plan->clocks);
+  if (late != 0 && p.options.clock == Clock::kContinue) {
+    (void)!write(fail_fd, &late, sizeof(late));
+    _exit(125);
+  }
   prctl(PR_SET_NAME, "cr-init");
   // A /proc of this namespace, seen by the program only; without it /proc/self still works.
   if (mount("none", "/", nullptr, MS_REC | MS_SLAVE, nullptr) == 0) {
     mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, nullptr);
   }
-  const pid_t child = fork_with_id(p.inner_pid, 0);
-  if (child == 0) become_restored(p, fail_fd);
-  if (child < 0) {
+  const pid_t child = make_processes(p, fail_fd);
+  if (child == 0) {
     const int e = errno;
     (void)!write(fail_fd, &e, sizeof(e));
     _exit(125);
@@ -184,26 +232,30 @@ bool make_pipe(Pipe* p) {
   return true;
 }
 
-Trouble launch_direct(const Prepared& p, bool new_id, Launched* ret, int* ret_errno) {
+Trouble launch_direct(const Prepared& p, Launched* ret, int* ret_errno) {
   Pipe fail;
   if (!make_pipe(&fail)) return trouble(Errc::kSystem, errno, "making a pipe");
-  const pid_t pid = fork_with_id(new_id ? 0 : p.inner_pid, 0);
-  if (pid == 0) {
-    Prepared mine = p;
-    if (new_id) {
-      mine.env = restore_environment(p.options, p.plan.environment,
-                                     static_cast<pid_t>(syscall(__NR_getpid)));
-    }
-    become_restored(mine, fail.w.get());
+  const int late = p.options.clock == Clock::kHost ? 0 : continue_clocks(p.all[0].plan->clocks);
+  if (late != 0 && p.options.clock == Clock::kContinue) {
+    *ret_errno = 0;
+    return trouble(Errc::kPermission, late,
+                   std::string("its clocks cannot go on here (a time namespace: ") +
+                       strerror(late) + "); use --clock=auto, or --ids=namespace, or run as root");
   }
+  const pid_t pid = make_processes(p, fail.w.get());
   *ret_errno = errno;
-  if (pid < 0) return trouble(Errc::kPermission, errno, "making a process");
+  if (pid == 0) return trouble(Errc::kPermission, errno, "making a process");
   fail.w.reset();
   const int e = exec_errno(fail.r);
   if (e != 0) {
+    for (const Bone& b : p.bones) {
+      if (b.row >= 0 && !b.zombie) kill(b.pid, SIGKILL);
+    }
+    kill(pid, SIGKILL);
     waitpid(pid, nullptr, 0);
     *ret_errno = 0;
-    return trouble(Errc::kSystem, e, p.plan.program + " cannot be executed: " + strerror(e));
+    return trouble(Errc::kSystem, e,
+                   p.all[0].plan->program + " cannot be executed: " + strerror(e));
   }
   ret->pid = ret->waiter = pid;
   return {};
@@ -248,13 +300,13 @@ Trouble launch_in_namespace(const Prepared& p, Launched* ret) {
     kill(init, SIGKILL);
     waitpid(init, nullptr, 0);
     return trouble(ok ? Errc::kSystem : Errc::kPermission, e,
-                   (ok ? p.plan.program + " cannot be started: "
+                   (ok ? p.all[0].plan->program + " cannot be started: "
                        : std::string("the user namespace's id map: ")) +
                        strerror(e));
   }
-  auto kids = os::read_file(proc + "/task/" + std::to_string(init) + "/children");
-  if (!kids || kids->empty()) return trouble(Errc::kSystem, ESRCH, "the program ended at once");
-  ret->pid = static_cast<pid_t>(strtol(kids->c_str(), nullptr, 10));
+  const auto kids = children_of(init);
+  if (kids.empty()) return trouble(Errc::kSystem, ESRCH, "the program ended at once");
+  ret->pid = kids[0];
   ret->waiter = init;
   ret->status = std::move(status.r);
   return {};
@@ -418,39 +470,45 @@ std::vector<std::string> restore_environment(const StartOptions& o,
   return env;
 }
 
-Trouble launch_restored(const StartOptions& o, RestorePlan& plan, Ids ids, Launched* ret) {
-  format::PlanHeader& h = *plan.header();
-  const pid_t inner = h.process.pid;
-  // The same executable, so that /proc/self/exe is right; without it any program can host.
-  if (access(plan.program.c_str(), X_OK) != 0) {
-    const std::string host = beside_tool("libexec/checkpoint_restore/crhost");
-    if (host.empty()) {
-      return trouble(
-          Errc::kNotFound, ENOENT,
-          "the program " + plan.program + " is gone, and so is libexec/checkpoint_restore/crhost");
-    }
-    plan.warnings.push_back("the program " + plan.program + " is gone; /proc/self/exe will show " +
-                            host);
-    plan.program = host;
+// The same executable, so that /proc/self/exe is right; without it any program can host.
+static Trouble choose_host(RestorePlan& plan) {
+  if (access(plan.program.c_str(), X_OK) == 0) return {};
+  const std::string host = beside_tool("libexec/checkpoint_restore/crhost");
+  if (host.empty()) {
+    return trouble(
+        Errc::kNotFound, ENOENT,
+        "the program " + plan.program + " is gone, and so is libexec/checkpoint_restore/crhost");
   }
-  Prepared p{o, plan, restore_environment(o, plan.environment, inner), inner,
-             h.process.pgid == inner};
-  h.drop_caps = geteuid() != 0 ? 1 : 0;
-  h.ids = format::kIdsSame;
+  plan.warnings.push_back("the program " + plan.program + " is gone; /proc/self/exe will show " +
+                          host);
+  plan.program = host;
+  return {};
+}
+
+static Trouble launch(Prepared& p, const std::vector<RestorePlan*>& plans, pid_t taken, Ids ids,
+                      Launched* ret) {
+  const bool tree = !p.bones.empty();
+  const auto set_ids = [&](uint32_t how) {
+    for (RestorePlan* plan : plans) plan->header()->ids = how;
+  };
+  set_ids(format::kIdsSame);
   std::string why;
-  if (ids == Ids::kAuto || ids == Ids::kSame) {
-    if (ids_are_free(plan)) {
+  // Without root only a user namespace has one of time in it.
+  const bool elsewhere = p.options.clock == Clock::kContinue && geteuid() != 0;
+  if (ids == Ids::kSame || (ids == Ids::kAuto && !elsewhere)) {
+    if (taken == 0) {
       int e = 0;
-      Trouble bad = launch_direct(p, false, ret, &e);
+      Trouble bad = launch_direct(p, ret, &e);
       if (!bad.bad() || e == 0) return bad;
       why = e == EPERM ? "not permitted" : strerror(e);
     } else {
-      why = "process id " + std::to_string(inner) + " or a thread's id is in use";
+      why = "process id " + std::to_string(taken) + " is in use";
     }
     if (ids == Ids::kSame) {
-      return trouble(
-          Errc::kPermission, EPERM,
-          "the program's process id " + std::to_string(inner) + " cannot be had: " + why);
+      return trouble(Errc::kPermission, EPERM,
+                     "the program's process id" +
+                         (tree ? std::string("s") : " " + std::to_string(p.main_id)) +
+                         " cannot be had: " + why);
     }
   }
   if (ids == Ids::kAuto || ids == Ids::kNamespace) {
@@ -460,11 +518,61 @@ Trouble launch_restored(const StartOptions& o, RestorePlan& plan, Ids ids, Launc
         Errc::kPermission, EPERM,
         "the program's process ids cannot be had: " + why + "; " + bad.text +
             ". Run as root, or give crrestore the capability (setcap cap_checkpoint_restore+ep), "
-            "or allow user namespaces, or accept new ids: --ids=new");
+            "or allow user namespaces" +
+            (tree ? "" : ", or accept new ids: --ids=new"));
   }
-  h.ids = format::kIdsNew;
+  if (tree) {
+    return trouble(Errc::kUnsupported, EINVAL,
+                   "--ids=new: several processes know each other by their ids; use --ids=same or "
+                   "--ids=namespace");
+  }
+  set_ids(format::kIdsNew);
+  p.main_id = 0;
   int e = 0;
-  return launch_direct(p, true, ret, &e);
+  return launch_direct(p, ret, &e);
+}
+
+Trouble launch_restored(const StartOptions& o, RestorePlan& plan, Ids ids, Launched* ret) {
+  Trouble bad = choose_host(plan);
+  if (bad.bad()) return bad;
+  format::PlanHeader& h = *plan.header();
+  const pid_t inner = h.process.pid;
+  h.drop_caps = geteuid() != 0 ? 1 : 0;
+  Prepared p{o, {}, {}, inner};
+  p.all.push_back({&plan, {}, h.process.pgid == inner, plan.own_session, 0});
+  return launch(p, {&plan}, taken_id(plan), ids, ret);
+}
+
+Trouble launch_tree(const StartOptions& o, std::span<const format::TreeRecord> rows,
+                    const std::vector<RestorePlan*>& plans, const TerminalOf& terminal_of, Ids ids,
+                    Launched* ret) {
+  Prepared p{o, {}, {}, 0};
+  Trouble bad = plan_skeleton(rows, &p.bones);
+  for (Bone& b : p.bones) {
+    if (b.row < 0 || !b.new_session) continue;
+    const format::TreeRecord& t = rows[static_cast<size_t>(b.row)];
+    if (t.terminal >= 0) b.terminal_fd = terminal_of(static_cast<uint32_t>(t.terminal));
+    b.foreground = t.foreground;
+  }
+  pid_t taken = 0;
+  std::vector<RestorePlan*> all;
+  for (size_t i = 0; i < rows.size() && !bad.bad(); i++) {
+    RestorePlan* plan = plans[i];
+    if (plan == nullptr) {
+      const bool ended = (rows[i].flags & format::kTreeEnded) != 0;
+      if (!ended && taken == 0 && !id_is_free(rows[i].pid)) taken = rows[i].pid;
+      continue;
+    }
+    bad = choose_host(*plan);
+    plan->header()->drop_caps = geteuid() != 0 ? 1 : 0;
+    all.push_back(plan);
+    p.all.push_back({plan, restore_environment(o, plan->environment, rows[i].pid), false, false,
+                     static_cast<int>(i)});
+    if (p.main_id == 0) p.main_id = rows[i].pid;
+    if (taken == 0) taken = taken_id(*plan);
+  }
+  if (bad.bad()) return bad;
+  return launch(p, all, taken, ids, ret);
 }
 
 }  // namespace cr::agent

@@ -9,10 +9,13 @@
 #include <signal.h>
 #include <sys/types.h>
 
+#include <functional>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "agent/restore_plan.h"
+#include "agent/time_namespace.h"
 #include "agent/world.h"
 #include "os/fd.h"
 
@@ -36,8 +39,10 @@ void restore_signal_state(const SignalState& s);
 
 struct StartOptions {
   std::string preload;      // path of libcrpreload.so
+  std::string plugins;      // further objects to be loaded, each with a colon before it
   std::string session_dir;  // absolute
   SignalState signals;
+  Clock clock = Clock::kAuto;  // of a restored program
 };
 
 // Can the program be checkpointed at all? Resolves argv0 by PATH. Exit codes 126, 127 or 125 in
@@ -49,6 +54,15 @@ Trouble launch_fresh(const StartOptions& options, const std::string& path,
 
 // Makes the process for plan; it will connect and ask for it (kMessageTake).
 Trouble launch_restored(const StartOptions& options, RestorePlan& plan, Ids ids, Launched* ret);
+
+// A descriptor of the slave of a restored pseudoterminal, by its number in the image; -1: none.
+using TerminalOf = std::function<int(uint32_t number)>;
+
+// Of several processes: rows as in the image, plans by row, nullptr for what has ended.
+// ret->pid: any of them.
+Trouble launch_tree(const StartOptions& options, std::span<const format::TreeRecord> rows,
+                    const std::vector<RestorePlan*>& plans, const TerminalOf& terminal_of, Ids ids,
+                    Launched* ret);
 
 // The environment in which a program takes over: for exec by restore().
 std::vector<std::string> restore_environment(const StartOptions& options,

@@ -16,6 +16,7 @@
 
 #include "agent/frame.h"
 #include "agent/session.h"
+#include "agent/time_namespace.h"
 #include "format/quick_scan.h"
 #include "os/proc.h"
 #include "rawsys/rawsys.h"
@@ -37,6 +38,8 @@ constexpr uint64_t kAskNs = 12000;  // from one call to the next one's question
 // Below, the agent looks from time to time and need not be woken, which costs the program time.
 constexpr uint64_t kNapGapNs = 5000000, kLeastNapNs = 200000, kMostNapNs = 1000000;
 constexpr uint64_t kMostFailedAttempts = 3;
+// Of the look at files; the program has other things to look at, and the agent writes.
+constexpr double kAgentShare = 0.6;
 constexpr int kRead = O_RDONLY | O_CLOEXEC;
 
 // Not by a system call.
@@ -113,7 +116,8 @@ void QuickPath::make_room() {
 bool QuickPath::is_simple(const store::Model& m) const {
   if (m.threads.size() != 1 || (m.threads[0].flags & format::kThreadLeader) == 0 ||
       !m.siginfos.empty() || !m.objects.empty() || !m.locks.empty() || !m.owners.empty() ||
-      !m.posix_timers.empty() || m.fds.size() > format::kQuickMostFds) {
+      !m.posix_timers.empty() || !m.thread_traits.empty() || !m.plugins.empty() ||
+      !m.semaphores.empty() || m.fds.size() > format::kQuickMostFds) {
     return false;
   }
   for (const format::TimerRecord& t : m.process.itimers) {
@@ -203,6 +207,9 @@ bool QuickPath::fill_files(const store::Model& m) {
     q.dev = f.dev;
     q.ino = f.ino;
     q.position = f.position;
+    q.copied_ctime_ns = s_.files_.copied_ctime_ns(f.dev, f.ino);
+    q.has_modes = f.kind == format::kFileTerminal && f.content.bytes != 0 ? 1 : 0;
+    if (q.has_modes != 0) memcpy(q.modes, m.blobs.data() + f.content.off, sizeof(q.modes));
     const std::string path = m.strings.c_str() + f.path;
     q.path_bytes = path.size();
     q.path_off = add_path(path);
@@ -276,6 +283,57 @@ bool QuickPath::fill_plan(const store::Model& m, const std::string& map,
   return fill_files(m);
 }
 
+// Readable by the program: a copy by loads and stores then saves process_vm_readv, a quarter of the
+// program's time in a quick checkpoint. But a page of a mapped file is gone, and reading it is the
+// end, if somebody cuts the file off: of files with program text that would be the end in any case.
+bool QuickPath::is_plain(const store::Model& m) const {
+  using format::SegmentRecord;
+  const auto is_text = [&](const SegmentRecord& seg) {
+    return std::ranges::any_of(m.segments, [&](const SegmentRecord& s) {
+      return s.dev == seg.dev && s.ino == seg.ino && (s.prot & PROT_EXEC) != 0;
+    });
+  };
+  const auto touches = [](const std::vector<format::QuickRange>& all, const SegmentRecord& seg) {
+    return std::ranges::any_of(
+        all, [&](const format::QuickRange& r) { return seg.start < r.end && r.start < seg.end; });
+  };
+  return std::ranges::all_of(m.segments, [&](const SegmentRecord& seg) {
+    const bool of_file = seg.kind == format::kSegmentFile;
+    if (!touches(of_file ? private_ : ranges_, seg)) return true;
+    return (seg.prot & PROT_READ) != 0 && (!of_file || is_text(seg));
+  });
+}
+
+// By how long the look at each file takes, which is by its pages in memory. Not within a run of
+// private pages.
+uint64_t QuickPath::split_files() {
+  auto& scratch = *reinterpret_cast<format::QuickScratch*>(scratch_.data());
+  std::vector<double> cost;
+  double left = 0;
+  for (const format::QuickRange& r : files_) {
+    const uint64_t begin = now_ns();
+    (void)format::each_private({&r, 1}, r, scratch, pagemap_fd_.get(),
+                               [](const format::QuickRange&) -> long { return 0; });
+    cost.push_back(static_cast<double>(now_ns() - begin));
+    left += cost.back() * kAgentShare;
+  }
+  for (size_t i = 0; i < files_.size(); i++) {
+    const format::QuickRange& r = files_[i];
+    if (left >= cost[i]) {
+      left -= cost[i];
+      continue;
+    }
+    const uint64_t at =
+        r.start +
+        page_ceil(static_cast<uint64_t>(static_cast<double>(r.end - r.start) * left / cost[i]));
+    for (const format::QuickRange& p : private_) {
+      if (p.start < at && at < p.end) return p.start;
+    }
+    return at;
+  }
+  return ~uint64_t{0};
+}
+
 bool QuickPath::MappedFile::is_same() const {
   struct stat st;
   return fstat(fd.get(), &st) == 0 && static_cast<uint64_t>(st.st_size) == bytes &&
@@ -313,6 +371,7 @@ void QuickPath::offer(const store::Model& model, const std::string& map,
   const uint64_t runs = load(h.plan.private_count);
   if (runs > format::kQuickMostRuns || !open_mapped(model)) return;
   private_.assign(h.private_runs, h.private_runs + runs);
+  h.plan.plain = is_plain(model) ? 1 : 0;
   map_ = map;
   maps_fd_ = os::Fd(open(os::task_path(s_.pid_, s_.control_tid_, "maps").c_str(), kRead));
   timers_fd_ = os::Fd(open(("/proc/" + std::to_string(s_.pid_) + "/timers").c_str(), kRead));
@@ -320,6 +379,7 @@ void QuickPath::offer(const store::Model& model, const std::string& map,
   const std::string process = "/proc/" + std::to_string(s_.pid_);
   tasks_fd_ = os::Fd(open((process + "/task").c_str(), kRead | O_DIRECTORY));
   scratch_.resize(sizeof(format::QuickScratch));
+  h.plan.private_split = private_split_ = split_files();
   model_ = model;
   model_.extents.clear();
   model_.checksums.clear();
@@ -329,6 +389,7 @@ void QuickPath::offer(const store::Model& model, const std::string& map,
   h.marking = 0;
   h.refused = format::kQuickDone;
   offered_ns_ = now_ns();
+  ahead_ns_ = clock_ahead(s_.pid_);
   set(h.enabled, 1);
 }
 
@@ -389,8 +450,9 @@ bool QuickPath::looks_same() {
     return false;
   }
   auto& scratch = *reinterpret_cast<format::QuickScratch*>(scratch_.data());
-  return format::compare_private({files_.data(), files_.size()}, {private_.data(), private_.size()},
-                                 scratch, pagemap_fd_.get()) == 0;
+  return format::compare_private({files_.data(), files_.size()}, {0, private_split_},
+                                 {private_.data(), private_.size()}, scratch,
+                                 pagemap_fd_.get()) == 0;
 }
 
 bool QuickPath::help() {
@@ -489,7 +551,7 @@ void QuickPath::commit_next() {
   } else {
     s_.attempt_.pause_ns = slot.pause_ns;
     s_.attempt_.flags = format::kHistoryQuick;
-    s_.attempt_begin_ns_ = slot.begin_ns;
+    s_.attempt_begin_ns_ = begin_here(slot);
     bad = commit(slot);
   }
   if (bad.bad()) {
@@ -576,6 +638,11 @@ std::vector<format::Run> QuickPath::all_runs() const {
   return all;
 }
 
+// When the program began, by this process's clock: the program's may be another.
+uint64_t QuickPath::begin_here(const QuickSlot& slot) const {
+  return slot.begin_ns - static_cast<uint64_t>(ahead_ns_);
+}
+
 Trouble QuickPath::commit(const QuickSlot& slot) {
   if (!std::ranges::all_of(mapped_, [](const MappedFile& f) { return f.is_same(); })) {
     return trouble(Errc::kUnsupported, ESTALE,
@@ -596,7 +663,12 @@ Trouble QuickPath::commit(const QuickSlot& slot) {
   super.sequence = s_.sequence_ + 1;
   super.attempt = s_.attempts_;
   memcpy(super.session_id, s_.session_id_, sizeof(super.session_id));
-  super.monotonic_ns = slot.begin_ns;
+  if (!model_.process_traits.empty()) {
+    format::ProcessTraitsRecord& p = model_.process_traits[0];
+    p.boottime_ns += slot.begin_ns - p.monotonic_ns;
+    p.monotonic_ns = slot.begin_ns;
+  }
+  super.monotonic_ns = begin_here(slot);
   super.realtime_ns = slot.realtime_ns;
   super.pause_ns = slot.pause_ns;
   super.memory_bytes = s_.memory_bytes_;
@@ -611,7 +683,7 @@ Trouble QuickPath::commit(const QuickSlot& slot) {
   s_.staged_bytes_ = pages_.size() * kPageSize;
   s_.attempt_.memory_bytes = super.memory_bytes;
   s_.pause_ns_ = slot.pause_ns;
-  s_.commit_ns_ = now_ns() - slot.begin_ns;
+  s_.commit_ns_ = now_ns() - begin_here(slot);
   s_.realtime_ns_ = slot.realtime_ns;
   return {};
 }

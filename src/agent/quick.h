@@ -63,6 +63,7 @@ class QuickPath {
   void fill_thread(const store::Model& model);
   uint64_t add_path(const std::string& text);
   bool read_slot(uint64_t number, format::QuickSlot* slot);
+  uint64_t begin_here(const format::QuickSlot& slot) const;
   Trouble commit(const format::QuickSlot& slot);
   Trouble commit_pages(format::SuperBlock* super);
   Trouble commit_anew(format::SuperBlock* super);
@@ -80,6 +81,7 @@ class QuickPath {
   bool often_ = false;
   bool memory_ = false;           // is allocated
   uint64_t failed_attempts_ = 0;  // of marking without a slot: at some number it is given up
+  int64_t ahead_ns_ = 0;          // how far the program's clock is ahead of this process's
   uint64_t offered_ns_ = 0, whole_ = 0;
   uint64_t generation_ = 0;
   uint64_t finished_ = 0;  // as QuickHead says; what the program may write to is not read back
@@ -92,6 +94,7 @@ class QuickPath {
   std::vector<store::DeltaPage> pages_;
   std::vector<format::QuickRange> ranges_;  // of both kinds, ascending
   std::vector<format::QuickRange> files_, private_;
+  uint64_t private_split_ = ~uint64_t{0};
   size_t paths_used_ = 0;
   struct MappedFile {
     os::Fd fd;
@@ -100,6 +103,8 @@ class QuickPath {
     bool is_same() const;
   };
   bool open_mapped(const store::Model& model);
+  uint64_t split_files();
+  bool is_plain(const store::Model& model) const;
   std::vector<MappedFile> mapped_;
   // For help().
   std::string map_, map_now_;

@@ -36,8 +36,7 @@ class ObjectReader {
                uint32_t number)
       : owner_(owner), model_(model), sink_(sink), number_(number), o_(model.objects[number]) {
     for (const os::MapEntry& m : owner.maps) {
-      const bool file = m.ino != 0 && m.name.starts_with("/");
-      if (file && find_object(model, key_of(m)) == static_cast<int>(number)) {
+      if (may_be_object(m) && find_object(model, key_of(m)) == static_cast<int>(number)) {
         maps_.push_back(&m);
       }
     }
@@ -79,7 +78,7 @@ void ObjectReader::open_descriptor() {
   for (const format::FdRecord& r : model_.fds) {
     const format::FileRecord& f = model_.files[r.file];
     if (f.kind != format::kFileObject || f.pair != number_) continue;
-    os::Fd fd(static_cast<int>(syscall(__NR_pidfd_getfd, owner_.pidfd, r.fd, 0)));
+    os::Fd fd = os::copy_of_fd(owner_.pidfd, owner_.tid, r.fd);
     const std::string again = "/proc/self/fd/" + std::to_string(fd.get());
     fd_ = os::Fd(fd ? open(again.c_str(), O_RDONLY | O_CLOEXEC) : -1);
     searchable_ = static_cast<bool>(fd_);
@@ -95,7 +94,7 @@ void ObjectReader::open_mapping() {
     char t[64];
     snprintf(t, sizeof(t), "map_files/%lx-%lx", static_cast<unsigned long>(m->start),
              static_cast<unsigned long>(m->end));
-    const std::string path = "/proc/" + std::to_string(owner_.pid) + "/" + t;
+    const std::string path = "/proc/" + std::to_string(owner_.tid) + "/" + t;
     fd_ = os::Fd(open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
     struct stat st;
     if (fd_ && fstat(fd_.get(), &st) == 0 && st.st_ino == m->ino) return;

@@ -11,11 +11,16 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <map>
 
+#include "agent/compare_sockets.h"
 #include "agent/file_owners.h"
 #include "agent/kind_fifo.h"
+#include "agent/kind_pty.h"
 #include "agent/kinds.h"
+#include "agent/restore_sockets.h"
+#include "agent/terminal.h"
 
 namespace cr::agent {
 namespace {
@@ -24,11 +29,13 @@ std::string errno_text() { return strerror(errno); }
 
 class FileOpener {
  public:
-  FileOpener(const format::ImageView& image, const std::string& image_dir, int live_pidfd,
-             ObjectMaker& objects, RestorePlan& plan)
+  FileOpener(const format::ImageView& image, const std::string& image_dir,
+             const PlanOptions& options, ObjectMaker& objects, RestorePlan& plan)
       : image_(image),
         image_dir_(image_dir),
-        live_pidfd_(live_pidfd),
+        live_pidfd_(options.live_pidfd),
+        shared_(options.shared),
+        member_(options.member),
         objects_(objects),
         plan_(plan) {}
   Trouble run(std::vector<format::PlanFd>* ret_fds);
@@ -39,23 +46,33 @@ class FileOpener {
   Trouble open_regular(const format::FileRecord& f, os::Fd* ret, PendingFile* pending);
   Trouble open_deleted(const format::FileRecord& f, os::Fd* ret);
   Trouble open_pipe(const format::FileRecord& f, os::Fd* ret);
+  Trouble look_at_terminal(const format::FileRecord& f);
+  Trouble open_own_terminal(const format::FileRecord& f, os::Fd* ret);
   Trouble broken_pipe(const format::FileRecord& f, os::Fd* ret);
+  Trouble make_sockets();
+  void place_flying(const format::FileRecord& f, const PendingFile& pending, int fd);
   Trouble open_path(const format::FileRecord& f, uint32_t extra, os::Fd* ret);
   bool take_live(const format::FileRecord& f, os::Fd* ret) const;
+  Trouble take_shared(const format::FileRecord& f, os::Fd* ret) const;
   std::string describe(const format::FileRecord& f) const;
 
-  struct Pipe {
-    os::Fd read_end, write_end;
-    bool filled = false;
-  };
+  using Pipe = SharedMakings::Pipe;
   const format::ImageView& image_;
   const std::string& image_dir_;
   int live_pidfd_;
+  SharedMakings* const shared_;
+  const uint32_t member_;
   ObjectMaker& objects_;
   RestorePlan& plan_;
-  std::map<uint32_t, Pipe> pipes_;
+  std::map<uint32_t, Pipe> own_pipes_;
+  std::map<uint32_t, Pipe>& pipes_ = shared_ != nullptr ? shared_->pipes : own_pipes_;
   FifoOpener fifos_{live_pidfd_ >= 0};
-  std::map<uint64_t, os::Fd> unnamed_;  // by inode number
+  std::map<uint64_t, os::Fd> own_unnamed_;
+  std::map<uint64_t, os::Fd>& unnamed_ = shared_ != nullptr ? shared_->unnamed : own_unnamed_;
+  SocketMaker own_sockets_{plan_.warnings, plan_.undo};
+  SocketMaker& sockets_ = shared_ != nullptr ? *shared_->sockets : own_sockets_;
+  PtyMaker own_ptys_{live_pidfd_};
+  PtyMaker& ptys_ = shared_ != nullptr ? *shared_->ptys : own_ptys_;
 };
 
 std::string FileOpener::describe(const format::FileRecord& f) const {
@@ -98,8 +115,25 @@ bool FileOpener::take_live(const format::FileRecord& f, os::Fd* ret) const {
   return false;
 }
 
+// The open file that another process of the tree has.
+Trouble FileOpener::take_shared(const format::FileRecord& f, os::Fd* ret) const {
+  if (shared_ != nullptr) {
+    auto it = shared_->files.find({static_cast<uint32_t>(f.file_bytes), f.pair});
+    if (it != shared_->files.end()) *ret = os::Fd(fcntl(it->second.get(), F_DUPFD_CLOEXEC, 0));
+  }
+  if (*ret) return {};
+  return trouble(Errc::kUnsupported, 0,
+                 describe(f) +
+                     " is shared with another process of its tree, which does not have "
+                     "it; restore the whole tree");
+}
+
 Trouble FileOpener::open_regular(const format::FileRecord& f, os::Fd* ret, PendingFile* pending) {
   const std::string path = image_.string(f.path);
+  if (plan_.put_back_later.contains(path)) {  // nothing is started
+    *ret = os::Fd(open("/dev/null", O_RDWR | O_CLOEXEC));
+    return {};
+  }
   struct stat st;
   if (lstat(path.c_str(), &st) != 0 && errno == ENOENT &&
       !rename_back(f.ino, image_.super.realtime_ns, path, plan_.warnings)) {
@@ -226,20 +260,52 @@ Trouble FileOpener::broken_pipe(const format::FileRecord& f, os::Fd* ret) {
   return {};
 }
 
+// Of a terminal the place may be taken by something else, if the program can do with it.
+Trouble FileOpener::look_at_terminal(const format::FileRecord& f) {
+  const SavedFile saved = saved_file(image_, static_cast<uint32_t>(&f - &image_.files[0]));
+  const os::Fd own(f.std_fd < 0 ? open("/dev/tty", O_RDWR | O_NOCTTY | O_CLOEXEC)
+                                : fcntl(f.std_fd, F_DUPFD_CLOEXEC, 3));
+  const std::string why = needs_terminal(saved, own.get());
+  if (!why.empty()) return trouble(Errc::kUnsupported, ENOTTY, why);
+  if (f.std_fd >= 0 && own && isatty(own.get()) == 0) {
+    plan_.warnings.push_back(saved.name + " was a terminal; descriptor " +
+                             std::to_string(f.std_fd) +
+                             " of crrestore, which is none, takes its place");
+  }
+  return {};
+}
+
+Trouble FileOpener::open_own_terminal(const format::FileRecord& f, os::Fd* ret) {
+  *ret = os::Fd(open("/dev/tty", static_cast<int>(reopen_flags(f)) | O_CLOEXEC | O_NOCTTY));
+  if (*ret) return {};
+  return trouble(Errc::kSystem, errno,
+                 describe(f) +
+                     ": the program has its controlling terminal open, and there is none "
+                     "here; run crrestore in a terminal (script -qc 'crrestore "
+                     "IMAGE.dir' /dev/null makes one)");
+}
+
 // What only the process itself can make is made by the plan's calls, in this one's place.
 Trouble FileOpener::make_anew(const KindOfFile& kind, const SavedFile& f, os::Fd* ret) {
   const std::string why = kind.why_not != nullptr ? kind.why_not(f) : "";
   if (!why.empty()) return trouble(Errc::kNotFound, ENOENT, why);
   Recipe recipe;
   kind.make(f, recipe);
-  const long r = kind.by_process ? open("/dev/null", O_RDWR | O_CLOEXEC) : recipe.run_here();
-  if (r < 0) {
-    const int e = kind.by_process ? errno : static_cast<int>(-r);
-    return trouble(Errc::kSystem, e, f.name + " cannot be made again: " + strerror(e));
+  const bool by_process = kind.by_process != nullptr && kind.by_process(f);
+  if (by_process) {
+    *ret = os::Fd(open("/dev/null", O_RDWR | O_CLOEXEC));
+  } else if (kind.by_agent != nullptr && kind.by_agent(f)) {
+    *ret = kind.make_here(f);
+  } else {
+    const long r = recipe.run_here();
+    *ret = os::Fd(static_cast<int>(std::max(r, -1L)));
+    errno = static_cast<int>(-r);
   }
-  *ret = os::Fd(static_cast<int>(r));
+  if (!*ret) {
+    return trouble(Errc::kSystem, errno, f.name + " cannot be made again: " + strerror(errno));
+  }
   const uint32_t flags = f.file.open_flags & (O_APPEND | O_NONBLOCK);
-  if (!kind.by_process && flags != 0) fcntl(ret->get(), F_SETFL, flags);
+  if (!by_process && flags != 0) fcntl(ret->get(), F_SETFL, flags);
   return {};
 }
 
@@ -254,15 +320,31 @@ Trouble FileOpener::open_one(const format::FileRecord& f, os::Fd* ret, PendingFi
       return open_deleted(f, ret);
     case format::kFilePipe:
       return open_pipe(f, ret);
+    case format::kFileShared:
+      return take_shared(f, ret);
     case format::kFileObject:
       return objects_.open_descriptor(f, ret);
     case format::kFileFifo:
       return fifos_.open(saved_file(image_, static_cast<uint32_t>(&f - &image_.files[0])), ret);
+    case format::kFileSocket: {
+      *ret = sockets_.get(f.ino);
+      if (*ret) return {};
+      return trouble(Errc::kSystem, errno, describe(f) + ": " + errno_text());
+    }
+    case format::kFilePtyMaster:
+      return ptys_.open_master(saved_file(image_, static_cast<uint32_t>(&f - &image_.files[0])),
+                               ret);
+    case format::kFilePtySlave:
+      return ptys_.open_slave(saved_file(image_, static_cast<uint32_t>(&f - &image_.files[0])),
+                              ret);
     case format::kFileDirectory: {
       Trouble bad = open_path(f, O_DIRECTORY, ret);
       if (!bad.bad()) lseek(ret->get(), static_cast<off_t>(f.position), SEEK_SET);
       return bad;
     }
+    case format::kFilePlugin:  // keeps the number until the plug-in has made it
+      *ret = os::Fd(open("/dev/null", O_RDWR | O_CLOEXEC));
+      return *ret ? Trouble{} : trouble(Errc::kSystem, errno, "/dev/null: " + errno_text());
     case format::kFileDevice:
     case format::kFileOpath:
       return open_path(f, 0, ret);
@@ -275,15 +357,11 @@ Trouble FileOpener::open_one(const format::FileRecord& f, os::Fd* ret, PendingFi
       pending->position = f.position;
       return {};
     }
-    case format::kFileTerminal:
+    case format::kFileTerminal: {
       if (take_live(f, ret)) return {};
-      if (f.std_fd < 0) {
-        *ret = os::Fd(open("/dev/tty", static_cast<int>(reopen_flags(f)) | O_CLOEXEC | O_NOCTTY));
-        if (!*ret) {
-          return trouble(Errc::kSystem, errno, describe(f) + ": there is no controlling terminal");
-        }
-        return {};
-      }
+      Trouble bad = look_at_terminal(f);
+      if (bad.bad() || f.std_fd < 0) return bad.bad() ? bad : open_own_terminal(f, ret);
+    }
       [[fallthrough]];
     case format::kFileStdPipe: {
       if (take_live(f, ret)) return {};
@@ -307,14 +385,47 @@ Trouble FileOpener::open_one(const format::FileRecord& f, os::Fd* ret, PendingFi
   }
 }
 
+// Those that the process that is rolled back has as they were it keeps.
+Trouble FileOpener::make_sockets() {
+  if (shared_ != nullptr) return {};  // with those of all processes
+  sockets_.add(image_);
+  if (live_pidfd_ >= 0) {
+    for (const auto& [ino, change] : compare_sockets(image_, live_pidfd_, 0)) {
+      os::Fd live = live_socket(image_, ino, live_pidfd_);
+      if (change == SocketChange::kNone && live) sockets_.keep(ino, std::move(live));
+    }
+  }
+  return sockets_.make();
+}
+
+// One that waits in a socket (SCM_RIGHTS) has no number in the program, which sets the offsets of
+// those that have one.
+void FileOpener::place_flying(const format::FileRecord& f, const PendingFile& pending, int fd) {
+  const auto is_of_file = [&](const format::FdRecord& r) { return &image_.files[r.file] == &f; };
+  if (!pending.seek || std::ranges::any_of(image_.fds, is_of_file)) return;
+  lseek(fd, static_cast<off_t>(pending.position), SEEK_SET);
+  if (pending.truncate) {
+    plan_.warnings.push_back(pending.path +
+                             " is longer than at the checkpoint; its descriptor waits in a socket, "
+                             "so it was not cut back");
+  }
+}
+
 Trouble FileOpener::run(std::vector<format::PlanFd>* ret_fds) {
   std::vector<uint32_t> index(image_.files.size());
+  Trouble bad = make_sockets();
+  if (bad.bad()) return bad;
   for (size_t i = 0; i < image_.files.size(); i++) {
     os::Fd fd;
     PendingFile pending;
-    Trouble bad = open_one(image_.files[i], &fd, &pending);
+    bad = open_one(image_.files[i], &fd, &pending);
     if (bad.bad()) return bad;
     signal_own_group(image_, static_cast<uint32_t>(i), fd.get());
+    if (shared_ != nullptr && fd) {
+      os::Fd copy(fcntl(fd.get(), F_DUPFD_CLOEXEC, 0));
+      shared_->files[{member_, static_cast<uint32_t>(i)}] = std::move(copy);
+    }
+    place_flying(image_.files[i], pending, fd.get());
     index[i] = static_cast<uint32_t>(plan_.fds.size());
     if (pending.truncate || pending.seek || !pending.proc_path.empty()) {
       pending.fd = static_cast<int>(plan_.fds.size());
@@ -325,7 +436,17 @@ Trouble FileOpener::run(std::vector<format::PlanFd>* ret_fds) {
   for (const format::FdRecord& r : image_.fds) {
     ret_fds->push_back({r.fd, index[r.file], r.cloexec, 0});
   }
-  return {};
+  if (shared_ != nullptr) return {};
+  bad = sockets_.finish(
+      [&](const format::ImageView&, uint32_t file) { return plan_.fds[index[file]].get(); });
+  if (bad.bad()) return bad;
+  plan_.sockets_to_fill = sockets_.filled_by_process();
+  for (uint32_t i = 0; i < image_.files.size(); i++) {
+    const format::FileRecord& f = image_.files[i];
+    const auto flags = static_cast<int>(f.open_flags & (O_APPEND | O_NONBLOCK));
+    if (f.kind == format::kFileSocket) fcntl(plan_.fds[index[i]].get(), F_SETFL, flags);
+  }
+  return ptys_.finish(plan_.warnings);
 }
 
 }  // namespace
@@ -362,9 +483,10 @@ bool rename_back(uint64_t ino, uint64_t checkpoint_ns, const std::string& path,
   return true;
 }
 
-Trouble open_files(const format::ImageView& image, const std::string& image_dir, int live_pidfd,
-                   ObjectMaker& objects, RestorePlan& plan, std::vector<format::PlanFd>* ret_fds) {
-  return FileOpener(image, image_dir, live_pidfd, objects, plan).run(ret_fds);
+Trouble open_files(const format::ImageView& image, const std::string& image_dir,
+                   const PlanOptions& options, ObjectMaker& objects, RestorePlan& plan,
+                   std::vector<format::PlanFd>* ret_fds) {
+  return FileOpener(image, image_dir, options, objects, plan).run(ret_fds);
 }
 
 Trouble open_proc_files(RestorePlan& plan, pid_t pid) {

@@ -157,7 +157,22 @@ Trouble ObjectMaker::open_named(const ObjectRecord& o, Made& m) {
   return check_size(o, m);
 }
 
+// Another process of the tree has it already.
+Trouble ObjectMaker::share_segment(const ObjectRecord& o, int id, Made& m) {
+  SysvSegment segment;
+  segment.id = id;
+  segment.attached = SysvAttachment::attach(id, 0);
+  if (!segment.attached) return failed(o, "cannot be attached", errno);
+  m.filled = true;
+  m.segment = static_cast<int>(plan_.segments.size());
+  plan_.segments.push_back({std::move(segment), false, number(o)});
+  return {};
+}
+
 Trouble ObjectMaker::make_segment(const ObjectRecord& o, Made& m) {
+  if (shared_ != nullptr && shared_->segments.contains(o.ino)) {
+    return share_segment(o, shared_->segments[o.ino], m);
+  }
   SysvSegment segment;
   std::string warning;
   const bool read_only = !may_write(image_.segments, number(o));
@@ -169,6 +184,7 @@ Trouble ObjectMaker::make_segment(const ObjectRecord& o, Made& m) {
   if (m.fresh && (o.flags & format::kObjectRemoved) == 0) {
     plan_.undo.add([id = segment.id] { shmctl(id, IPC_RMID, nullptr); });
   }
+  if (shared_ != nullptr) shared_->segments[o.ino] = segment.id;
   m.segment = static_cast<int>(plan_.segments.size());
   plan_.segments.push_back({std::move(segment), !m.fresh && !read_only, number(o)});
   return {};
@@ -178,6 +194,9 @@ Trouble ObjectMaker::make(const ObjectRecord& o, Made& m) {
   switch (o.kind) {
     case format::kObjectMemfd:
       return make_memfd(o, m);
+    case format::kObjectAnon:
+      m.fd = os::Fd(memfd_create("shared-anonymous", MFD_CLOEXEC));
+      return m.fd ? set_size(o, m) : failed(o, "it cannot be made", errno);
     case format::kObjectUnnamed:
       return make_unnamed(o, m);
     case format::kObjectSysv:
@@ -190,9 +209,36 @@ Trouble ObjectMaker::make(const ObjectRecord& o, Made& m) {
 Trouble ObjectMaker::prepare() {
   made_.resize(image_.objects.size());
   for (const ObjectRecord& o : image_.objects) {
-    Trouble bad = make(o, made_[number(o)]);
+    Trouble bad = make_or_share(o, made_[number(o)]);
     if (bad.bad()) return bad;
   }
+  return {};
+}
+
+// Of memory without a name several processes get one and the same. Who maps more of it may know
+// more of it.
+Trouble ObjectMaker::make_or_share(const ObjectRecord& o, Made& m) {
+  const bool nameless = o.kind == format::kObjectMemfd || o.kind == format::kObjectUnnamed ||
+                        o.kind == format::kObjectAnon;
+  if (shared_ == nullptr || !nameless) return make(o, m);
+  auto it = shared_->objects.find({o.dev, o.ino});
+  if (it == shared_->objects.end()) {
+    Trouble bad = make(o, m);
+    if (bad.bad()) return bad;
+    os::Fd copy(fcntl(m.fd.get(), F_DUPFD_CLOEXEC, 0));
+    shared_->objects[{o.dev, o.ino}] = {std::move(copy), o.bytes};
+    return {};
+  }
+  SharedMakings::Object& made = it->second;
+  m.fd = os::Fd(fcntl(made.fd.get(), F_DUPFD_CLOEXEC, 0));
+  m.fresh = m.given = true;
+  m.filled = o.bytes <= made.bytes;
+  if (m.filled) return {};
+  if (ftruncate(m.fd.get(), static_cast<off_t>(o.bytes)) != 0) {
+    return failed(o, "cannot be given its size", errno);
+  }
+  fresh_bytes_ += o.bytes - made.bytes;
+  made.bytes = o.bytes;
   return {};
 }
 
@@ -276,9 +322,10 @@ Trouble ObjectMaker::list_changes(const ObjectRecord& o, Made& m) {
 Trouble ObjectMaker::fill() {
   for (const ObjectRecord& o : image_.objects) {
     Made& m = made_[number(o)];
-    Trouble bad = m.segment >= 0 ? fill_attached(o, m)
-                  : m.fresh      ? fill_fresh(o, m)
-                                 : list_changes(o, m);
+    Trouble bad = m.filled         ? Trouble{}
+                  : m.segment >= 0 ? fill_attached(o, m)
+                  : m.fresh        ? fill_fresh(o, m)
+                                   : list_changes(o, m);
     if (bad.bad()) return bad;
   }
   return {};

@@ -20,9 +20,14 @@ namespace cr::agent {
 class ObjectMaker {
  public:
   // live: the program still runs, and may write to what it shares until it begins anew.
-  ObjectMaker(const store::LoadedImage& loaded, const std::string& image_dir, bool live,
-              RestorePlan& plan)
-      : loaded_(loaded), image_(loaded.view), dir_(image_dir), live_(live), plan_(plan) {}
+  ObjectMaker(const store::LoadedImage& loaded, const std::string& image_dir,
+              const PlanOptions& options, RestorePlan& plan)
+      : loaded_(loaded),
+        image_(loaded.view),
+        dir_(image_dir),
+        live_(options.live_pidfd >= 0),
+        shared_(options.shared),
+        plan_(plan) {}
 
   // Opens or makes every object; the content is still to come.
   Trouble prepare();
@@ -35,9 +40,10 @@ class ObjectMaker {
 
  private:
   struct Made {
-    os::Fd fd;           // of all but System V segments
-    bool fresh = false;  // nobody else has seen it
-    bool given = false;  // its description is the program's
+    os::Fd fd;            // of all but System V segments
+    bool fresh = false;   // nobody else has seen it
+    bool filled = false;  // by another process of the tree
+    bool given = false;   // its description is the program's
     uint64_t bytes_now = 0;
     int segment = -1;                            // System V: index in plan.segments
     int writing_index = -1, reading_index = -1;  // in plan.fds
@@ -46,10 +52,12 @@ class ObjectMaker {
   std::string name(const format::ObjectRecord& o) const { return image_.string(o.name); }
   Trouble failed(const format::ObjectRecord& o, const std::string& what, int error) const;
   Trouble make(const format::ObjectRecord& o, Made& m);
+  Trouble make_or_share(const format::ObjectRecord& o, Made& m);
   Trouble make_memfd(const format::ObjectRecord& o, Made& m);
   Trouble make_unnamed(const format::ObjectRecord& o, Made& m);
   Trouble open_named(const format::ObjectRecord& o, Made& m);
   Trouble make_again(const format::ObjectRecord& o, Made& m);
+  Trouble share_segment(const format::ObjectRecord& o, int id, Made& m);
   Trouble make_segment(const format::ObjectRecord& o, Made& m);
   Trouble set_size(const format::ObjectRecord& o, Made& m);
   Trouble check_size(const format::ObjectRecord& o, const Made& m) const;
@@ -69,6 +77,7 @@ class ObjectMaker {
   const format::ImageView& image_;
   const std::string& dir_;
   bool live_;
+  SharedMakings* const shared_;
   RestorePlan& plan_;
   std::vector<Made> made_;
   uint64_t fresh_bytes_ = 0;

@@ -20,9 +20,14 @@
 #include "agent/file_locks.h"
 #include "agent/frame.h"
 #include "agent/furnish.h"
+#include "agent/kind_pty.h"
 #include "agent/posix_timers.h"
 #include "agent/restore_files.h"
 #include "agent/restore_objects.h"
+#include "agent/restore_sockets.h"
+#include "agent/semaphores.h"
+#include "agent/session_files.h"
+#include "agent/traits.h"
 #include "agent/vdso.h"
 #include "format/checksum.h"
 #include "os/proc.h"
@@ -95,7 +100,7 @@ class Planner {
         dir_(dir),
         options_(options),
         plan_(plan),
-        objects_(loaded, dir, options.live_pidfd >= 0, plan) {}
+        objects_(loaded, dir, options, plan) {}
   Trouble run();
 
  private:
@@ -107,12 +112,22 @@ class Planner {
   Trouble plan_object_segment(const format::SegmentRecord& s);
   Trouble plan_vdso();
   Trouble plan_program();
+  Trouble put_changed_files_back() {
+    if (options_.shared != nullptr) return {};  // of a tree: done for all of it
+    return put_session_files_back(loaded_, dir_, options_, plan_);
+  }
+  Trouble put_semaphores_back() {
+    return set_semaphores(image_,
+                          options_.shared != nullptr ? &options_.shared->semaphores : nullptr,
+                          [this](std::function<void()> step) { plan_.undo.add(std::move(step)); });
+  }
   bool add_fills(const format::SegmentRecord& s, const os::Mapping* file, uint64_t file_bytes);
   void add_fill(uint64_t addr, uint64_t pages, uint64_t slot);
   void add_zeros(uint64_t addr, uint64_t pages);
   void choose_how(format::PlanMap& m, size_t first_fill);
   void add_fills_to(Bytes& out);
   void add_calls(Bytes& out);
+  void add_traits(Bytes& out, format::PlanThread& t);
   int send_file(const std::string& path, int fd);
   void write_out();
   uint64_t find_parking(uint64_t bytes) const;
@@ -300,6 +315,7 @@ Trouble Planner::plan_file_segment(const format::SegmentRecord& s) {
   }
   const int64_t mtime = st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec;
   const bool embedded = (s.flags & format::kSegmentEmbedded) != 0;
+  if (plan_.put_back_later.contains(path)) return {};  // nothing is started
   if (!embedded &&
       (!fd || static_cast<uint64_t>(st.st_size) != s.file_bytes || mtime != s.file_mtime_ns)) {
     return trouble(
@@ -478,7 +494,9 @@ void Planner::add_fills_to(Bytes& out) {
 
 // What the process does to itself.
 void Planner::add_calls(Bytes& out) {
+  plan_.own_session = controls_own_terminal(image_);
   Recipes recipes;
+  fill_sockets(image_, plan_.sockets_to_fill, recipes.early);  // before it is signalled (O_ASYNC)
   furnish_process(image_, /*make=*/true, recipes);
   auto add = [&](const Recipe& r, format::PlanArray* list, uint64_t* data_off) {
     *list = out.add(r.calls().data(), r.calls().size());
@@ -487,6 +505,17 @@ void Planner::add_calls(Bytes& out) {
   };
   add(recipes.early, &header_.calls, &header_.calls_data_off);
   add(recipes.late, &header_.late_calls, &header_.late_data_off);
+}
+
+void Planner::add_traits(Bytes& out, format::PlanThread& t) {
+  ThreadRecipes r;
+  adopt_traits(image_, t.record, r);
+  t.traits_name = plan_.call_names.size();
+  plan_.call_names.insert(plan_.call_names.end(), r.traits.whats().begin(), r.traits.whats().end());
+  t.traits = out.add(r.traits.calls().data(), r.traits.calls().size());
+  t.traits_data_off = out.add(r.traits.bytes().data(), r.traits.bytes().size()).off;
+  t.filters = out.add(r.filters.calls().data(), r.filters.calls().size());
+  t.filters_data_off = out.add(r.filters.bytes().data(), r.filters.bytes().size()).off;
 }
 
 void Planner::write_out() {
@@ -542,6 +571,7 @@ void Planner::write_out() {
     memcpy(plan_.bytes.data() + p.frame_off, frame.data(), frame.size());
     const auto affinity = image_.blob(t.affinity);
     p.affinity_off = out.add(affinity.data(), affinity.size()).off;
+    add_traits(out, p);
     p.siginfo_first = infos.size();
     for (const format::SiginfoRecord& i : image_.siginfos) {
       if (i.tid == t.tid) infos.push_back(i);
@@ -596,20 +626,25 @@ Trouble Planner::run() {
                                "; all memory is filled before the program runs");
     }
   }
-  for (auto step : {&Planner::check_machine, &Planner::plan_program, &Planner::plan_segments,
-                    &Planner::check_pages, &Planner::plan_vdso}) {
+  for (auto step : {&Planner::check_machine, &Planner::plan_program,
+                    &Planner::put_changed_files_back, &Planner::plan_segments,
+                    &Planner::check_pages, &Planner::plan_vdso, &Planner::put_semaphores_back}) {
     Trouble bad = (this->*step)();
     if (bad.bad()) return bad;
   }
+  plan_.clocks = saved_clocks(image_);
   Trouble bad = check_memory();
   if (bad.bad()) return bad;
+  const std::string stays = why_not_adopted(image_, pid_of(options_.live_pidfd));
+  if (!stays.empty()) return trouble(Errc::kPermission, EPERM, stays);
+  for (std::string& line : traits_that_differ(image_)) plan_.warnings.push_back(std::move(line));
   if (options_.live_pidfd >= 0 && !image_.posix_timers.empty() && !timer_ids_can_be_chosen()) {
     return trouble(Errc::kUnsupported, 0,
                    "before Linux 6.15 POSIX timers get their ids back in a new process only; end "
                    "this one, and use crrestore");
   }
   bad = objects_.fill();
-  if (!bad.bad()) bad = open_files(image_, dir_, options_.live_pidfd, objects_, plan_, &fds_);
+  if (!bad.bad()) bad = open_files(image_, dir_, options_, objects_, plan_, &fds_);
   if (bad.bad()) return bad;
   const std::string locked = why_not_locked(image_, pid_of(options_.live_pidfd));
   if (!locked.empty()) return trouble(Errc::kUnsupported, EAGAIN, locked);

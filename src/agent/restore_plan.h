@@ -7,12 +7,18 @@
 #pragma once
 
 #include <functional>
+#include <map>
+#include <memory>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "agent/path_map.h"
 #include "agent/sysv_segment.h"
+#include "agent/time_namespace.h"
 #include "agent/world.h"
+#include "format/file_journal.h"
 #include "format/image_reader.h"
 #include "format/plan.h"
 #include "os/fd.h"
@@ -36,8 +42,10 @@ class Undo {
   Undo() = default;
   Undo(const Undo&) = delete;
   Undo& operator=(const Undo&) = delete;
-  ~Undo() {
+  ~Undo() { run(); }
+  void run() {
     for (const auto& step : steps_) step();
+    steps_.clear();
   }
   void add(std::function<void()> step) { steps_.push_back(std::move(step)); }
   void keep() { steps_.clear(); }
@@ -59,11 +67,16 @@ struct RestorePlan {
   std::vector<PendingSegment> segments;
   std::vector<format::PlanObjectChange> object_changes;
   std::vector<std::string> changed_names;  // of those, for messages
+  std::vector<uint64_t> sockets_to_fill;   // by the process
   Undo undo;
   std::vector<std::string> call_names;  // of the plan's calls and then of its late ones
   std::string program;                  // executable
   std::vector<std::string> argv, environment;
   std::vector<std::string> warnings;
+  bool own_session = false;  // it leads one, with a terminal of its own
+  SavedClocks clocks;
+  std::set<std::string> put_back_later;  // paths that a restore would put back, and this does not
+  std::function<Trouble()> at_take;      // when the process is alone; empty: nothing
   uint64_t eager_bytes = 0, lazy_bytes = 0;  // filled before the program starts, and afterwards
   store::VerifyProgress on_verify;           // in: who is told how far verification is
   format::PlanHeader* header() { return reinterpret_cast<format::PlanHeader*>(bytes.data()); }
@@ -75,10 +88,46 @@ enum class Verify {
   kWithFill,  // the restorer, as it reads them
 };
 
+// Files that the session has changed.
+struct FilesPlan {
+  format::FilesPolicy policy = format::kFilesKeep;
+  bool only_look = false;
+  const PathMapper* paths = nullptr;  // where they lie now; nullptr: where they did
+  // Of a tree: checks the other processes' pages, before any file is changed.
+  std::function<Trouble()> verify_others;
+};
+
+class PtyMaker;
+class SocketMaker;
+
+// What the processes of a tree share, from plan to plan: the one that is planned first makes it.
+struct SharedMakings {
+  struct Pipe {
+    os::Fd read_end, write_end;
+    bool filled = false;
+  };
+  struct Object {
+    os::Fd fd;
+    uint64_t bytes = 0;
+  };
+  std::map<std::pair<uint32_t, uint32_t>, os::Fd> files;  // by member and number of the file
+  std::map<uint32_t, Pipe> pipes;
+  std::map<uint64_t, os::Fd> unnamed;                       // by inode
+  std::map<std::pair<uint64_t, uint64_t>, Object> objects;  // by device and inode
+  std::shared_ptr<SocketMaker> sockets;                     // of all their images
+  std::shared_ptr<PtyMaker> ptys;
+  std::map<const format::ImageView*, uint32_t> member_of;
+  std::set<int32_t> semaphores;      // sets that have their values
+  std::map<uint64_t, int> segments;  // System V: the id that it has by the one that it had
+};
+
 struct PlanOptions {
   int live_pidfd = -1;  // see open_files()
   Verify verify = Verify::kNow;
   bool lazy = false;  // fill large memory while the program runs, where that is possible
+  FilesPlan files;
+  SharedMakings* shared = nullptr;  // of a tree
+  uint32_t member = 0;              // of the tree
 };
 
 // image_dir: for unnamed files that need a place.

@@ -17,6 +17,9 @@
 #include <algorithm>
 
 #include "agent/furnish.h"
+#include "agent/outer_terminal.h"
+#include "agent/semaphores.h"
+#include "agent/traits.h"
 #include "format/mm_map.h"
 #include "os/fault.h"
 #include "os/proc.h"
@@ -98,7 +101,7 @@ std::string Rollback::load() {
 // State of the process that is not put back here.
 std::string Rollback::check_process_state() {
   std::string status;
-  Trouble bad = s_.check_process(&status);
+  Trouble bad = s_.check_process(/*childless=*/false, &status);
   if (bad.bad()) return bad.text;
   const format::ImageView& v = image_->view;
   const std::string task = os::task_path(s_.pid_, s_.control_tid_, "");
@@ -106,8 +109,6 @@ std::string Rollback::check_process_state() {
   if (!cwd || *cwd != v.string(v.process->cwd)) return "the working directory was changed";
   auto exe = os::read_link(task + "exe");
   if (!exe || *exe != v.string(v.process->program)) return "another program runs";
-  const auto personality = strtoul(os::read_or_empty(task + "personality").c_str(), nullptr, 16);
-  if (personality != v.process->personality) return "the personality was changed";
   return "";
 }
 
@@ -163,14 +164,20 @@ std::string Rollback::find_out() {
                     h.control_stack_top,
                     {h.report_entry, h.calls_entry, h.control_entry, h.state, h.exclusions,
                      h.report_stack_top - 1, h.control_stack_top - 1}});
+  if (!image_->view.plugins.empty()) return "a plug-in is registered";
   why = match_threads();
+  if (why.empty()) {
+    why = traits_changed(*world_, s_.pid_, s_.control_tid_, s_.channel()->process, image_->view);
+  }
   if (why.empty()) why = find_memory_change(*memory_now_, &memory_);
   if (why.empty()) {
     why = find_file_change(image_->view, s_.pid_, tid, s_.pidfd_.get(), &files_);
   }
+  if (why.empty()) why = find_changed_files(image_->view, s_.options_.dir, s_.files_, &journal_);
   if (why.empty()) {
     why = find_object_change({maps_, image_->view, s_.pid_, tid, s_.pidfd_.get()}, &objects_);
   }
+  if (why.empty()) why = missing_semaphores(image_->view);
   if (why.empty()) why = plan_posix_timers();
   if (why.empty()) why = plan_signals();
   if (why.empty()) why = verify_change(*memory_now_, memory_);
@@ -337,12 +344,12 @@ std::string Rollback::put_memory_back() {
   const uint32_t seq = __atomic_add_fetch(&c->command_seq, 1, __ATOMIC_ACQ_REL);
   __atomic_add_fetch(&c->doorbell, 1, __ATOMIC_ACQ_REL);
   rawsys::sys_futex(&c->doorbell, FUTEX_WAKE, 0x7fffffff);
-  const uint64_t deadline = rawsys::clock_ns(CLOCK_MONOTONIC) + kTimeoutNs;
+  const uint64_t deadline = rawsys::now_ns() + kTimeoutNs;
   auto wait = [&](const uint32_t* word, uint32_t wanted) {
     for (;;) {
       const uint32_t now = __atomic_load_n(word, __ATOMIC_ACQUIRE);
       if (now == wanted) return true;
-      if (rawsys::clock_ns(CLOCK_MONOTONIC) > deadline) return false;
+      if (rawsys::now_ns() > deadline) return false;
       timespec slice{0, 20000000};
       const long r = rawsys::sys_futex(word, FUTEX_WAIT, now, &slice);
       if (r == -ETIMEDOUT) world_->keep_control_running();
@@ -372,11 +379,15 @@ std::string Rollback::put_memory_back() {
 }
 
 std::string Rollback::put_files_back() {
+  PutBack done;
+  const Trouble bad = agent::put_files_back(s_.options_.dir, journal_, /*only_look=*/false, &done);
+  if (bad.bad()) return bad.text;
   if (list_at(list_carrier_)->count != 0) {
     std::string why = thread_calls(*thread(carrier_), list_carrier_);
     if (!why.empty()) return why;
   }
-  return put_contents_back(files_);
+  std::string why = put_contents_back(files_);
+  return why.empty() ? put_modes_back(image_->view, s_.pidfd_.get()) : why;
 }
 
 // As the restorer: lowering always works; a hard limit that is lower here than it was stays so.
@@ -405,6 +416,9 @@ std::string Rollback::carry_out() {
   for (size_t i = 0; why.empty() && i < threads_.size(); i++) {
     if (threads_[i].tid == 0) why = make_thread(threads_[i]);
   }
+  if (why.empty()) {
+    why = set_semaphores(image_->view, nullptr, [](const std::function<void()>&) {}).text;
+  }
   if (why.empty()) why = furnish();
   for (size_t i = 0; why.empty() && i < threads_.size(); i++) why = settle_thread(threads_[i]);
   if (!why.empty()) return why;
@@ -418,7 +432,7 @@ std::string Rollback::carry_out() {
 }
 
 Rollback::Outcome Rollback::run(std::string* ret_text) {
-  const uint64_t begin = rawsys::clock_ns(CLOCK_MONOTONIC);
+  const uint64_t begin = rawsys::now_ns();
   *ret_text = load();
   if (!ret_text->empty()) return Outcome::kRefused;
   s_.finish_stop();
@@ -433,7 +447,7 @@ Rollback::Outcome Rollback::run(std::string* ret_text) {
   }
   if (!ret_text->empty()) {
     world_->resume();
-    s_.last_resume_ns_ = rawsys::clock_ns(CLOCK_MONOTONIC);
+    s_.last_resume_ns_ = rawsys::now_ns();
     s_.died_ = s_.died_ || world_->died(&s_.died_status_);
     return Outcome::kRefused;
   }
@@ -450,13 +464,13 @@ Rollback::Outcome Rollback::run(std::string* ret_text) {
     s_.epoch_ = epoch_;
     s_.rollbacks_++;
     s_.rollbacks_in_place_++;
-    s_.rollback_ns_ = rawsys::clock_ns(CLOCK_MONOTONIC) - begin;
+    s_.rollback_ns_ = rawsys::now_ns() - begin;
     s_.publish("");
   } else {
     kill(s_.pid_, SIGKILL);
   }
   world_->resume();
-  s_.last_resume_ns_ = rawsys::clock_ns(CLOCK_MONOTONIC);
+  s_.last_resume_ns_ = rawsys::now_ns();
   s_.died_ = s_.died_ || world_->died(&s_.died_status_);
   return done ? Outcome::kDone : Outcome::kHalf;
 }

@@ -16,6 +16,7 @@
 #include "agent/rollback_memory.h"
 #include "agent/rollback_objects.h"
 #include "agent/session.h"
+#include "agent/session_files.h"
 
 namespace cr::agent {
 
@@ -92,6 +93,7 @@ class Rollback {
   std::unique_ptr<MemoryNow> memory_now_;
   MemoryChange memory_;
   FileChange files_;
+  JournalState journal_;  // of files that are put back here
   ObjectChange objects_;
   std::vector<Pair> threads_;
   std::vector<pid_t> extra_;  // made since

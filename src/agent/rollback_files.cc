@@ -19,6 +19,7 @@
 #include "agent/kind_fifo.h"
 #include "agent/kinds.h"
 #include "agent/pipe_content.h"
+#include "agent/rollback_sockets.h"
 #include "os/proc.h"
 
 namespace cr::agent {
@@ -49,6 +50,7 @@ class FileDiff {
   void make_anew(const KindOfFile& kind, uint32_t file);
   int place_all(uint32_t file, size_t reopen);
   void pipe_content(const FileRecord& f, int fd);
+  void pty_state(uint32_t file, int fd);
   void deleted_content(const FileRecord& f, int fd);
   bool matches(int fd, const FileRecord& f) const;
   bool same_description(int a, int b);
@@ -154,6 +156,24 @@ void FileDiff::pipe_content(const FileRecord& f, int fd) {
   if (f.content.bytes != 0) p.content = f.content;
 }
 
+void FileDiff::pty_state(uint32_t file, int fd) {
+  const auto copy = [&](int number) {
+    return os::Fd(static_cast<int>(syscall(__NR_pidfd_getfd, pidfd_, number, 0)));
+  };
+  os::Fd slave;
+  for (const format::FdRecord& r : image_.fds) {
+    const FileRecord& o = image_.files[r.file];
+    const bool other_end = o.kind == format::kFilePtySlave && o.file_bytes == 0 &&
+                           o.pair == image_.files[file].pair && matches(r.fd, o);
+    if (other_end && (o.open_flags & O_ACCMODE) == O_RDWR) slave = copy(r.fd);
+  }
+  PtyChange change;
+  const std::string why =
+      plan_pty_change(saved_file(image_, file), copy(fd), std::move(slave), &change);
+  if (!why.empty()) return refuse(why);
+  out_.ptys.push_back(std::move(change));
+}
+
 // What hangs on the open file and not on its number.
 void FileDiff::put_back_live(const FileRecord& f, int fd) {
   using What = FileChange::What;
@@ -190,6 +210,8 @@ void FileDiff::put_back_live(const FileRecord& f, int fd) {
       return pipe_content(f, fd);
     case format::kFileFifo:
       return owns_content(f) ? pipe_content(f, fd) : void();
+    case format::kFilePtyMaster:
+      return pty_state(file, fd);
     case format::kFileDirectory:
     case format::kFileProc:
     case format::kFileObject:  // its content is the object's
@@ -216,6 +238,10 @@ void FileDiff::make_anew(const KindOfFile& kind, uint32_t file) {
   const SavedFile f = saved_file(image_, file);
   const std::string why = kind.why_not != nullptr ? kind.why_not(f) : "";
   if (!why.empty()) return refuse(why);
+  if (kind.by_agent != nullptr && kind.by_agent(f)) {
+    if (!matches(f.fd, f.file)) return refuse(f.name + " was closed");
+    return;
+  }
   FileChange::Reopen anew;
   kind.make(f, anew.recipe);
   const size_t index = out_.reopen.size();
@@ -306,6 +332,8 @@ void FileDiff::check_locks() {
 std::string FileDiff::run() {
   look_at_all();
   if (!why_.empty()) return why_;
+  out_.sockets = std::make_shared<SocketRefill>();
+  refuse(out_.sockets->find(image_, pidfd_, tid_));
   for (uint32_t i = 0; i < image_.files.size(); i++) put_back(i);
   for (const auto& [fd, n] : now_) {
     const bool then = std::ranges::any_of(
@@ -370,8 +398,14 @@ std::string put_contents_back(FileChange& change) {
       return std::string("filling a pipe: ") + strerror(errno);
     }
   }
+  for (PtyChange& p : change.ptys) {
+    if (!put_pty_back(p)) return std::string("a pseudoterminal: ") + strerror(errno);
+  }
   change.contents.clear();  // the program's pipes must not be held open here
-  return "";
+  change.ptys.clear();
+  const std::string why = change.sockets ? change.sockets->put_back() : "";
+  change.sockets.reset();
+  return why;
 }
 
 }  // namespace cr::agent

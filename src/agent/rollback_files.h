@@ -8,14 +8,18 @@
 
 #include <sys/types.h>
 
+#include <memory>
 #include <string>
 #include <vector>
 
+#include "agent/kind_pty.h"
 #include "agent/recipe.h"
 #include "format/image_reader.h"
 #include "os/fd.h"
 
 namespace cr::agent {
+
+class SocketRefill;
 
 // By a thread of the program, in this order: reopen, then unlock, place, close, set.
 struct FileChange {
@@ -45,6 +49,8 @@ struct FileChange {
   std::vector<Place> place;
   std::vector<Set> set;
   std::vector<Content> contents;
+  std::shared_ptr<SocketRefill> sockets;  // what has come and gone in them since
+  std::vector<PtyChange> ptys;
   int free_number = 0;  // no descriptor has it or a higher one, neither then nor now
 };
 

@@ -19,6 +19,7 @@
 #include <algorithm>
 
 #include "agent/frame.h"
+#include "agent/traits.h"
 #include "os/proc.h"
 #include "rawsys/pagemap_abi.h"
 #include "rawsys/rawsys.h"
@@ -123,7 +124,7 @@ std::string Rollback::thread_calls(Thread& t, uint64_t list) {
     return who(t.tid) + " has ended";
   }
   t.stopped = false;
-  const uint64_t deadline = rawsys::clock_ns(CLOCK_MONOTONIC) + kTimeoutNs;
+  const uint64_t deadline = rawsys::now_ns() + kTimeoutNs;
   for (int round = 0; __atomic_load_n(&l->done, __ATOMIC_ACQUIRE) == 0; round++) {
     int status = 0;
     if (round % 64 == 63 && waitpid(t.tid, &status, __WALL | WNOHANG) == t.tid) {
@@ -133,7 +134,7 @@ std::string Rollback::thread_calls(Thread& t, uint64_t list) {
       }
       trace(PTRACE_CONT, t.tid, 0, 0);  // out of a group stop
     }
-    if (rawsys::clock_ns(CLOCK_MONOTONIC) > deadline) return who(t.tid) + " does not answer";
+    if (rawsys::now_ns() > deadline) return who(t.tid) + " does not answer";
     wait_a_moment(round);
   }
   trace(PTRACE_INTERRUPT, t.tid, 0, 0);
@@ -284,6 +285,13 @@ void Rollback::plan_process() {
     first_.push_back({__NR_rt_sigaction, {sig, address(put(raw, sizeof(raw))), 0, 8}, 0, 0, 0});
   }
   first_.push_back({__NR_umask, {then.umask}, 0, 0, 0});
+  rlimit probe{};
+  const bool from_outside = prlimit(s_.pid_, RLIMIT_CORE, nullptr, &probe) == 0;
+  for (uint64_t i = 0; !from_outside && i < 16; i++) {  // of another user by now: put_limits_back()
+    if (memcmp(&then.rlimits[i], &now.rlimits[i], sizeof(then.rlimits[i])) == 0) continue;
+    const uint64_t at = address(put(&then.rlimits[i], sizeof(then.rlimits[i])));
+    first_.push_back({__NR_prlimit64, {0, i, at, 0}, 0, kMay, 0});
+  }
   auto prctl = [&](int option, uint64_t value) {
     first_.push_back({__NR_prctl, {static_cast<uint64_t>(option), value, 0, 0, 0}, 0, kMay, 0});
   };
@@ -330,6 +338,8 @@ void Rollback::plan_thread(Pair& p) {
   prctl(PR_SET_PDEATHSIG, static_cast<uint64_t>(r.pdeathsig));
   prctl(PR_SET_KEEPCAPS, (r.flags & format::kThreadKeepCaps) != 0 ? 1 : 0);
   if ((r.flags & format::kThreadNoNewPrivs) != 0) prctl(PR_SET_NO_NEW_PRIVS, 1);
+  const Calls traits = settle_traits(v, r.tid);
+  calls.insert(calls.end(), traits.begin(), traits.end());
   const auto inner_pid = static_cast<uint64_t>(s_.hello_.pid);
   auto queue = [&](const format::SiginfoRecord& i, bool to_process) {
     int sig;
@@ -375,13 +385,13 @@ std::string Rollback::end_threads() {
       return who(t.tid) + " has ended";
     }
     t.stopped = false;
-    const uint64_t deadline = rawsys::clock_ns(CLOCK_MONOTONIC) + kTimeoutNs;
+    const uint64_t deadline = rawsys::now_ns() + kTimeoutNs;
     for (int round = 0;; round++) {
       int status = 0;
       const pid_t w = waitpid(t.tid, &status, __WALL | WNOHANG);
       if (w == t.tid && WIFSTOPPED(status)) trace(PTRACE_CONT, t.tid, 0, 0);
       if ((w == t.tid && !WIFSTOPPED(status)) || (w < 0 && errno == ECHILD)) break;
-      if (rawsys::clock_ns(CLOCK_MONOTONIC) > deadline) return who(t.tid) + " does not end";
+      if (rawsys::now_ns() > deadline) return who(t.tid) + " does not end";
       wait_a_moment(round);
     }
     std::erase_if(world_->threads(), [&](const Thread& x) { return x.tid == tid; });
@@ -425,7 +435,7 @@ std::string Rollback::make_thread(Pair& p) {
     t.inner_tid = static_cast<pid_t>(made);
     if (trace(PTRACE_SEIZE, tid, 0, PTRACE_O_EXITKILL) != 0) continue;
     trace(PTRACE_INTERRUPT, tid, 0, 0);
-    const Trouble bad = world_->wait_for(t, rawsys::clock_ns(CLOCK_MONOTONIC) + kTimeoutNs);
+    const Trouble bad = world_->wait_for(t, rawsys::now_ns() + kTimeoutNs);
     if (bad.bad()) return bad.text;
     if (trace(PTRACE_GETREGS, tid, 0, &t.regs) != 0) return who(tid) + " has ended";
     p.tid = tid;

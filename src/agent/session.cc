@@ -3,6 +3,7 @@
 // Invariant: see session.h. Context: N (agent). Taking a checkpoint is in checkpoint.cc.
 #include "agent/session.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/futex.h>
@@ -22,6 +23,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "agent/help_copy.h"
+#include "agent/traits.h"
 #include "os/fault.h"
 #include "os/proc.h"
 #include "rawsys/rawsys.h"
@@ -80,6 +83,30 @@ Result<std::unique_ptr<Session>> Session::create(const SessionOptions& options, 
   return s;
 }
 
+Result<std::unique_ptr<Session>> Session::create_member(Session& first, const std::string& dir) {
+  SessionOptions options = first.options_;
+  options.dir = dir;
+  CR_TRYV(prepare_directory(dir));
+  std::unique_ptr<Session> s(new Session(options));
+  s->in_tree_ = s->is_member_ = true;
+  s->keeper_ = &first.files_;
+  CR_TRYV(s->make_channel());
+  memcpy(s->session_id_, first.session_id_, sizeof(s->session_id_));
+  s->follow(first);
+  return s;
+}
+
+// One number for all.
+void Session::follow(const Session& first) {
+  epoch_ = first.epoch_;
+  sequence_ = first.sequence_;
+  attempts_ = first.attempts_;
+  options_.interval_seconds = first.options_.interval_seconds;
+  options_.policy = first.options_.policy;
+  home_ = first.home_;
+  publish("");
+}
+
 Session::~Session() {
   if (lock_) unlink((options_.dir + "/" + format::kAgentSocketName).c_str());
 }
@@ -88,9 +115,9 @@ Session::~Session() {
 // answer, and end soon. One whose program lives answers.
 bool Session::lock_directory() {
   constexpr int kPatienceMs = 30000;
-  const uint64_t deadline = rawsys::clock_ns(CLOCK_MONOTONIC) + kPatienceMs * 1000000ull;
+  const uint64_t deadline = rawsys::now_ns() + kPatienceMs * 1000000ull;
   while (flock(lock_.get(), LOCK_EX | LOCK_NB) != 0) {
-    if (rawsys::clock_ns(CLOCK_MONOTONIC) > deadline) return false;
+    if (rawsys::now_ns() > deadline) return false;
     os::Fd dir(open(options_.dir.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
     os::Fd s(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
     sockaddr_un a;
@@ -114,9 +141,9 @@ bool Session::lock_directory() {
 bool Session::program_is_alive() {
   os::Fd lock(open((options_.dir + "/" + format::kProgramLockName).c_str(), O_RDWR | O_CLOEXEC));
   constexpr uint64_t kDyingNs = 3000000000ull;  // a large process needs a while to be gone
-  const uint64_t deadline = rawsys::clock_ns(CLOCK_MONOTONIC) + kDyingNs;
+  const uint64_t deadline = rawsys::now_ns() + kDyingNs;
   while (lock && flock(lock.get(), LOCK_EX | LOCK_NB) != 0) {
-    if (rawsys::clock_ns(CLOCK_MONOTONIC) > deadline) return true;
+    if (rawsys::now_ns() > deadline) return true;
     timespec pause{0, 10000000};
     nanosleep(&pause, nullptr);
   }
@@ -154,6 +181,27 @@ Result<void> Session::lock_and_listen(std::string* ret_text) {
   return {};
 }
 
+// The images of processes besides the first.
+static Result<void> remove_members(const std::string& dir) {
+  const std::string members = dir + "/members";
+  DIR* d = opendir(members.c_str());
+  if (d == nullptr) return {};
+  std::vector<std::string> all;
+  while (const dirent* e = readdir(d)) {
+    if (e->d_name[0] != '.') all.push_back(members + "/" + e->d_name);
+  }
+  closedir(d);
+  for (const std::string& member : all) {
+    for (int i = 0; i < 2; i++) {
+      CR_TRYV(store::remove_file(store::buffer_path(member, i)));
+      CR_TRYV(store::remove_file(store::buffer_path(member, i) + ".new"));
+    }
+    rmdir(member.c_str());
+  }
+  rmdir(members.c_str());
+  return {};
+}
+
 // A new program begins here, but the directory holds the state of one that did not come to its end:
 // nothing that was saved is ever lost. Of one that did, nothing stays: its sequence, being higher,
 // would win over the new program's.
@@ -168,22 +216,38 @@ Result<void> Session::move_aside(std::string* ret_text) {
     if (b.image) sequence[i] = b.image->view.super.sequence;
   }
   const std::string history = dir + "/" + format::kHistoryFileName;
+  if (finished || !any_whole) CR_TRYV(remove_members(dir));
   if (finished) {
     for (int i = 0; i < 2; i++) CR_TRYV(store::remove_file(store::buffer_path(dir, i)));
     CR_TRYV(store::remove_file(history));
+    remove_journal(dir);
     return store::remove_file(dir + "/finished");
   }
-  if (!any_whole) return store::remove_file(history);
+  if (!any_whole) {
+    remove_journal(dir);
+    return store::remove_file(history);
+  }
+  const auto exists = [](const std::string& path) { return access(path.c_str(), F_OK) == 0; };
   std::string aside;
   for (int n = 1; n < 10000; n++) {
     aside = dir + "/interrupted." + std::to_string(n);
+    // A move that was interrupted after its first step.
+    if (exists(aside + "/members") && !exists(store::buffer_path(aside, 0)) &&
+        !exists(store::buffer_path(aside, 1))) {
+      break;
+    }
     auto made = store::make_directory(aside);
     if (made) break;
     if (made.error().sys_errno != EEXIST) {
       return Error{Errc::kSystem, made.error().sys_errno, "keeping the earlier images"};
     }
   }
-  // The newest goes last: until then this directory's answer to crrestore is the right one.
+  // Members go first: they are found in either place. The newest image goes last: until then this
+  // directory's answer to crrestore is the right one.
+  if (exists(dir + "/members")) {
+    CR_TRYV(store::rename_file(dir + "/members", aside + "/members"));
+  }
+  move_journal(dir, aside);
   const int newest = sequence[1] > sequence[0] ? 1 : 0;
   for (const int i : {1 - newest, newest}) {
     if (options_.durable) CR_TRYV(store::sync_directory(dir));
@@ -220,6 +284,7 @@ Result<void> Session::make_channel() {
   runs_off_ = format::kChannelRangesOff + (tables / format::kChannelRangesShare & ~(kPageSize - 1));
   channel()->version = format::kChannelVersion;
   channel()->durable = options_.durable ? 1 : 0;
+  memcpy(channel()->restore_env, options_.restore_env.data(), options_.restore_env.size());
   channel()->bytes = bytes;
   channel()->ranges_off = format::kChannelRangesOff;
   channel()->runs_off = runs_off_;
@@ -241,14 +306,27 @@ void Session::set_program(pid_t pid) {
   pidfd_ = os::Fd(static_cast<int>(syscall(__NR_pidfd_open, pid, 0)));
   died_ = false;
   unfinished_.clear();
-  os::set_fault_victim(pid);
+  if (!is_member_) os::set_fault_victim(pid);
 }
 
 void Session::program_ended() {
   detach();
   pidfd_.reset();
   pid_ = 0;
-  os::set_fault_victim(0);
+  if (!is_member_) os::set_fault_victim(0);
+}
+
+bool Session::has_ended() const {
+  pollfd p{pidfd_.get(), POLLIN, 0};
+  return !pidfd_ || poll(&p, 1, 0) != 0;
+}
+
+bool Session::still_attached() {
+  if (!attached()) return false;
+  char c;
+  if (recv(control_.get(), &c, 1, MSG_PEEK | MSG_DONTWAIT) != 0) return true;
+  detach();
+  return false;
 }
 
 void Session::detach() {
@@ -256,6 +334,20 @@ void Session::detach() {
   control_.reset();
   mem_.reset();
   control_tid_ = 0;
+}
+
+void Session::leave_if_last() {
+  if (!attached()) return;
+  const auto first = os::read_stat(pid_, pid_);
+  if (!first || first->state != 'Z') return;
+  const auto tasks = os::list_tasks(pid_);
+  const bool last = tasks && std::ranges::all_of(*tasks, [this](pid_t tid) {
+                      return tid == pid_ || tid == control_tid_;
+                    });
+  if (!last) return;
+  // The process's status is that of its last thread.
+  channel()->arg0 = static_cast<uint64_t>(first->exit_code >> 8);
+  begin_command(format::kCommandExit);
 }
 
 bool Session::attach(os::Fd connection, const format::Hello& hello, std::string* ret_text) {
@@ -295,6 +387,7 @@ bool Session::attach(os::Fd connection, const format::Hello& hello, std::string*
   }
   mem_ = std::move(*opened);
   hello_ = hello;
+  entered_ = home_ != 0 ? entered_namespace(pid_, control_tid_, home_) : "";
   auto maps = os::parse_maps(os::read_or_empty(os::task_path(pid_, control_tid_, "maps")));
   for (const os::MapEntry& m : maps ? *maps : std::vector<os::MapEntry>()) {
     if (m.name != "[vdso]") continue;
@@ -336,6 +429,7 @@ void Session::adopt(const store::LoadedImage& image) {
   if (options_.interval_of_image) adopt_interval(image.view);
   epoch_ = std::max(epoch_, super.epoch) + 1;
   sequence_ = super.sequence;
+  if (!is_member_) files_.adopt(super);
   newest_ = image.index;
   memcpy(session_id_, super.session_id, sizeof(session_id_));
   realtime_ns_ = super.realtime_ns;
@@ -382,14 +476,20 @@ void Session::begin_command(format::CommandKind kind) {
 // Waits until the command is done, or, of a capture, until the process is described.
 Trouble Session::await_command(bool described_is_enough, uint64_t timeout_ns, World* world) {
   format::ChannelHeader* c = channel();
-  constexpr uint64_t kSpinNs = 50000;
-  const uint64_t begin = rawsys::clock_ns(CLOCK_MONOTONIC);
+  // A process is described within that time, as a rule, if the control thread has a processor.
+  const uint64_t spin_ns = described_is_enough && control_cpus_ ? 150000 : 50000;
+  const uint64_t begin = rawsys::now_ns();
   for (;;) {
     const uint32_t done = __atomic_load_n(&c->done_seq, __ATOMIC_ACQUIRE);
     if (done == c->command_seq) return {};
     if (described_is_enough && __atomic_load_n(&c->described, __ATOMIC_ACQUIRE) != 0) return {};
-    const uint64_t waited = rawsys::clock_ns(CLOCK_MONOTONIC) - begin;
-    if (waited < kSpinNs) continue;
+    if (!described_is_enough && may_help_ &&
+        __atomic_load_n(&c->copy_count, __ATOMIC_ACQUIRE) != 0) {
+      auto* runs = reinterpret_cast<format::Run*>(channel_map_.data() + runs_off_);
+      may_help_ = help_copy(control_tid_, *c, runs, staging_map_.data(), staging_pages_);
+    }
+    const uint64_t waited = rawsys::now_ns() - begin;
+    if (waited < spin_ns) continue;
     if (waited > timeout_ns) {
       return trouble(Errc::kTimeout, ETIMEDOUT, "the control thread does not answer");
     }
@@ -433,7 +533,9 @@ void Session::answer(uint64_t id, Answer kind, const Trouble& result) {
 }
 
 void Session::close_heap() {
-  if (attached()) (void)command(format::kCommandExit, 1000000000, nullptr);
+  if (!attached()) return;
+  channel()->arg0 = 0;
+  (void)command(format::kCommandExit, 1000000000, nullptr);
   detach();
 }
 

@@ -7,21 +7,26 @@
 #pragma once
 
 #include <errno.h>
+#include <sched.h>
 #include <sys/types.h>
 
 #include <algorithm>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "agent/describe_files.h"
 #include "agent/describe_memory.h"
+#include "agent/file_keeper.h"
 #include "agent/history.h"
 #include "agent/interval.h"
 #include "agent/overhead.h"
 #include "agent/page_tracker.h"
 #include "agent/quick.h"
+#include "agent/semaphores.h"
 #include "agent/tracking.h"
 #include "agent/world.h"
 #include "format/channel.h"
@@ -42,7 +47,12 @@ struct SessionOptions {
   bool durable = true;
   format::Tracker tracking = format::kTrackerUnknown;  // unknown: whichever is best
   HeapMode heap = HeapMode::kNone;
+  FilesOptions files;
+  std::string restore_env;  // ChannelHeader::restore_env
 };
+
+// In a Trouble: the program has children, and was looked at as one process.
+inline constexpr int kHasChildrenErrno = ECHILD;
 
 class Session {
  public:
@@ -51,6 +61,9 @@ class Session {
   // kept.
   static Result<std::unique_ptr<Session>> create(const SessionOptions& options, bool fresh,
                                                  std::string* ret_text);
+  // Of another process of the tree that `first` is the session of: it has that one's lock, socket
+  // and settings, and images in a directory of its own.
+  static Result<std::unique_ptr<Session>> create_member(Session& first, const std::string& dir);
   ~Session();
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
@@ -61,15 +74,23 @@ class Session {
   int listen_fd() const { return listen_.get(); }
   int control_fd() const { return control_.get(); }
   bool attached() const { return static_cast<bool>(control_); }
+  // Looks whether its connection still is: it goes with an exec.
+  bool still_attached();
   pid_t pid() const { return pid_; }
   int pidfd() const { return pidfd_.get(); }
 
+  // In the namespaces of this process a restore would start the program.
+  void set_home(pid_t home) { home_ = home; }
   // The program, in this process's pid namespace.
   void set_program(pid_t pid);
   void program_ended();
+  bool has_ended() const;
   // A control thread said hello on `connection`. false: not our program.
   bool attach(os::Fd connection, const format::Hello& hello, std::string* ret_text);
   void detach();
+  // Ends the control thread if it is the only one left. A program whose last thread ends alone (by
+  // the system call exit, which is no exit_group) has come to its end, and ours would keep it.
+  void leave_if_last();
 
   // Sessions of a heap: finds it in the directory's newest image and tells the program where it
   // will lie (channel: heap_base, heap_bytes, ranges) ...
@@ -110,6 +131,10 @@ class Session {
   uint64_t sequence() const { return sequence_; }
   int newest_buffer() const { return newest_; }
   void count_rollback() { rollbacks_++; }
+  void count_rollback(const std::string& why_not_in_place) {
+    rollbacks_++;
+    rollback_reason_ = why_not_in_place;
+  }
   // Deals with threads that could not be let go when a checkpoint's stop ended. To be called after
   // SIGCHLD, before anybody else waits for the program.
   void finish_stop() {
@@ -126,15 +151,28 @@ class Session {
   // The session's part of what crtop shows.
   void describe(format::Details* ret) const;
   // What is to be said once about the last checkpoint's surroundings, else "".
-  std::string take_notice() { return std::exchange(notice_, ""); }
+  std::string take_notice() {
+    return notice_.empty() ? files_.take_notice() : std::exchange(notice_, "");
+  }
+  const FileKeeper& files() const { return files_; }
+  // Of all processes of a tree: the first one's.
+  FileKeeper& keeper() { return keeper_ != nullptr ? *keeper_ : files_; }
+  // Was the newest checkpoint one of several processes?
+  bool in_tree() const { return in_tree_; }
   bool frozen() const { return frozen_; }
   void set_frozen(bool f) { frozen_ = f; }
 
  private:
   friend class Rollback;
   friend class QuickPath;
+  friend class Tree;
   explicit Session(SessionOptions o)
-      : options_(std::move(o)), quick_(*this), history_(options_.dir) {}
+      : options_(std::move(o)),
+        quick_(*this),
+        history_(options_.dir),
+        files_(options_.dir, options_.durable) {
+    files_.set(options_.files);
+  }
   bool lock_directory();
   bool program_is_alive();
   Result<void> lock_and_listen(std::string* ret_text);
@@ -143,6 +181,7 @@ class Session {
   // The memory map when `text` was read.
   struct MapDescription {
     std::string text;
+    std::vector<uint64_t> among_processes;
     store::Model model;  // segments and strings
     MemoryPlan plan;
   };
@@ -152,6 +191,10 @@ class Session {
   };
   // One checkpoint under way.
   struct Attempt {
+    uint32_t then = 0;
+    std::unique_ptr<World> world;  // once it is stopped
+    uint64_t stop_begin_ns = 0, cpu_at_stop_ns = 0;
+    uint64_t lazy_free = 0;
     uint64_t begin_ns = 0;
     MapDescription map;
     std::string status;  // of /proc/PID
@@ -165,10 +208,26 @@ class Session {
     uint64_t next_staging_page = 0;  // for what is copied behind the program's own pages
   };
   Trouble take(uint32_t then, const std::function<void()>& captured);
+  // Its steps, and what goes before and behind.
+  void begin_checkpoint();
+  Trouble before_stop(Attempt& a, bool stands_still);
+  // stopped: it stands still already, since it has joined.
+  Trouble stop(Attempt& a, std::unique_ptr<World> stopped);
+  void let_go(Attempt& a, bool failed);
+  void after_stop(const Attempt& a);
+  void accept(Attempt& a);
+  // The image was whole, and shall not count: others of the tree have none.
+  void revoke(const Attempt& a);
+  // Of a process that has ended, for the sake of those that go on.
+  Trouble write_ended(Attempt& a, int status);
+  void follow(const Session& first);
+  void end_checkpoint(const Trouble& result);
+  format::Report report_of(const Trouble& result) const;
   Trouble prepare_staging();
   bool set_aside(uint64_t pages);
+  void trim_staging(bool failed);
   uint64_t likely_pages() const;
-  Trouble reserve_staging();
+  Trouble reserve_staging(bool stands_still);
   bool few_are_expected() const;
   Trouble copy_early(Attempt& a);
   Trouble early_passes(Attempt& a, format::Tracker how, AddressSet* ret_unseen);
@@ -201,17 +260,22 @@ class Session {
   size_t most_holes() const;
   Trouble append(Attempt& a);
   Trouble open_writer(const format::SuperBlock& super);
+  static constexpr uint64_t kCommandTimeoutNs = 600ull * 1000000000;
   // world: the stop in which the command is given; nullptr: the program runs.
   Trouble command(format::CommandKind kind, uint64_t timeout_ns, World* world) {
     begin_command(kind);
     return end_command(timeout_ns, world);
   }
   void begin_command(format::CommandKind kind);
+  void keep_apart();
+  void let_together();
   Trouble end_command(uint64_t timeout_ns, World* world);
   Trouble await_command(bool described_is_enough, uint64_t timeout_ns, World* world);
-  // ret_status: /proc/PID/status.
-  Trouble check_process(std::string* ret_status);
+  // childless: that is known already. ret_status: /proc/PID/status.
+  Trouble check_process(bool childless, std::string* ret_status);
   // Asks the control thread, which must be idle.
+  Trouble describe_threads(World& world, std::vector<format::ThreadTraitsRecord>* ret_traits,
+                           Attempt& a);
   Trouble describe_posix_timers(World& world, store::Model& model);
   void read_lasting();
   Trouble describe_process(World& world, const std::string& status, const MemoryPlan& plan,
@@ -257,6 +321,8 @@ class Session {
   uint64_t smaps_ns_ = 0, smaps_cost_ns_ = 0;
   bool lasting_known_ = false;
   LastingFacts lasting_;
+  pid_t home_ = 0;
+  std::string entered_;                // kind of a namespace that is not home_'s
   std::string own_status_, own_root_;  // of this process: they do not change
   uint64_t embedded_bytes_ = 0;        // of mapped files, to be captured whole
   uint64_t staging_kept_pages_ = 0;    // from its beginning, in memory
@@ -270,6 +336,10 @@ class Session {
   std::unique_ptr<store::BufferWriter> writer_;
   uint64_t runs_off_ = 0;  // in the channel
   uint64_t vdso_start_ = 0, vdso_end_ = 0;
+  SemaphoreUsers semaphore_users_;
+  // Those of the control thread, while it is kept off ours.
+  std::optional<cpu_set_t> control_cpus_;
+  bool may_help_ = true;           // copy pages in the stop
   uint64_t last_resume_ns_ = 0;    // when the threads were last let go, 0: never
   std::vector<pid_t> unfinished_;  // threads that are still traced by us
   // The attempt under way or the last one (attempt.cc).
@@ -285,7 +355,16 @@ class Session {
   IntervalChooser chooser_;
   uint64_t whole_in_row_ = 0;  // checkpoints since the program attached or one failed
   History history_;
+  FileKeeper files_;
+  FileKeeper* keeper_ = nullptr;  // of the first process
+  bool begins_later_ = false;     // another process has begun this checkpoint
+  bool later_of_stop_ = false;    // another was captured in this stop already
   std::string notice_;
+  bool in_tree_ = false;    // there are other processes
+  bool is_member_ = false;  // of another's session
+  AmongOthers others_;
+  std::vector<uint64_t> among_processes_;  // inodes of memory that several processes share
+  uint64_t staging_share_ = 1;             // so many sessions share the memory that there is
   bool died_ = false, frozen_ = false;
   bool failed_before_ = false;  // the last attempt
   bool nested_ = true;          // the program has a pid namespace of its own

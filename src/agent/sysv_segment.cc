@@ -3,13 +3,12 @@
 #include "agent/sysv_segment.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
-#include "os/fd.h"
+#include "os/sysv_id.h"
 
 namespace cr::agent {
 namespace {
@@ -28,18 +27,14 @@ bool is_same(const shmid_ds& ds, const format::ObjectRecord& o) {
          (o.key != IPC_PRIVATE || ds.shm_ctime == o.changed_s);
 }
 
-// The next segment made shall have this number. Privileged.
-void ask_for_id(uint64_t id) {
-  const os::Fd fd(open("/proc/sys/kernel/shm_next_id", O_WRONLY | O_CLOEXEC));
-  const std::string text = std::to_string(id);
-  if (fd) (void)!write(fd.get(), text.data(), text.size());
-}
-
 Trouble make_segment(const format::ObjectRecord& o, const std::string& name, SysvSegment* ret,
                      std::string* ret_warning) {
   const bool removed = (o.flags & format::kObjectRemoved) != 0;
-  ask_for_id(o.ino);
-  const int id = shmget(o.key, o.bytes, IPC_CREAT | IPC_EXCL | static_cast<int>(o.mode & 0777));
+  const int flags = IPC_CREAT | IPC_EXCL | static_cast<int>(o.mode & 0777);
+  const os::SysvKind kind{"/proc/sys/kernel/shm_next_id",
+                          [&] { return shmget(o.key, o.bytes, flags); },
+                          [](int other) { shmctl(other, IPC_RMID, nullptr); }};
+  const int id = os::make_with_id(kind, static_cast<int>(o.ino));
   if (id < 0) {
     return trouble(Errc::kSystem, errno,
                    describe(o, name) + " cannot be made again: " + strerror(errno));

@@ -49,8 +49,9 @@ struct ResumeFrame {
 static_assert(sizeof(ResumeFrame) == 152);
 
 enum class Timeout {
-  kMilliseconds,   // int argument; negative: none
-  kTimespec,       // pointer argument; null: none
+  kMilliseconds,  // int argument; negative: none
+  kTimespec,      // pointer argument; null: none
+  kTimeval,
   kSocketReceive,  // SO_RCVTIMEO of the descriptor
   kSocketSend,
   kNone,  // returns EINTR though it has no timeout
@@ -63,17 +64,33 @@ struct TimedCall {
 };
 
 constexpr TimedCall kTimedCalls[] = {
-    {__NR_nanosleep, Timeout::kTimespec, 0},         {__NR_clock_nanosleep, Timeout::kTimespec, 2},
-    {__NR_poll, Timeout::kMilliseconds, 2},          {__NR_futex, Timeout::kTimespec, 3},
-    {__NR_epoll_wait, Timeout::kMilliseconds, 3},    {__NR_epoll_pwait, Timeout::kMilliseconds, 3},
-    {441 /* epoll_pwait2 */, Timeout::kTimespec, 3}, {__NR_rt_sigtimedwait, Timeout::kTimespec, 2},
-    {__NR_semtimedop, Timeout::kTimespec, 3},        {__NR_semop, Timeout::kNone, 0},
-    {__NR_io_getevents, Timeout::kTimespec, 4},      {__NR_recvfrom, Timeout::kSocketReceive, 0},
-    {__NR_recvmsg, Timeout::kSocketReceive, 0},      {__NR_recvmmsg, Timeout::kSocketReceive, 0},
-    {__NR_read, Timeout::kSocketReceive, 0},         {__NR_readv, Timeout::kSocketReceive, 0},
-    {__NR_accept, Timeout::kSocketReceive, 0},       {__NR_accept4, Timeout::kSocketReceive, 0},
-    {__NR_sendto, Timeout::kSocketSend, 0},          {__NR_sendmsg, Timeout::kSocketSend, 0},
-    {__NR_write, Timeout::kSocketSend, 0},           {__NR_connect, Timeout::kSocketSend, 0},
+    {__NR_nanosleep, Timeout::kTimespec, 0},
+    {__NR_clock_nanosleep, Timeout::kTimespec, 2},
+    {__NR_poll, Timeout::kMilliseconds, 2},
+    {__NR_futex, Timeout::kTimespec, 3},
+    {__NR_epoll_wait, Timeout::kMilliseconds, 3},
+    {__NR_epoll_pwait, Timeout::kMilliseconds, 3},
+    {441 /* epoll_pwait2 */, Timeout::kTimespec, 3},
+    {__NR_rt_sigtimedwait, Timeout::kTimespec, 2},
+    {__NR_semtimedop, Timeout::kTimespec, 3},
+    {__NR_semop, Timeout::kNone, 0},
+    {__NR_io_getevents, Timeout::kTimespec, 4},
+    {__NR_recvfrom, Timeout::kSocketReceive, 0},
+    {__NR_recvmsg, Timeout::kSocketReceive, 0},
+    {__NR_recvmmsg, Timeout::kSocketReceive, 0},
+    {__NR_read, Timeout::kSocketReceive, 0},
+    {__NR_readv, Timeout::kSocketReceive, 0},
+    {__NR_accept, Timeout::kSocketReceive, 0},
+    {__NR_accept4, Timeout::kSocketReceive, 0},
+    {__NR_sendto, Timeout::kSocketSend, 0},
+    {__NR_sendmsg, Timeout::kSocketSend, 0},
+    // These return EINTR where the kernel cannot write the time left to the program's timeout.
+    {__NR_ppoll, Timeout::kTimespec, 2},
+    {__NR_pselect6, Timeout::kTimespec, 4},
+    {426 /* io_uring_enter */, Timeout::kNone, 0},
+    {__NR_select, Timeout::kTimeval, 4},
+    {__NR_write, Timeout::kSocketSend, 0},
+    {__NR_connect, Timeout::kSocketSend, 0},
 };
 
 const TimedCall* find(long nr) {
@@ -130,13 +147,17 @@ bool shorten(ResumeFrame& f, uint64_t at, const TimedCall& c, const CallContext&
       f.args[c.argument] = gone < all ? all - gone : 0;
       return true;
     }
-    case Timeout::kTimespec: {
+    case Timeout::kTimespec:
+    case Timeout::kTimeval: {
+      const bool micro = c.kind == Timeout::kTimeval;
       int64_t ts[2];
       if (f.args[c.argument] == 0 || !x.read(x.read_context, f.args[c.argument], ts, sizeof(ts))) {
         return false;
       }
+      if (micro && ts[1] < 1000000) ts[1] *= 1000;
       if (ts[0] < 0 || ts[0] >= 4000000000 || ts[1] < 0 || ts[1] >= 1000000000) return false;
       set_time_left(f, ts[0] * 1000000000 + ts[1], passed);
+      if (micro) f.nanoseconds /= 1000;
       f.args[c.argument] = at + offsetof(ResumeFrame, seconds);
       return true;
     }
@@ -233,7 +254,7 @@ Continuation continue_restartable(const user_regs_struct& regs, CallContext x) {
   Continuation c;
   c.live = regs;
   user_regs_struct r = regs;
-  const uint64_t now = rawsys::clock_ns(CLOCK_MONOTONIC);
+  const uint64_t now = rawsys::now_ns();
   if (static_cast<long>(regs.orig_rax) == __NR_restart_syscall) {
     const auto it = g_begun.find(x.before.tid);
     long nr;
@@ -296,7 +317,7 @@ bool scheduler_now_ns(int cpu, uint64_t* ret) {
   };
   static Known known[8];  // valid for the threads of one stop
   constexpr uint64_t kFresh = 20000000;
-  const uint64_t now = rawsys::clock_ns(CLOCK_MONOTONIC);
+  const uint64_t now = rawsys::now_ns();
   Known& k = known[cpu % 8];
   if (k.cpu != cpu || now - k.monotonic_ns > kFresh) {
     cpu_set_t all, one;
@@ -311,7 +332,7 @@ bool scheduler_now_ns(int cpu, uint64_t* ret) {
     const bool ok = last_ran("/proc/thread-self/sched", &ns, &switches);
     sched_setaffinity(0, sizeof(all), &all);
     if (!ok) return false;
-    k = {cpu, ns, rawsys::clock_ns(CLOCK_MONOTONIC)};
+    k = {cpu, ns, rawsys::now_ns()};
   }
   *ret = k.scheduler_ns;
   return true;
@@ -339,7 +360,7 @@ bool may_run_out(const std::string& text, long nr) {
   }
   r.rsi = a[1];
   if (is_absolute(r, nr)) return false;
-  if (c->kind == Timeout::kTimespec) return a[c->argument] != 0;
+  if (c->kind == Timeout::kTimespec || c->kind == Timeout::kTimeval) return a[c->argument] != 0;
   if (c->kind == Timeout::kMilliseconds) return static_cast<int32_t>(a[c->argument]) > 0;
   return true;
 }
@@ -352,7 +373,9 @@ BeforeStop look_before_stop(pid_t pid, pid_t tid) {
   const std::string dir = os::task_path(pid, tid, "");
   auto text = os::read_file(dir + "syscall");
   if (!text || text->starts_with("running") || text->starts_with("-1")) return b;
-  b.syscall_nr = strtol(text->c_str(), nullptr, 10);
+  char* end = nullptr;
+  b.syscall_nr = strtol(text->c_str(), &end, 10);
+  b.first_arg = strtoull(end, nullptr, 16);
   if (b.syscall_nr != __NR_restart_syscall && !may_run_out(*text, b.syscall_nr)) return b;
   uint64_t slept_since, now;
   const int cpu = processor_of(dir);
@@ -364,9 +387,9 @@ BeforeStop look_before_stop(pid_t pid, pid_t tid) {
   return b;
 }
 
-void look_again(pid_t pid, BeforeStop& before) {
-  if (!before.asleep_known) return;
-  uint64_t ns, switches;
+void look_again(pid_t pid, uint64_t switches, BeforeStop& before) {
+  if (!before.asleep_known || switches == before.switches + 1) return;
+  uint64_t ns;
   const std::string path = os::task_path(pid, before.tid, "sched");
   // The stop itself is one.
   if (last_ran(path, &ns, &switches) && switches == before.switches + 1) return;

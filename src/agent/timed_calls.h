@@ -18,6 +18,7 @@ namespace cr::agent {
 // What was known of a thread before it was stopped.
 struct BeforeStop {
   long syscall_nr = -1;    // -1: it was running
+  uint64_t first_arg = 0;  // of that call
   uint64_t asleep_ns = 0;  // how long it had been in that call
   bool asleep_known = false;
   uint64_t switches = 0;  // how often the thread had given up its processor by itself
@@ -25,7 +26,8 @@ struct BeforeStop {
 };
 BeforeStop look_before_stop(pid_t pid, pid_t tid);
 // In the stop: if the thread left that call meanwhile, the one that it is in now has just begun.
-void look_again(pid_t pid, BeforeStop& before);
+// switches: as BeforeStop.switches, in the stop; 0: not known yet.
+void look_again(pid_t pid, uint64_t switches, BeforeStop& before);
 
 // Bytes to be put into the program's memory.
 struct Poke {

@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <linux/ptrace.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -45,7 +46,8 @@ std::string thread_text(pid_t pid, pid_t tid) {
   return "thread " + std::to_string(tid) + " (" + name + ")";
 }
 
-// Do not burn the core the thread needs in order to stop.
+// Do not burn the core the thread needs in order to stop. A sleep lasts 50 microseconds longer than
+// asked for; giving way, if nobody else wants the processor, no time at all.
 void wait_a_moment(int round) {
   if (round < 20) return;
   timespec ts{0, round < 200 ? 5000 : 200000};
@@ -74,10 +76,20 @@ bool World::write_memory(uint64_t addr, const void* from, size_t bytes) const {
 BeforeStop World::look(pid_t tid) const {
   BeforeStop before = look_before_stop(pid_, tid);
   if (last_resume_ns_ != 0) {
-    const uint64_t since = rawsys::clock_ns(CLOCK_MONOTONIC) - last_resume_ns_;
+    const uint64_t since = rawsys::now_ns() - last_resume_ns_;
     before.asleep_ns = std::min(before.asleep_ns, since);
   }
   return before;
+}
+
+// Such a thread cannot be stopped before its child has called exec or ended.
+bool World::waits_in_vfork(const Thread& t) const {
+  if (t.before.syscall_nr == __NR_vfork) return true;
+  uint64_t flags = t.before.first_arg;
+  if (t.before.syscall_nr == __NR_clone3 && !read_memory(flags, &flags, sizeof(flags)))
+    return false;
+  const bool clones = t.before.syscall_nr == __NR_clone || t.before.syscall_nr == __NR_clone3;
+  return clones && (flags & CLONE_VFORK) != 0;
 }
 
 // Seizes and interrupts the threads that are not known yet. A thread may end at any moment.
@@ -90,12 +102,19 @@ Trouble World::seize_new(bool* ret_any) {
   for (const pid_t tid : *tasks) {
     if (tid == control_tid_ || (tid == pid_ && leader_gone_)) continue;
     const bool known = std::ranges::any_of(threads_, [&](const Thread& t) { return t.tid == tid; });
-    if (known) continue;
+    if (known || std::ranges::count(io_workers_, tid) != 0) continue;
     Thread t;
     t.tid = tid;
     t.leader = tid == pid_;
     t.before = look(tid);
-    if (t.before.syscall_nr == __NR_vfork) {
+    // That is over soon, as a rule.
+    constexpr int kPatience = 100;
+    for (int round = 0; round < kPatience && waits_in_vfork(t); round++) {
+      const timespec moment{0, 500000};
+      nanosleep(&moment, nullptr);
+      t.before = look(tid);
+    }
+    if (waits_in_vfork(t)) {
       return trouble(Errc::kCannotStop, EAGAIN,
                      thread_text(pid_, tid) + " waits in vfork for its child; try again later");
     }
@@ -108,6 +127,7 @@ Trouble World::seize_new(bool* ret_any) {
     if (ended) continue;
     threads_.push_back(t);
     *ret_any = true;
+    if (stopping_since_ns_ == 0) stopping_since_ns_ = rawsys::now_ns();
     trace(PTRACE_INTERRUPT, t.tid, nullptr, nullptr);
   }
   return {};
@@ -138,6 +158,14 @@ Trouble World::seize(pid_t tid, bool* ret_ended) {
                      "ptrace_scope, seccomp, or PR_SET_DUMPABLE)");
 }
 
+void World::note_end(Thread& t, int status) {
+  if (t.leader) {
+    dead_ = true;
+    dead_status_ = status;
+  }
+  t.tid = 0;
+}
+
 // Waits for the stop that PTRACE_INTERRUPT asked for; signals met on the way are delivered.
 Trouble World::wait_stopped(Thread& t, uint64_t deadline_ns) {
   for (int round = 0;; round++) {
@@ -149,11 +177,7 @@ Trouble World::wait_stopped(Thread& t, uint64_t deadline_ns) {
     }
     if (r == t.tid) {
       if (WIFEXITED(status) || WIFSIGNALED(status)) {
-        if (t.leader) {
-          dead_ = true;
-          dead_status_ = status;
-        }
-        t.tid = 0;
+        note_end(t, status);
         return {};
       }
       if (WIFSTOPPED(status) && status >> 16 == kPtraceEventStop) {
@@ -176,7 +200,7 @@ Trouble World::wait_stopped(Thread& t, uint64_t deadline_ns) {
         return {};
       }
     }
-    if (rawsys::clock_ns(CLOCK_MONOTONIC) > deadline_ns) {
+    if (rawsys::now_ns() > deadline_ns) {
       return trouble(Errc::kCannotStop, ETIMEDOUT,
                      thread_text(pid_, t.tid) +
                          " did not stop within 3 s (uninterruptible sleep, or waiting in vfork)");
@@ -193,6 +217,13 @@ Trouble World::let_out(Thread& t, int round, bool* ret_again) {
   user_regs_struct regs;
   if (trace(PTRACE_GETREGS, t.tid, nullptr, &regs) != 0) {
     return trouble(Errc::kCannotStop, errno, thread_text(pid_, t.tid) + " has ended");
+  }
+  if (regs.rip == 0 && regs.rsp == 0) {
+    // No code of the program's: the kernel works off requests of an io_uring there, and goes on.
+    io_workers_.push_back(t.tid);
+    trace(PTRACE_DETACH, t.tid, nullptr, nullptr);
+    t.tid = 0;
+    return {};
   }
   const bool in_vdso = regs.rip >= vdso_start_ && regs.rip < vdso_end_;
   const bool in_restorer = regs.rip >= restorer_start_ && regs.rip < restorer_end_;
@@ -211,7 +242,7 @@ Trouble World::let_out(Thread& t, int round, bool* ret_again) {
 }
 
 Trouble World::stop() {
-  const uint64_t deadline = rawsys::clock_ns(CLOCK_MONOTONIC) + kStopTimeoutNs;
+  const uint64_t deadline = rawsys::now_ns() + kStopTimeoutNs;
   // A running thread may make new ones until all that were seen have stopped.
   int round = 0;
   for (bool again = true; again; round++) {
@@ -226,9 +257,10 @@ Trouble World::stop() {
       bool inside = false;
       bad = let_out(t, round, &inside);
       if (bad.bad()) return bad;
+      if (t.tid == 0) continue;
       t.outside = !inside;
       again = again || inside;
-      if (inside && rawsys::clock_ns(CLOCK_MONOTONIC) > deadline) {
+      if (inside && rawsys::now_ns() > deadline) {
         return trouble(Errc::kCannotStop, ETIMEDOUT,
                        thread_text(pid_, t.tid) +
                            " did not get out of the vDSO or the restorer within 3 s; is the "
@@ -249,7 +281,14 @@ bool World::set_regs(const Thread& t, const user_regs_struct& regs) const {
 // runs cr_report_entry on a stack of the library's, and is stopped again when it has reported. If
 // this process died meanwhile, it would go on by itself from the frame written here.
 Trouble World::begin_report(Thread& t, uint64_t slot) {
-  const std::string who = thread_text(pid_, t.tid);
+  channel_->reports[slot] = {};
+  channel_->reports[slot].call_plugins = plugins_wanted_ ? 1 : 0;
+  const uint64_t report = channel_->reports_addr + slot * sizeof(format::ThreadReport);
+  return begin_function(t, slot, hello_.report_entry, report, 0);
+}
+
+Trouble World::begin_function(Thread& t, uint64_t slot, uint64_t entry, uint64_t arg,
+                              uint64_t arg2) {
   const uint64_t stack_top = hello_.report_stack_top + slot * format::kReportStackBytes;
   const uint64_t frame_addr = (stack_top - format::kReportFrameRoom) & ~63ull;
   format::ThreadReport leave_altstack{};
@@ -257,26 +296,27 @@ Trouble World::begin_report(Thread& t, uint64_t slot) {
   auto frame = make_frame(t.saved, t.xstate, t.sigmask, leave_altstack);
   if (!frame || frame->size() > format::kReportFrameRoom) {
     return trouble(Errc::kUnsupported, 0,
-                   who + ": " + (frame ? "its registers are too large" : frame.error().what) +
+                   thread_text(pid_, t.tid) + ": " +
+                       (frame ? "its registers are too large" : frame.error().what) +
                        " cannot be saved");
   }
   const uint64_t xstate_addr = frame_addr + format::kFrameXstateOff;
   memcpy(frame->data() + format::kFrameFpstatePointerOff, &xstate_addr, sizeof(xstate_addr));
   user_regs_struct r = t.regs;
-  r.rip = hello_.report_entry;
+  r.rip = entry;
   r.rsp = frame_addr - 64;
-  r.rdi = channel_->reports_addr + slot * sizeof(format::ThreadReport);
+  r.rdi = arg;
   r.rsi = frame_addr;
+  r.rdx = arg2;
   r.orig_rax = ~0ull;
   r.eflags &= ~0x500ull;  // direction and trap flags
   const uint64_t all = ~0ull;
-  channel_->reports[slot] = {};
   // Registers before mask, and back the other way round below: a thread whose tracer dies between
   // the two must never run on in the program's code with every signal blocked.
   if (!write_memory(frame_addr, frame->data(), frame->size()) || !set_regs(t, r) ||
       trace(PTRACE_SETSIGMASK, t.tid, 8, &all) != 0 ||
       trace(PTRACE_CONT, t.tid, nullptr, nullptr) != 0) {
-    return trouble(Errc::kCannotStop, errno, who + " could not be questioned");
+    return trouble(Errc::kCannotStop, errno, thread_text(pid_, t.tid) + " could not be questioned");
   }
   t.stopped = false;
   return {};
@@ -290,31 +330,68 @@ Trouble World::await_report(Thread& t, uint64_t slot, uint64_t deadline_ns) {
       if (WIFSTOPPED(status)) {
         trace(PTRACE_CONT, t.tid, nullptr, nullptr);  // out of a group stop
       } else {
-        if (t.leader) {
-          dead_ = true;
-          dead_status_ = status;
-        }
-        t.tid = 0;
+        note_end(t, status);
         return trouble(Errc::kCannotStop, ESRCH, "the program has ended");
       }
     }
-    if (rawsys::clock_ns(CLOCK_MONOTONIC) > deadline_ns) {
+    if (rawsys::now_ns() > deadline_ns) {
       return trouble(Errc::kCannotStop, ETIMEDOUT, thread_text(pid_, t.tid) + " does not report");
     }
-    if (round > 50) wait_a_moment(round);
+    wait_a_moment(round);
   }
   trace(PTRACE_INTERRUPT, t.tid, nullptr, nullptr);
   return {};
 }
 
-Trouble World::end_report(Thread& t, uint64_t slot, uint64_t deadline_ns) {
+// Registers and mask as they were.
+Trouble World::end_function(Thread& t, uint64_t deadline_ns) {
   Trouble bad = wait_stopped(t, deadline_ns);
   if (bad.bad()) return bad;
   if (t.tid == 0) return trouble(Errc::kCannotStop, ESRCH, "the program has ended");
-  t.report = channel_->reports[slot];
   trace(PTRACE_SETSIGMASK, t.tid, 8, &t.sigmask);
   set_regs(t, t.regs);
   return {};
+}
+
+Trouble World::end_report(Thread& t, uint64_t slot, uint64_t deadline_ns) {
+  Trouble bad = end_function(t, deadline_ns);
+  if (!bad.bad()) t.report = channel_->reports[slot];
+  return bad;
+}
+
+Trouble World::join() {
+  Thread& t = threads_[0];
+  shared_pending_ = peek_signals(t.tid, true);
+  Trouble bad = describe_thread(t, nullptr);
+  const uint64_t word = hello_.state + offsetof(format::ControlHead, joining);
+  uint32_t joining = 1;
+  if (!bad.bad() && !write_memory(word, &joining, sizeof(joining))) {
+    bad = trouble(Errc::kUnsupported, EFAULT, "the library's memory cannot be written");
+  }
+  if (!bad.bad()) {
+    bad = begin_function(t, 0, hello_.join_entry, hello_.state, hello_.control_stack_top);
+  }
+  if (bad.bad()) return bad;
+  const uint64_t deadline = rawsys::now_ns() + kStopTimeoutNs;
+  for (int round = 0; joining == 1; round++) {
+    int status = 0;
+    if (!read_memory(word, &joining, sizeof(joining))) break;
+    if (round % 16 == 15 && waitpid(t.tid, &status, __WALL | WNOHANG) == t.tid) {
+      if (!WIFSTOPPED(status)) {
+        note_end(t, status);
+        return trouble(Errc::kCannotStop, ESRCH, "the process has ended");
+      }
+      trace(PTRACE_CONT, t.tid, nullptr, nullptr);  // out of a group stop
+    }
+    if (rawsys::now_ns() > deadline) break;
+    wait_a_moment(round);
+  }
+  trace(PTRACE_INTERRUPT, t.tid, nullptr, nullptr);
+  bad = end_function(t, deadline);
+  if (!bad.bad() && joining == 1) {
+    bad = trouble(Errc::kCannotStop, ETIMEDOUT, thread_text(pid_, t.tid) + " does not answer");
+  }
+  return bad;
 }
 
 // Each step for all threads of the batch before the next: they run at the same time. Those that
@@ -323,7 +400,7 @@ Trouble World::run_reports(size_t first, size_t count) {
   Trouble bad;
   size_t begun = 0;
   for (; begun < count && !bad.bad(); begun++) bad = begin_report(threads_[first + begun], begun);
-  const uint64_t deadline = rawsys::clock_ns(CLOCK_MONOTONIC) + kStopTimeoutNs;
+  const uint64_t deadline = rawsys::now_ns() + kStopTimeoutNs;
   const auto for_all = [&](Trouble (World::*step)(Thread&, uint64_t, uint64_t)) {
     for (size_t i = 0; i < begun; i++) {
       Thread& t = threads_[first + i];
@@ -334,6 +411,23 @@ Trouble World::run_reports(size_t first, size_t count) {
   };
   for_all(&World::await_report);
   for_all(&World::end_report);
+  return bad;
+}
+
+Trouble World::call_plugins() {
+  Thread& t = threads_[0];
+  const format::ThreadReport said = t.report;
+  const uint64_t deadline = rawsys::now_ns() + kStopTimeoutNs;
+  plugins_wanted_ = true;
+  Trouble bad = begin_report(t, 0);
+  plugins_wanted_ = false;
+  if (!bad.bad()) bad = await_report(t, 0, deadline);
+  if (!bad.bad()) bad = end_report(t, 0, deadline);
+  t.report = said;
+  iovec iov{t.xstate.data(), t.xstate.size()};
+  if (!bad.bad() && trace(PTRACE_SETREGSET, t.tid, reinterpret_cast<void*>(kNtX86Xstate), &iov)) {
+    return trouble(Errc::kCannotStop, errno, thread_text(pid_, t.tid) + ": its registers");
+  }
   return bad;
 }
 
@@ -400,7 +494,7 @@ Trouble World::describe_thread(Thread& t, const format::SigactionRecord* actions
 Trouble World::settle_call(Thread& t, const format::SigactionRecord* actions) {
   t.settled = true;
   t.pending = peek_signals(t.tid, false);
-  look_again(pid_, t.before);
+  look_again(pid_, t.switches, t.before);
   CallContext x;
   x.before = t.before;
   x.signal = deliverable(t, actions);
@@ -455,9 +549,9 @@ Trouble World::describe(const format::SigactionRecord* actions) {
 // A thread that was killed in its stop stays a zombie, and the process with it, until its tracer
 // has waited for it.
 void World::bury(Thread& t) {
-  const uint64_t deadline = rawsys::clock_ns(CLOCK_MONOTONIC) + kStopTimeoutNs;
+  const uint64_t deadline = rawsys::now_ns() + kStopTimeoutNs;
   std::vector<pid_t> one = {t.tid};
-  for (int round = 0; !one.empty() && rawsys::clock_ns(CLOCK_MONOTONIC) < deadline; round++) {
+  for (int round = 0; !one.empty() && rawsys::now_ns() < deadline; round++) {
     if (finish_threads(one, pid_, &dead_status_)) dead_ = true;
     if (!one.empty()) wait_a_moment(round);
   }
@@ -506,7 +600,7 @@ void World::resume() {
     if (t.tid == 0) continue;
     if (!t.stopped) {
       // Seized but it never stopped: it cannot be detached before it does.
-      if (wait_stopped(t, rawsys::clock_ns(CLOCK_MONOTONIC) + 200000000).bad()) {
+      if (wait_stopped(t, rawsys::now_ns() + 200000000).bad()) {
         unfinished_.push_back(t.tid);
         continue;
       }

@@ -40,6 +40,7 @@ struct Thread {
   std::vector<siginfo_t> pending;
   std::vector<Poke> saved_pokes;
   long syscall_nr = -1;
+  uint64_t switches = 0;  // as BeforeStop.switches, in the stop; 0: not known yet
 };
 
 // A failure with words made for the case at hand.
@@ -71,11 +72,26 @@ class World {
   Trouble stop();
   // Fills in everything of every thread. Needs the process-wide dispositions (channel->process).
   Trouble describe(const format::SigactionRecord* actions);
+  // Has the first thread, which was described, call the program's plug-ins.
+  Trouble call_plugins();
   // The control thread must run while the others are held; a stop signal (SIGSTOP, Ctrl-Z) halts it
   // with the rest of the process, until it is let out of that stop here.
   void keep_control_running();
   // Lets all threads go on.
   void resume();
+
+  // Makes a thread of a process without a control thread run hello.join_entry (join_stopped.cc).
+  Trouble join();
+
+  // It has one now.
+  void bind(pid_t control_tid, const format::Hello& hello, int pidfd, int mem_fd,
+            format::ChannelHeader* channel) {
+    control_tid_ = control_tid;
+    hello_ = hello;
+    pidfd_ = pidfd;
+    mem_ = mem_fd;
+    channel_ = channel;
+  }
 
   // For restore() in place: waits for the stop that PTRACE_INTERRUPT asked for.
   Trouble wait_for(Thread& t, uint64_t deadline_ns) { return wait_stopped(t, deadline_ns); }
@@ -93,11 +109,15 @@ class World {
 
  private:
   Trouble seize_new(bool* ret_any);
+  void note_end(Thread& t, int status);
   Trouble wait_stopped(Thread& t, uint64_t deadline_ns);
   BeforeStop look(pid_t tid) const;
   Trouble let_out(Thread& t, int round, bool* ret_again);
   Trouble seize(pid_t tid, bool* ret_ended);
   Trouble run_reports(size_t first, size_t count);
+  bool waits_in_vfork(const Thread& t) const;
+  Trouble begin_function(Thread& t, uint64_t slot, uint64_t entry, uint64_t arg, uint64_t arg2);
+  Trouble end_function(Thread& t, uint64_t deadline_ns);
   Trouble begin_report(Thread& t, uint64_t slot);
   Trouble await_report(Thread& t, uint64_t slot, uint64_t deadline_ns);
   Trouble end_report(Thread& t, uint64_t slot, uint64_t deadline_ns);
@@ -118,18 +138,23 @@ class World {
   std::vector<Thread> threads_;
   std::vector<siginfo_t> shared_pending_;
   bool leader_gone_ = false;
-  bool leader_unburied_ = false;  // traced by us, its end not reported yet
+  bool plugins_wanted_ = false;
+  std::vector<pid_t> io_workers_;  // of the kernel
+  bool leader_unburied_ = false;   // traced by us, its end not reported yet
   bool control_held_ = false;
   bool nested_ = true;
   bool dead_ = false;
   int dead_status_ = 0;
-  uint64_t last_resume_ns_ = 0;
+  uint64_t last_resume_ns_ = 0, stopping_since_ns_ = 0;
   uint64_t vdso_start_ = 0, vdso_end_ = 0;
   uint64_t restorer_start_ = 0, restorer_end_ = 0;
 
  public:
   // The program has a pid namespace of its own.
   void set_nested(bool nested) { nested_ = nested; }
+  bool nested() const { return nested_; }
+  // When the first thread was told to stop (monotonic); 0: none was.
+  uint64_t stopping_since_ns() const { return stopping_since_ns_; }
   // No thread can have slept in one call for longer than since the last stop.
   void set_last_resume(uint64_t monotonic_ns) { last_resume_ns_ = monotonic_ns; }
   void set_vdso(uint64_t start, uint64_t end) {

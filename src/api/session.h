@@ -7,6 +7,9 @@
 
 namespace cr::api {
 
+// From here on the agent can make this process a member of the session, if it is none.
+void prepare_to_join();
+
 // Attach to an agent that listens in dir already (crrun).
 Result<void> join_session(const char* dir);
 

@@ -187,11 +187,23 @@ int resume(const char* dir, bool lenient) {
               "run crrestore --check-only for the reason");
 }
 
+// A process that one under crrun has made belongs to its session, and joins it when it says so, or
+// when a checkpoint is taken. False: there is none.
+bool join_tree() {
+  if (control::state().ready == 0 || control::state().status == control::kAgentGone) return false;
+  static char dir[PATH_MAX];
+  const char* from = control::state().session_dir;  // of the process that it was forked from
+  if (from[0] == 0) from = getenv("CR_SESSION");
+  if (from == nullptr || getenv("CR_SESSION") == nullptr) return false;
+  rawsys::str_copy(dir, from, sizeof(dir));
+  return static_cast<bool>(join_session(dir));
+}
+
 int init_locked(const crattr& a) {
   auto heap = nvheap::init(a.heap_reserve_bytes);
   if (!heap) return fail(heap.error());
   if (a.stack_bytes != 0) crthreads::set_default_stack_bytes(a.stack_bytes);
-  if (control::attached()) {  // under crrun
+  if (control::attached() || join_tree()) {  // under crrun
     if (a.interval_seconds != 0) control::set_interval(a.interval_seconds);
     return 0;
   }
@@ -224,6 +236,11 @@ void forget_in_child() {
 
 int ask(control::Ask what) {
   if (t_in_hook) return fail(Error{Errc::kDeadlock, 0, "called from a hook"});
+  if (!control::attached() && what == control::Ask::kCheckpoint) {
+    pthread_mutex_lock(&g_init_lock);
+    if (!control::attached()) join_tree();
+    pthread_mutex_unlock(&g_init_lock);
+  }
   if (!control::attached()) {
     const bool gone = control::state().status == control::kAgentGone;
     return fail(gone ? Error{Errc::kAgentGone, 0, control::state().answer_text}
@@ -315,8 +332,13 @@ int heap_open_locked(const char* image_dir, uint32_t flags) {
 
 }  // namespace
 
-Result<void> join_session(const char* dir) {
+void prepare_to_join() {
   control::state().heap_words[0] = reinterpret_cast<uint64_t>(nvheap::directory_word());
+  control::allow_joining();
+}
+
+Result<void> join_session(const char* dir) {
+  prepare_to_join();
   CR_TRYV(control::start(dir));
   static constinit bool registered = false;
   if (!registered) {

@@ -16,6 +16,8 @@ namespace {
 
 constexpr uint64_t kBounceBytes = 256 * 1024;
 constexpr uint64_t kBatch = 64;
+// One run of what is copied last of all, and from how much on another processor is to help.
+constexpr uint64_t kPiecePages = (1 << 20) / kPageSize, kWorthSharingPages = 128;
 alignas(kPageSize) constinit unsigned char g_bounce[kBounceBytes] = {};
 
 enum class When { kStopped, kRunning };
@@ -34,7 +36,8 @@ class Copier {
   long work() {
     ch_.run_count = 0;
     ch_.more = 0;
-    const long e = work_through();
+    long e = work_through();
+    if (e == 0) e = copy_rest();
     ch_.staging_used = used_pages_;
     memory_.marked = memory_.marked || tracking_;
     return e;
@@ -527,7 +530,8 @@ class Copier {
       pages = room;
       full_ = true;
     }
-    const long e = transfer(from, pages * kPageSize, readable);
+    if (when_ == When::kStopped && readable) return put_off(from, pages);
+    const long e = transfer(from, pages * kPageSize, used_pages_, readable);
     if (e != 0) return e;
     runs_[ch_.run_count++] = {from, pages, used_pages_};
     used_pages_ += pages;
@@ -535,8 +539,67 @@ class Copier {
     return 0;
   }
 
-  long transfer(uint64_t from, uint64_t bytes, bool readable) {
-    uint64_t to = used_pages_ * kPageSize;
+  // They get their place, and are copied when all is found: nobody writes to them meanwhile.
+  long put_off(uint64_t from, uint64_t pages) {
+    while (pages > 0 && ch_.run_count < ch_.runs_cap) {
+      const uint64_t n = pages < kPiecePages ? pages : kPiecePages;
+      runs_[ch_.run_count++] = {from, n | format::kRunToCopy, used_pages_};
+      used_pages_ += n;
+      to_copy_ += n;
+      from += n * kPageSize;
+      pages -= n;
+      ch_.cursor_addr = from;
+    }
+    full_ = full_ || pages > 0;
+    return 0;
+  }
+
+  // What was put off. If it is much the agent, which has another processor, is asked to help; what
+  // it claims and does not do, we do. It cannot be late: it does nothing else before its part ends.
+  long copy_rest() {
+    if (to_copy_ == 0) return 0;
+    const uint64_t count = ch_.run_count;
+    __atomic_store_n(&ch_.copy_next, uint64_t{0}, __ATOMIC_RELAXED);
+    if (to_copy_ >= kWorthSharingPages) {
+      __atomic_store_n(&ch_.copy_count, count, __ATOMIC_RELEASE);
+      rawsys::sys_futex(&ch_.done_seq, FUTEX_WAKE, 0x7fffffff);  // it may wait for our end
+    }
+    long e = 0;
+    for (uint64_t i = 0; e == 0;) {
+      i = __atomic_fetch_add(&ch_.copy_next, format::kRunsAtOnce, __ATOMIC_RELAXED);
+      if (i >= count) break;
+      for (uint64_t j = i; j < i + format::kRunsAtOnce && j < count && e == 0; j++) {
+        e = copy_one(runs_[j]);
+      }
+    }
+    __atomic_store_n(&ch_.copy_count, uint64_t{0}, __ATOMIC_RELEASE);
+    constexpr uint64_t kPatience = 100000;  // about as long as its part may take
+    uint64_t rounds = 0;
+    for (uint64_t i = 0; e == 0 && i < count; i++) {
+      while (is_to_copy(runs_[i]) && rounds < kPatience) {
+        rounds++;
+        rawsys::cpu_relax();
+      }
+      e = copy_one(runs_[i]);
+    }
+    to_copy_ = 0;
+    return e;
+  }
+
+  static bool is_to_copy(const format::Run& r) {
+    return (__atomic_load_n(&r.pages, __ATOMIC_ACQUIRE) & format::kRunToCopy) != 0;
+  }
+
+  long copy_one(format::Run& r) {
+    if (!is_to_copy(r)) return 0;
+    const uint64_t pages = __atomic_load_n(&r.pages, __ATOMIC_RELAXED) & ~format::kRunToCopy;
+    const long e = transfer(r.addr, pages * kPageSize, r.staging_page, true);
+    if (e == 0) __atomic_store_n(&r.pages, pages, __ATOMIC_RELEASE);
+    return e;
+  }
+
+  long transfer(uint64_t from, uint64_t bytes, uint64_t staging_page, bool readable) {
+    uint64_t to = staging_page * kPageSize;
     if (readable) {
       const long e = rawsys::write_all_at(files_.staging, reinterpret_cast<void*>(from), bytes, to);
       if (e != -EFAULT) return e;  // a protection key, or PROT_NONE set behind our back
@@ -560,7 +623,8 @@ class Copier {
   When when_;
   format::Run* runs_;
   format::Range* ranges_;
-  uint64_t used_pages_;  // of staging
+  uint64_t used_pages_;   // of staging
+  uint64_t to_copy_ = 0;  // pages that were put off
   bool tracking_, hashing_, marks_;
   bool full_ = false;
   uint64_t zero_hash_ = 0;

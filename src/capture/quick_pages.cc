@@ -191,6 +191,13 @@ long quick_copy(QuickHead& head, uint64_t first, const QuickFound& found, format
       page += r.pages;
       bytes += r.pages * kPageSize;
     }
+    if (head.plan.plain != 0) {
+      uint8_t* at = ring + begin * kPageSize;
+      for (uint64_t k = 0; k < n; at += from[k++].iov_len) {
+        __builtin_memcpy(at, from[k].iov_base, from[k].iov_len);
+      }
+      continue;
+    }
     iovec to{ring + begin * kPageSize, bytes};
     const long done = n == 0 ? 0 : sys(__NR_process_vm_readv, pid, &to, 1, from, n, 0);
     if (done < 0) return done;
@@ -204,7 +211,7 @@ long quick_copy(QuickHead& head, uint64_t first, const QuickFound& found, format
 
 long list_private(QuickHead& head, int pagemap) {
   head.plan.private_count = 0;
-  return format::each_private(format::file_ranges(head), head.scratch, pagemap,
+  return format::each_private(format::file_ranges(head), format::kEverywhere, head.scratch, pagemap,
                               [&](const QuickRange& r) -> long {
                                 if (head.plan.private_count == format::kQuickMostRuns)
                                   return -E2BIG;

@@ -10,6 +10,7 @@
 #include <sched.h>
 #include <sys/file.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 
 #include "capture/capture.h"
@@ -25,6 +26,7 @@ void cr_resume_entry();
 void cr_resume_end();
 void cr_report_entry();
 void cr_calls_entry();
+void cr_join_entry();
 [[noreturn]] void cr_control_main(uint64_t restored);
 }
 
@@ -41,6 +43,8 @@ alignas(kPageSize) constinit unsigned char g_control_stack[kControlStackBytes] =
 alignas(kPageSize) constinit unsigned char g_report_stacks[kReportSlots * kReportStackBytes] = {};
 constinit State g_state = {};
 constinit format::Exclusions g_exclusions = {};
+constinit format::PluginTable g_plugins = {};
+constinit format::SemaphoreTable g_semaphores = {};
 
 uint32_t load(const uint32_t& w) { return __atomic_load_n(&w, __ATOMIC_ACQUIRE); }
 uint64_t load(const uint64_t& w) { return __atomic_load_n(&w, __ATOMIC_ACQUIRE); }
@@ -75,6 +79,7 @@ class ControlThread {
   void take_answer();
   bool agent_is_gone();
   void give_up();
+  void let_go();
 
   capture::Files files_;
   capture::Memory memory_;
@@ -122,9 +127,12 @@ long ControlThread::say_hello(bool restored) {
   hello.state = a.state;
   hello.state_bytes = a.state_bytes;
   hello.exclusions = reinterpret_cast<uint64_t>(&g_exclusions);
+  hello.plugins = reinterpret_cast<uint64_t>(&g_plugins);
+  hello.semaphores = reinterpret_cast<uint64_t>(&g_semaphores);
   hello.calls_entry = reinterpret_cast<uint64_t>(&cr_calls_entry);
   hello.heap_words[0] = g_state.heap_words[0];
   hello.heap_words[1] = g_state.heap_words[1];
+  hello.join_entry = reinterpret_cast<uint64_t>(&cr_join_entry);
   hello.restored = restored ? 1 : 0;
   long r = sys(__NR_sendto, sock_, &hello, sizeof(hello), MSG_NOSIGNAL, nullptr, 0);
   if (r < 0) return r;
@@ -207,6 +215,14 @@ bool ControlThread::agent_is_gone() {
 }
 
 // The program runs on without checkpoints; waiting calls are told.
+// Before the thread's end.
+void ControlThread::let_go() {
+  memory_.hashes.clear();
+  memory_.soft_dirty.clear();
+  g_state.channel = nullptr;
+  set_status(kDetached);
+}
+
 void ControlThread::give_up() {
   memory_.hashes.clear();
   memory_.soft_dirty.clear();
@@ -333,10 +349,7 @@ void ControlThread::run_command() {
       break;
     case format::kCommandExit:
       leave = true;
-      memory_.hashes.clear();
-      memory_.soft_dirty.clear();
-      g_state.channel = nullptr;
-      set_status(kDetached);
+      let_go();
       break;
     case format::kCommandHooks:
       r = run_hooks_elsewhere(static_cast<uint32_t>(ch_->arg0));
@@ -355,7 +368,7 @@ void ControlThread::run_command() {
   done_command_ = seq;
   __atomic_store_n(&ch_->done_seq, seq, __ATOMIC_RELEASE);
   sys_futex(&ch_->done_seq, FUTEX_WAKE, 0x7fffffff);
-  if (leave) rawsys::sys_exit_thread(0);
+  if (leave) rawsys::sys_exit_thread(static_cast<int>(ch_->arg0));
 }
 
 // For quick checkpoints that build upon this one.
@@ -415,6 +428,10 @@ void ControlThread::serve() {
     run_command();
     forward_requests();
     announce_quick();
+    if (load(g_state.wanted_leave) != 0) {
+      let_go();
+      rawsys::sys_exit_thread(0);
+    }
     // While somebody waits for an answer, look every so often whether the agent still lives.
     const bool waited_for = waits_for_agent();
     timespec slice{0, 100 * 1000 * 1000};
@@ -429,6 +446,9 @@ constinit ControlThread g_thread;
 
 State& state() { return g_state; }
 format::Exclusions& exclusions() { return g_exclusions; }
+
+format::PluginTable& plugins() { return g_plugins; }
+format::SemaphoreTable& semaphores() { return g_semaphores; }
 
 Addresses addresses() {
   auto u = [](auto* p) { return reinterpret_cast<uint64_t>(p); };
@@ -447,12 +467,11 @@ bool tracks_mappings() {
          g_state.channel->tracker_fd >= 0;
 }
 
+void allow_joining() { __atomic_store_n(&g_state.ready, format::kReadyToJoin, __ATOMIC_RELEASE); }
+
 Result<void> start(const char* session_dir) {
   rawsys::str_copy(g_state.session_dir, session_dir, sizeof(g_state.session_dir));
-  g_state.owner_pid = static_cast<int32_t>(rawsys::sys_getpid());
-  g_state.wanted_interval = 0;
-  g_state.start_code = Errc::kOk;
-  g_state.start_text[0] = 0;
+  forget_parent(g_state, static_cast<int32_t>(rawsys::sys_getpid()));
   set_status(kStarting);
   uint64_t all = ~0ull, old = 0;
   sys(__NR_rt_sigprocmask, SIG_SETMASK, &all, &old, 8);
@@ -504,6 +523,35 @@ void close() {
   }
 }
 
+bool give_way() {
+  constexpr int kSlices = 20000;
+  const auto threads = [] {
+    struct stat st {};
+    const bool known = sys(__NR_stat, "/proc/self/task", &st) == 0;
+    return known ? static_cast<int>(st.st_nlink) - 2 : 0;
+  };
+  if (!attached() || threads() != 2) return false;
+  __atomic_store_n(&g_state.ready, 0u, __ATOMIC_RELEASE);  // the agent shall not make one meanwhile
+  __atomic_store_n(&g_state.wanted_leave, 1u, __ATOMIC_RELEASE);
+  ring(g_state.channel);
+  // It may be at work for a checkpoint first.
+  for (int i = 0; i < kSlices && threads() != 1; i++) {
+    const timespec moment{0, 100000};
+    sys(__NR_nanosleep, &moment, nullptr);
+  }
+  g_state.wanted_leave = 0;
+  if (threads() == 1) return true;
+  allow_joining();
+  return false;
+}
+
+void come_back() {
+  char dir[sizeof(g_state.session_dir)];
+  rawsys::str_copy(dir, g_state.session_dir, sizeof(dir));
+  (void)start(dir);  // without the agent there are no checkpoints, as before
+  allow_joining();
+}
+
 void set_interval(double seconds) {
   g_state.wanted_interval = seconds;
   ring(g_state.channel);
@@ -520,9 +568,9 @@ void cr_control_main(uint64_t restored) {
   static constexpr char kName[] = "cr-control";
   rawsys::sys(__NR_prctl, PR_SET_NAME, kName);
   State& st = state();
+  // What the memory says about a thread that was, here or in the parent, is void.
+  new (&g_thread) ControlThread();
   if (restored != 0) {
-    // What the saved memory says about the thread that was is void.
-    new (&g_thread) ControlThread();
     st.owner_pid = static_cast<int32_t>(rawsys::sys_getpid());
     settle_requests(st);
     st.status = kStarting;

@@ -11,6 +11,8 @@
 
 #include "base/base.h"
 #include "format/channel.h"
+#include "format/plugins.h"
+#include "format/semaphores.h"
 
 namespace cr::control {
 
@@ -41,11 +43,29 @@ struct State : format::ControlHead {
   uint64_t epoch;          // of this incarnation
   format::ChannelHeader* channel;
   char start_text[512];
-  uint32_t wanted_close;
+  uint32_t wanted_close, wanted_leave;
   uint64_t heap_words[2];  // for Hello: set before start()
 };
 
 State& state();
+
+// Of a process that has no control thread yet. What its memory says was under way was another's:
+// that of the process it was forked from.
+inline void forget_parent(State& st, int32_t pid) {
+  for (int i = 0; i < 3; i++) st.wanted[i] = st.sent[i] = st.answered[i] = st.next_id;
+  st.channel = nullptr;
+  st.hook_threads = 0;
+  st.caller_waiting = false;
+  st.wanted_close = st.wanted_leave = 0;
+  st.wanted_interval = 0;
+  st.start_code = Errc::kOk;
+  st.start_text[0] = 0;
+  st.owner_pid = pid;
+}
+
+// Other processes of a tree have no control thread until the agent makes one, which it can from
+// here on. Context: N, or a constructor.
+void allow_joining();
 
 // Start the control thread for the session in session_dir (absolute path, copied) and wait until it
 // is attached. Context: N.
@@ -70,11 +90,25 @@ Answer ask(Ask what, char* ret_text, size_t text_cap);
 // End the session: the agent and the control thread end. Bounded: 5 s. Context: N.
 void close();
 
+// Ends the control thread, if it is the only one beside the caller: for system calls that the
+// kernel refuses to a process with several threads. False: it is not there, or not alone with the
+// caller.
+// To be followed by come_back(), or by allow_joining(): the next checkpoint has the agent make it
+// again then, as in a child. Context: N.
+bool give_way();
+void come_back();
+
 // Tell the agent a new interval. Context: N.
 void set_interval(double seconds);
 
 // Memory left out of checkpoints; guarded by the API's own lock.
 format::Exclusions& exclusions();
+
+// What plug-ins have registered; guarded by the API's own lock.
+format::PluginTable& plugins();
+
+// What the wrappers of System V semaphores have noted; guarded by its own lock.
+format::SemaphoreTable& semaphores();
 
 // What the agent must know about this library's memory.
 struct Addresses {

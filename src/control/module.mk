@@ -5,4 +5,5 @@ control_KIND := freestanding
 
 # These run on the program's threads while their vector registers are live.
 $(O)/lib/src/control/report_stopped.o: CXX_COMMON += -mgeneral-regs-only
+$(O)/lib/src/control/join_stopped.o: CXX_COMMON += -mgeneral-regs-only
 $(O)/lib/src/control/calls_stopped.o: CXX_COMMON += -mgeneral-regs-only

@@ -78,9 +78,16 @@ uint64_t ask_for_help(QuickHead& h) {
   return number;
 }
 
-// The agent's answer, or, if it has none in time, our own.
+bool same_private(QuickHead& h, QuickRange part, int pagemap) {
+  return compare_private(file_ranges(h), part, {h.private_runs, h.plan.private_count}, h.scratch,
+                         pagemap) == 0;
+}
+
+// The agent looks at the map, and at files below a certain address; we at those above. If it has no
+// answer in time we do its part too.
 bool map_is_same(QuickHead& h, uint64_t number, int pagemap) {
   constexpr int kSpins = 3000;
+  if (!same_private(h, {h.plan.private_split, ~uint64_t{0}}, pagemap)) return false;
   for (int i = 0; i < kSpins; i++) {
     uint64_t now = load(h.help);
     if (now == number + kHelpSame) return true;
@@ -93,9 +100,7 @@ bool map_is_same(QuickHead& h, uint64_t number, int pagemap) {
     }
     __builtin_ia32_pause();
   }
-  return compare_map(h) == kQuickDone &&
-         compare_private(file_ranges(h), {h.private_runs, h.plan.private_count}, h.scratch,
-                         pagemap) == 0;
+  return compare_map(h) == kQuickDone && same_private(h, {0, h.plan.private_split}, pagemap);
 }
 
 QuickRefusal capture_pages(QuickHead& h, uint64_t help, QuickSlot& slot) {

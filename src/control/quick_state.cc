@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
+#include "control/control.h"
 #include "rawsys/rawsys.h"
 
 namespace cr::control {
@@ -172,6 +173,14 @@ bool same_path(QuickHead& head, const QuickFd& f) {
 
 constexpr int kGetSignal = 11;  // F_GETSIG
 
+// One that has hung up, then and now, has none.
+bool same_modes(const QuickFd& f) {
+  constexpr uint64_t kGetModes = 0x802c542a;  // TCGETS2
+  uint8_t now[sizeof(f.modes)];
+  const bool has_modes = sys(__NR_ioctl, f.fd, kGetModes, now) == 0;
+  return has_modes == (f.has_modes != 0) && (!has_modes || equal(now, f.modes, sizeof(now)));
+}
+
 bool same_file(QuickHead& head, const QuickFd& f, QuickSlot& slot) {
   struct stat st;
   if (sys(__NR_fstat, f.fd, &st) != 0 || st.st_dev != f.dev || st.st_ino != f.ino ||
@@ -180,11 +189,18 @@ bool same_file(QuickHead& head, const QuickFd& f, QuickSlot& slot) {
     return false;
   }
   if (sys(__NR_fcntl, f.fd, F_GETOWN) != 0 || sys(__NR_fcntl, f.fd, kGetSignal) != 0) return false;
+  if (f.kind == kFileTerminal) return same_modes(f);
   if (f.kind != kFileRegular && f.kind != kFileDirectory) return true;
   if (st.st_nlink == 0 || has_lock(head, f.fd) || !same_path(head, f)) return false;
   const long position = sys(__NR_lseek, f.fd, 0, SEEK_CUR);
   if (position < 0) return false;
   if (f.kind == kFileDirectory) return static_cast<uint64_t>(position) == f.position;
+  // Only an ordinary checkpoint keeps a copy of what could be overwritten; it does if nothing was.
+  const int64_t changed_ns = st.st_ctim.tv_sec * 1000000000 + st.st_ctim.tv_nsec;
+  const bool writes = (f.open_flags & O_ACCMODE) != O_RDONLY && (f.open_flags & O_APPEND) == 0;
+  if (writes && position != st.st_size && changed_ns != f.copied_ctime_ns &&
+      control::state().files.generation != 0)
+    return false;
   auto& out = slot.files[slot.file_count++];
   out.file = f.file;
   out.position = static_cast<uint64_t>(position);
@@ -253,6 +269,9 @@ QuickRefusal compare_state(QuickHead& head, uint64_t sigmask, QuickSlot& slot) {
       !same_process(head)) {
     return kQuickProcess;
   }
+  if (__atomic_load_n(&control::semaphores().set_count, __ATOMIC_ACQUIRE) != 0) return kQuickFiles;
+  // Files that were changed since belong to the newest ordinary checkpoint's generation.
+  if (__atomic_load_n(&control::state().files.changes, __ATOMIC_RELAXED) != 0) return kQuickFiles;
   return same_files(head, slot) ? kQuickDone : kQuickFiles;
 }
 

@@ -34,6 +34,8 @@ enum ComposedCall : uint64_t {
   kCallMakeTimer,             // timer_create(args[0], args[1]) with the id args[2]
   kCallSetTimer,              // args: MakeTimer's id; interval and time left, as struct itimerspec;
                               // overruns of its last signal; that signal; its clock
+  kCallFunction,              // calls the function at args[0] with args[1]: 0 or -errno
+  kCallFilter,                // seccomp: flags; instructions; their number
 };
 
 struct Call {

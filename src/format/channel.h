@@ -8,11 +8,12 @@
 
 #include <stdint.h>
 
+#include "format/file_journal.h"
 #include "format/image.h"
 
 namespace cr::format {
 
-inline constexpr uint32_t kChannelVersion = 6;
+inline constexpr uint32_t kChannelVersion = 9;
 inline constexpr char kAgentSocketName[] = "agent.sock";
 // Shared mappings of a memfd with this name belong to the session and are not saved: the channel,
 // and what the control thread remembers about pages.
@@ -62,8 +63,11 @@ struct Hello {
   uint32_t restored;     // 1: after a restore
   uint32_t reserved;
   uint64_t heap_words[2];  // addresses of words with the addresses of HeapDirectories; 0: none
+  uint64_t join_entry;     // makes the control thread of a process that has none
+  uint64_t plugins;        // PluginTable (plugins.h)
+  uint64_t semaphores;     // SemaphoreTable (semaphores.h)
 };
-CR_ON_DISK(Hello, 112);
+CR_ON_DISK(Hello, 136);
 
 // crexclude(): read by the agent from the program's memory.
 struct Exclusions {
@@ -76,13 +80,17 @@ CR_ON_DISK(Exclusions, 8 + 256 * 16);
 
 // What the control thread's state in the program begins with: the part that a restore writes.
 struct ControlHead {
-  uint32_t status;       // futex: control::kDetached...
-  uint32_t answer_word;  // futex: raised when an answer has come
-  int32_t start_errno;   // why the control thread did not attach
-  uint32_t reserved;
+  uint32_t status;         // futex: control::kDetached...
+  uint32_t answer_word;    // futex: raised when an answer has come
+  int32_t start_errno;     // why the control thread did not attach
+  uint32_t ready;          // kReadyToJoin when the library has been initialised
   char session_dir[4096];  // where agent.sock is; absolute. Of a restore: where the image is now
+  uint32_t joining;        // 1: join_entry makes the control thread; 2: it is made, or could not be
+  int32_t join_errno;
+  FilesHead files;  // written by the agent at each stop
 };
-CR_ON_DISK(ControlHead, 4112);
+CR_ON_DISK(ControlHead, 4176);
+inline constexpr uint32_t kReadyToJoin = 0x4a4f494e;
 
 inline constexpr double kIntervalAuto = -1;  // CR_INTERVAL_AUTO
 
@@ -153,7 +161,7 @@ enum CommandKind : uint32_t {
   kCommandCapture = 1,    // describe the process, and copy pages by the table of ranges
   kCommandReply = 2,      // answers to API requests are in the header
   kCommandUnmap = 3,      // munmap [arg0, arg0 + arg1): leftovers of a restore
-  kCommandExit = 4,       // end the control thread
+  kCommandExit = 4,       // end the control thread, with status arg0
   kCommandDescribe = 5,   // fill in `process`
   kCommandHooks = 6,      // run the hooks of kind arg0 (enum crhook_when)
   kCommandTrack = 7,      // count writes to the mappings of the table of ranges from now on
@@ -189,6 +197,10 @@ struct Run {
 };
 CR_ON_DISK(Run, 24);
 inline constexpr uint64_t kPagesSame = ~uint64_t{0};
+// In Run.pages while the stop lasts: not copied yet. Whoever copies it, the control thread or the
+// agent, takes the flag away; both may, the bytes are the same.
+inline constexpr uint64_t kRunToCopy = uint64_t{1} << 63;
+inline constexpr uint64_t kRunsAtOnce = 8;  // are claimed
 
 constexpr uint32_t tracking_bit(Tracker t) { return 1u << t; }
 
@@ -201,13 +213,23 @@ struct Spoiled {
 };
 CR_ON_DISK(Spoiled, 8 + 256 * 16);
 
-struct Process {  // what only the program itself can ask
+inline constexpr uint32_t kMostDescriptors = 512;  // of modify_ldt(2)
+struct Process {                                   // what only the program itself can ask
   SigactionRecord sigactions[64];
   TimerRecord itimers[3];
-  uint32_t dumpable, thp_disabled, child_subreaper, reserved;
+  uint32_t dumpable, thp_disabled, child_subreaper;
+  uint32_t membarrier;  // registrations
   uint64_t brk;
+  uint64_t monotonic_ns, boottime_ns;
+  uint32_t deny_exec_gain, merge_memory;
+  uint32_t protection_keys;     // that the program has allocated
+  uint32_t descriptor_entries;  // of its local descriptor table, which may be more than fit here
+  uint32_t childless;           // 1: it has no child
+  uint32_t reserved;
+  uint64_t descriptors[kMostDescriptors];
+  RlimitRecord rlimits[16];
 };
-CR_ON_DISK(Process, 64 * 32 + 48 + 24);
+CR_ON_DISK(Process, 64 * 32 + 48 + 24 + 40 + 8 * kMostDescriptors + 16 * 16);
 
 // Filled by a stopped thread itself.
 struct ThreadReport {
@@ -220,9 +242,12 @@ struct ThreadReport {
   char name[16];
   int32_t pdeathsig;
   uint32_t no_new_privs, keepcaps;
-  uint32_t reserved;
+  uint32_t securebits, machine_check, tsc, io_flusher, store_bypass, indirect_branch;
+  uint32_t no_cpuid;  // the instruction is a fault
+  uint32_t personality;
+  uint32_t call_plugins;  // in: 1: have them save what they claim, too
 };
-CR_ON_DISK(ThreadReport, 88);
+CR_ON_DISK(ThreadReport, 120);
 
 // Below report_stack_top (Hello): room for the frame by which a thread takes its registers back by
 // itself if the agent dies meanwhile.
@@ -264,6 +289,9 @@ struct ChannelHeader {
   Spoiled spoiled;     // out, kCommandEarly
   uint32_t described;  // futex. kCommandCapture: 1 when `process` is filled in
   uint32_t reserved3;
+  // kCommandCapture: the first copy_count runs may be copied by whoever claims them by adding
+  // kRunsAtOnce to copy_next. copy_count 0: nothing may be claimed (any more).
+  uint64_t copy_count, copy_next;
   Process process;
   ThreadReport reports[kReportSlots];
   uint64_t reports_addr;  // of `reports` in the program
@@ -299,6 +327,7 @@ struct ChannelHeader {
   char exec_path[4096];
   uint32_t exec_argv_bytes, exec_env_bytes;
   uint64_t exec_strings_off;  // arguments, then environment, in the memfd
+  char restore_env[4096];     // crrestore --env: NAME=VALUE, NUL-separated, an empty one at the end
 };
 inline constexpr uint64_t kChannelBytes = 64ull << 20;  // less under a file size limit
 inline constexpr uint64_t kChannelLeastBytes = 256ull << 10;

@@ -22,7 +22,15 @@ inline constexpr uint32_t kMachineX86_64 = 62;  // EM_X86_64
 inline constexpr uint64_t kIncompatObjects = 1;  // memory that is shared: kSectionObjects
 // Kinds of descriptors, locks, owners and timers that the first readers did not know.
 inline constexpr uint64_t kIncompatKinds = 1ull << 8;
-inline constexpr uint64_t kIncompatKnown = kIncompatObjects | kIncompatKinds;
+inline constexpr uint64_t kIncompatSockets = 1ull << 9;  // kFileSocket
+inline constexpr uint64_t kIncompatTree = 1ull << 22;    // one of several processes: kSectionTree
+// Credentials, filters and descriptor tables that a process must not come back without.
+inline constexpr uint64_t kIncompatTraits = 1ull << 16;
+inline constexpr uint64_t kIncompatPlugins = 1ull << 17;     // kSectionPlugins
+inline constexpr uint64_t kIncompatSemaphores = 1ull << 18;  // kSectionSemaphores
+inline constexpr uint64_t kIncompatKnown = kIncompatObjects | kIncompatKinds | kIncompatSockets |
+                                           kIncompatTraits | kIncompatPlugins |
+                                           kIncompatSemaphores | kIncompatTree;
 inline constexpr uint64_t kRoCompatKnown = 0;
 
 #define CR_ON_DISK(type, bytes)                       \
@@ -70,7 +78,11 @@ struct SuperBlock {
   uint32_t max_interval_ms;
   uint32_t reserved0;
   uint64_t mtbf_ms;
-  uint8_t reserved[304];
+  uint64_t files_generation;   // of the journal of changed files (file_journal.h), 0: none
+  uint64_t files_limit_bytes;  // of its copies
+  uint32_t files_policy;       // FilesPolicy, of the session
+  uint32_t reserved1;
+  uint8_t reserved[280];
   uint64_t checksum;  // XXH3-64 of the bytes before it
 };
 CR_ON_DISK(SuperBlock, 512);
@@ -96,10 +108,15 @@ enum SectionKind : uint32_t {
   kSectionSiginfos = 11,
   kSectionOverlays = 12,
   kSectionObjects = 13,
+  kSectionTree = 14,
   kSectionPosixTimers = 16,
   kSectionLocks = 17,
   kSectionOwners = 18,
-  kSectionKinds = 19,  // one past the last
+  kSectionThreadTraits = 24,
+  kSectionProcessTraits = 25,
+  kSectionPlugins = 26,
+  kSectionSemaphores = 27,
+  kSectionKinds = 28,  // one past the last
 };
 
 // METADATA begins with this, followed by section_count SectionHeaders.
@@ -159,6 +176,7 @@ inline constexpr uint32_t kProcessLeaderGone = 1;  // the main thread had ended
 inline constexpr uint32_t kProcessThpDisabled = 4;
 inline constexpr uint32_t kProcessChildSubreaper = 8;
 inline constexpr uint32_t kProcessHeapOnly = 16;  // the heap of a program, no threads or files
+inline constexpr uint32_t kProcessEnded = 32;     // others of its tree go on: kSectionTree
 
 struct ProcessRecord {
   int32_t pid, ppid, pgid, sid;
@@ -248,6 +266,7 @@ enum ObjectKind : uint32_t {
   kObjectUnnamed = 2,  // a file without a name
   kObjectMemfd = 3,
   kObjectSysv = 4,  // System V shared memory; ino: its id
+  kObjectAnon = 5,  // MAP_SHARED | MAP_ANONYMOUS, mapped more than once or by several processes
 };
 inline constexpr uint32_t kObjectWhole = 1;    // all of its content is stored, not what is mapped
 inline constexpr uint32_t kObjectRemoved = 2;  // kObjectSysv: goes with its last detach (IPC_RMID)
@@ -303,14 +322,19 @@ enum FileKind : uint32_t {
   kFileOpath = 8,     // O_PATH
   kFileProc = 9,      // something under /proc/self
   kFileObject = 10,   // number `pair` of Objects
+  kFileShared = 11,   // open file number `pair` of the image of member `file_bytes` of the tree
   // Made anew; FileRecord.content has the struct that is named, or an array of it.
-  kFileEventfd = 32,   // EventfdState
-  kFileTimerfd = 33,   // TimerfdState
-  kFileSignalfd = 34,  // SignalfdState
-  kFileEpoll = 35,     // EpollEntry[]
-  kFileInotify = 36,   // InotifyWatch[], by wd
-  kFilePidfd = 37,     // PidfdState
-  kFileFifo = 38,      // by path; FileRecord.file_bytes says who is at the other end: FifoPeer
+  kFileEventfd = 32,    // EventfdState
+  kFileTimerfd = 33,    // TimerfdState
+  kFileSignalfd = 34,   // SignalfdState
+  kFileEpoll = 35,      // EpollEntry[]
+  kFileInotify = 36,    // InotifyWatch[], by wd
+  kFilePidfd = 37,      // PidfdState
+  kFileFifo = 38,       // by path; FileRecord.file_bytes says who is at the other end: FifoPeer
+  kFilePtyMaster = 39,  // PtyState; FileRecord.pair: its number
+  kFilePtySlave = 40,   // of the master with that `pair`; file_bytes 1: that one was closed
+  kFileSocket = 64,     // SocketState (format/sockets.h)
+  kFilePlugin = 48,     // made by a plug-in of the program
 };
 
 enum FifoPeer : uint64_t {
@@ -377,10 +401,59 @@ struct InotifyWatch {
 CR_ON_DISK(InotifyWatch, 32);
 
 struct PidfdState {
-  int32_t id;  // of the process itself, or of a thread of its
+  int32_t id;  // of the process itself, of a thread of its, or of another process of the tree; 0:
+               // of a process that has ended and was waited for
   uint32_t reserved;
 };
 CR_ON_DISK(PidfdState, 8);
+
+inline constexpr uint32_t kTerminalControlling = 1;  // the process's controlling terminal
+inline constexpr uint32_t kTerminalForeground = 2;   // and its group is in the foreground
+
+// A terminal's modes, as the kernel's struct termios2 has them, and its window. Of kFileTerminal it
+// is the content, if there is any.
+struct TerminalState {
+  uint32_t input_modes, output_modes, control_modes, local_modes;
+  uint8_t line;  // discipline
+  uint8_t characters[19];
+  uint32_t input_speed, output_speed;
+  uint16_t rows, columns, x_pixels, y_pixels;
+  uint32_t flags;  // kTerminal...
+};
+CR_ON_DISK(TerminalState, 56);
+
+inline constexpr uint32_t kPtyLocked = 1;           // TIOCSPTLCK
+inline constexpr uint32_t kPtyPacket = 2;           // TIOCPKT
+inline constexpr uint32_t kPtyMasterExclusive = 4;  // TIOCEXCL
+inline constexpr uint32_t kPtySlaveExclusive = 8;
+inline constexpr uint32_t kPtyNeverOpened = 0x10;  // its slave
+inline constexpr uint32_t kPtyStopped = 0x20;      // output, by the character VSTOP
+inline constexpr uint32_t kPtyHeld = 0x40;         // output, by tcflow(3)
+inline constexpr uint32_t kPtyControlling = 0x80;  // of the process, which leads its session
+
+enum PtyLineEnd : uint32_t {
+  kPtyLineOpen = 0,   // it is being edited; without canonical mode: bytes that can be read
+  kPtyLineEnded = 1,  // its last byte ends it
+  kPtyLineEof = 2,    // by the end-of-file character
+};
+
+struct PtyLine {
+  uint32_t bytes;
+  uint32_t end;  // PtyLineEnd
+};
+CR_ON_DISK(PtyLine, 8);
+
+// A pseudoterminal of the program's own.
+struct PtyState {
+  TerminalState terminal;
+  uint64_t dev;     // of the file system of /dev/pts/N
+  uint32_t number;  // N
+  uint32_t flags;   // kPty...
+  BlobRef input;    // for the slave, not read yet
+  BlobRef lines;    // PtyLine[], of input
+  BlobRef output;   // for the master, not read yet
+};
+CR_ON_DISK(PtyState, 120);
 
 struct FdRecord {
   int32_t fd;
@@ -447,11 +520,108 @@ struct PosixTimerRecord {
 };
 CR_ON_DISK(PosixTimerRecord, 48);
 
+inline constexpr uint32_t kTreeZombie = 1;          // ended, not waited for by its parent yet
+inline constexpr uint32_t kTreeEnded = 2;           // the first process: ended and waited for
+inline constexpr uint32_t kTreeOutsideGroup = 4;    // in a process group of the outside
+inline constexpr uint32_t kTreeOutsideSession = 8;  // in a session of the outside
+inline constexpr uint32_t kTreeSubreaper = 16;      // PR_SET_CHILD_SUBREAPER
+inline constexpr uint32_t kTreeNoImage = ~0u;
+
+// A process of a tree. Ids are those that the processes see.
+struct TreeRecord {
+  int32_t pid;
+  int32_t ppid;  // 0: its parent is outside
+  int32_t pgid, sid;
+  uint32_t flags;   // kTree...
+  uint32_t member;  // its image is in members/<member>; 0: this one; kTreeNoImage: it has none
+  int32_t status;   // as wait(2) gives it, of one that has ended
+  uint32_t uid;
+  char name[16];
+  int32_t terminal;  // of the leader of a session: N of its terminal /dev/pts/N; -1: another, none
+  int32_t foreground;  // the group in its foreground, 0: none
+};
+CR_ON_DISK(TreeRecord, 56);
+
 // Bytes put over the restored memory before anything runs.
 struct OverlayRecord {
   uint64_t addr;
   BlobRef bytes;
 };
 CR_ON_DISK(OverlayRecord, 24);
+
+// What a thread has made of itself and what is not so from the start: `what` says which fields
+// count. A thread without such a record has nothing of it.
+inline constexpr uint32_t kTraitCredentials = 1;  // ids, groups, capabilities, securebits
+inline constexpr uint32_t kTraitSeccompStrict = 2;
+inline constexpr uint32_t kTraitSeccomp = 4;
+inline constexpr uint32_t kTraitIoPriority = 8;
+inline constexpr uint32_t kTraitSchedule = 0x10;
+inline constexpr uint32_t kTraitTlsEntries = 0x20;
+inline constexpr uint32_t kTraitMachineCheck = 0x40;
+inline constexpr uint32_t kTraitTsc = 0x80;
+inline constexpr uint32_t kTraitIoFlusher = 0x100;
+inline constexpr uint32_t kTraitStoreBypass = 0x200;
+inline constexpr uint32_t kTraitIndirectBranch = 0x400;
+inline constexpr uint32_t kTraitCpuid = 0x800;
+inline constexpr uint32_t kTraitPersonality = 0x1000;  // another one than ProcessRecord's
+
+struct ThreadTraitsRecord {
+  int32_t tid;
+  uint32_t what;              // kTrait...
+  uint32_t uids[4], gids[4];  // real, effective, saved, of files
+  BlobRef groups;             // uint32_t[]
+  uint64_t capabilities[5];   // inheritable, permitted, effective, bounding, ambient
+  uint32_t securebits;
+  int32_t io_priority;
+  uint32_t machine_check, tsc, io_flusher, store_bypass, indirect_branch, cpuid;
+  BlobRef tls_entries;  // struct user_desc[], set_thread_area(2)
+  BlobRef schedule;     // struct sched_attr
+  BlobRef filters;      // SeccompFilter and its instructions, the oldest first
+  uint32_t personality;
+  uint32_t reserved;
+};
+CR_ON_DISK(ThreadTraitsRecord, 184);
+
+// The instructions follow, 8 bytes each.
+struct SeccompFilter {
+  uint32_t instructions;
+  uint32_t flags;  // SECCOMP_FILTER_FLAG_LOG
+};
+CR_ON_DISK(SeccompFilter, 8);
+inline constexpr uint32_t kMostFilterInstructions = 4096;
+
+struct ProcessTraitsRecord {
+  uint64_t monotonic_ns, boottime_ns;  // its clocks, as it saw them in the stop
+  int32_t oom_score_adj;
+  uint32_t membarrier;  // MEMBARRIER_CMD_GET_REGISTRATIONS
+  uint32_t coredump_filter;
+  uint32_t deny_exec_gain;  // PR_GET_MDWE
+  uint32_t merge_memory;    // PR_GET_MEMORY_MERGE
+  uint32_t reserved;
+  BlobRef descriptor_table;  // uint64_t[], modify_ldt(2)
+};
+CR_ON_DISK(ProcessTraitsRecord, 56);
+
+// A plug-in that was registered; the restored process calls restore(number), 0 or -errno.
+struct PluginRecord {
+  uint64_t restore;  // address
+  uint32_t number;
+  StringRef name;
+};
+CR_ON_DISK(PluginRecord, 16);
+
+inline constexpr uint32_t kSemaphoresUsed = 1;  // there was a semop(2): sem_otime is not 0
+
+// A set of System V semaphores that the process uses.
+struct SemaphoreSetRecord {
+  int32_t id, key;
+  uint32_t uid, gid;
+  uint32_t mode;   // permissions
+  uint32_t flags;  // kSemaphoresUsed
+  BlobRef values;  // uint16_t[]
+  // int16_t[], what the kernel adds to each when the process ends (SEM_UNDO); empty: nothing.
+  BlobRef adjustments;
+};
+CR_ON_DISK(SemaphoreSetRecord, 56);
 
 }  // namespace cr::format

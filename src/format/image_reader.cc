@@ -5,6 +5,7 @@
 #include "format/image_reader.h"
 
 #include "format/checksum.h"
+#include "format/sockets.h"
 
 namespace cr::format {
 namespace {
@@ -37,8 +38,13 @@ class MetadataReader {
   bool in_object(uint64_t addr, uint64_t end) const;
   Result<void> check_threads();
   Result<void> check_files();
+  Result<void> check_tree();
+  Result<void> check_traits();
+  bool good_filters(BlobRef r) const;
   bool good(StringRef r) const { return r < v_.strings.size(); }
   bool good_state(const FileRecord& f) const;
+  bool good_socket(const SocketState& s) const;
+  bool good_pty(const FileRecord& f) const;
   bool good(BlobRef r) const { return inside(r.off, r.bytes, v_.blobs.size()); }
 
   template <typename T>
@@ -113,6 +119,9 @@ Result<void> MetadataReader::read_sections() {
       case kSectionObjects:
         CR_TRYV(take(h, &v_.objects));
         break;
+      case kSectionTree:
+        CR_TRYV(take(h, &v_.tree));
+        break;
       case kSectionPosixTimers:
         CR_TRYV(take(h, &v_.posix_timers));
         break;
@@ -121,6 +130,18 @@ Result<void> MetadataReader::read_sections() {
         break;
       case kSectionOwners:
         CR_TRYV(take(h, &v_.owners));
+        break;
+      case kSectionThreadTraits:
+        CR_TRYV(take(h, &v_.thread_traits));
+        break;
+      case kSectionProcessTraits:
+        CR_TRYV(take(h, &v_.process_traits));
+        break;
+      case kSectionPlugins:
+        CR_TRYV(take(h, &v_.plugins));
+        break;
+      case kSectionSemaphores:
+        CR_TRYV(take(h, &v_.semaphores));
         break;
     }
   }
@@ -138,7 +159,8 @@ Result<void> MetadataReader::check_process() {
       !good(p.kernel_release) || !good(p.cmdline) || !good(p.environ) || !good(p.auxv)) {
     return damaged("the process record refers beyond its tables");
   }
-  if (p.pid <= 0 || p.control_entry == 0 || p.control_state == 0) {
+  const bool ended = (p.flags & kProcessEnded) != 0;
+  if (p.pid <= 0 || (!ended && (p.control_entry == 0 || p.control_state == 0))) {
     return damaged("the process record is incomplete");
   }
   if (v_.sigactions.size() != 64) return damaged("there are not 64 signal dispositions");
@@ -178,7 +200,7 @@ Result<void> MetadataReader::check_segments() {
 Result<void> MetadataReader::check_objects() {
   uint64_t at = kObjectSpace;
   for (const ObjectRecord& o : v_.objects) {
-    if (o.kind < kObjectNamed || o.kind > kObjectSysv || !good(o.name)) {
+    if (o.kind < kObjectNamed || o.kind > kObjectAnon || !good(o.name)) {
       return damaged("an object has an impossible kind or name");
     }
     if (o.addr % kPageSize != 0 || o.addr < at || o.bytes >= kObjectSpace ||
@@ -237,8 +259,8 @@ Result<void> MetadataReader::check_extents() {
 
 Result<void> MetadataReader::check_threads() {
   constexpr uint64_t kLeastFrame = 304 + 16 + 576;  // ucontext, padding, legacy area and header
-  if ((v_.process->flags & kProcessHeapOnly) != 0) {
-    if (!v_.threads.empty()) return damaged("the image of a heap alone has threads");
+  if ((v_.process->flags & (kProcessHeapOnly | kProcessEnded)) != 0) {
+    if (!v_.threads.empty()) return damaged("an image without a process has threads");
     return {};
   }
   if (v_.threads.empty()) return damaged("there is no thread");
@@ -271,20 +293,72 @@ uint64_t state_bytes(uint32_t kind) {
       return sizeof(InotifyWatch);
     case kFilePidfd:
       return sizeof(PidfdState);
+    case kFileSocket:
+      return sizeof(SocketState);
+    case kFilePtyMaster:
+      return sizeof(PtyState);
     default:
       return 0;
   }
 }
 
+bool MetadataReader::good_socket(const SocketState& s) const {
+  constexpr uint64_t kMostAddress = 128;  // struct sockaddr_storage
+  const auto good_array = [&](BlobRef r, uint64_t bytes) {
+    return good(r) && r.off % 8 == 0 && r.bytes % bytes == 0;
+  };
+  const auto good_address = [&](BlobRef r) { return good(r) && r.bytes <= kMostAddress; };
+  if (s.phase < kSocketUnconnected || s.phase > kSocketAddressed || s.shutdown > 3 ||
+      !good_address(s.local) || !good_address(s.remote) ||
+      !good_array(s.options, sizeof(SocketOption)) || !good_array(s.queue, sizeof(SocketMessage))) {
+    return false;
+  }
+  for (const SocketOption& o : v_.states<SocketOption>(s.options)) {
+    if (!good(o.value)) return false;
+  }
+  for (const SocketMessage& m : v_.states<SocketMessage>(s.queue)) {
+    if (!good(m.bytes) || !good_address(m.from) || !good_array(m.files, sizeof(uint32_t))) {
+      return false;
+    }
+    for (const uint32_t file : v_.states<uint32_t>(m.files)) {
+      if (file >= v_.files.size()) return false;
+    }
+  }
+  return true;
+}
+
+// The lines are all of the input.
+bool MetadataReader::good_pty(const FileRecord& f) const {
+  const PtyState& s = v_.states<PtyState>(f.content).front();
+  if (s.number != f.pair || !good(s.input) || !good(s.output) || !good(s.lines) ||
+      s.lines.off % 8 != 0 || s.lines.bytes % sizeof(PtyLine) != 0) {
+    return false;
+  }
+  uint64_t left = s.input.bytes;
+  for (const PtyLine& l : v_.states<PtyLine>(s.lines)) {
+    const bool empty_end = l.end == kPtyLineEnded && l.bytes == 0;
+    if (l.bytes > left || l.end > kPtyLineEof || empty_end) return false;
+    left -= l.bytes;
+  }
+  return left == 0;
+}
+
 bool MetadataReader::good_state(const FileRecord& f) const {
+  if (f.kind == kFileTerminal && f.content.bytes != 0) {
+    return f.content.off % 8 == 0 && f.content.bytes == sizeof(TerminalState);
+  }
   if (f.kind == kFileFifo) {
     return f.file_bytes >= kFifoInside && f.file_bytes <= kFifoWriterOutside;
   }
   const uint64_t bytes = state_bytes(f.kind);
   if (bytes == 0) return true;
   if (f.content.off % 8 != 0 || f.content.bytes % bytes != 0) return false;
-  if (f.kind != kFileEpoll && f.kind != kFileInotify) return f.content.bytes == bytes;
-  if (f.kind == kFileEpoll) return true;
+  if (f.kind == kFileSocket) {
+    return f.content.bytes == bytes && good_socket(v_.states<SocketState>(f.content).front());
+  }
+  if (f.kind != kFileEpoll && f.kind != kFileInotify && f.content.bytes != bytes) return false;
+  if (f.kind == kFilePtyMaster) return good_pty(f);
+  if (f.kind != kFileInotify) return true;
   for (const InotifyWatch& w : v_.states<InotifyWatch>(f.content)) {
     if (w.wd < 1 || !good(w.path)) return false;
   }
@@ -294,10 +368,14 @@ bool MetadataReader::good_state(const FileRecord& f) const {
 Result<void> MetadataReader::check_files() {
   constexpr uint64_t kMostOffset = ~uint64_t{0} >> 1;
   for (const FileRecord& f : v_.files) {
-    const bool known = (f.kind >= kFileRegular && f.kind <= kFileObject) ||
-                       (f.kind >= kFileEventfd && f.kind <= kFileFifo);
+    const bool known = (f.kind >= kFileRegular && f.kind <= kFileShared) ||
+                       (f.kind >= kFileEventfd && f.kind <= kFilePtySlave) ||
+                       f.kind == kFileSocket || f.kind == kFilePlugin;
     if (!known || !good(f.path) || !good(f.content) || !good_state(f)) {
       return damaged("a file record is impossible");
+    }
+    if (f.kind == kFileShared && v_.tree.empty()) {
+      return damaged("a file record refers to another process, and there is none");
     }
     if (f.kind == kFileObject && f.pair >= v_.objects.size()) {
       return damaged("a file record refers to an object that does not exist");
@@ -323,6 +401,73 @@ Result<void> MetadataReader::check_files() {
   return {};
 }
 
+// The first process's image has all, itself first; another's has itself.
+Result<void> MetadataReader::check_tree() {
+  if ((v_.process->flags & kProcessEnded) != 0 && v_.tree.empty()) {
+    return damaged("a process that has ended has an image of its own");
+  }
+  if (v_.tree.empty()) return {};
+  const bool first = v_.tree[0].member == 0;
+  if (!first && v_.tree.size() != 1) return damaged("the tree begins with another process");
+  for (const TreeRecord& t : v_.tree) {
+    const bool dead = (t.flags & (kTreeZombie | kTreeEnded)) != 0;
+    const bool own_image = t.member != kTreeNoImage;
+    if (t.pid <= 0 || t.ppid < 0 || t.pgid < 0 || t.sid < 0 || t.name[sizeof(t.name) - 1] != 0 ||
+        (first && (t.member == 0) != (&t == &v_.tree[0])) || (!dead && !own_image)) {
+      return damaged("a tree record is impossible");
+    }
+  }
+  return {};
+}
+
+bool MetadataReader::good_filters(BlobRef r) const {
+  const auto blob = v_.blob(r);
+  for (uint64_t at = 0; at < blob.size();) {
+    SeccompFilter f;
+    if (blob.size() - at < sizeof(f)) return false;
+    __builtin_memcpy(&f, blob.data() + at, sizeof(f));
+    at += sizeof(f);
+    if (f.instructions == 0 || f.instructions > kMostFilterInstructions ||
+        f.instructions * 8ull > blob.size() - at) {
+      return false;
+    }
+    at += f.instructions * 8ull;
+  }
+  return true;
+}
+
+Result<void> MetadataReader::check_traits() {
+  constexpr uint64_t kMostGroups = 65536, kLeastSchedule = 48, kMostEntries = 8192;
+  constexpr uint64_t kMostSemaphores = 65536;
+  for (const ThreadTraitsRecord& t : v_.thread_traits) {
+    if (t.tid <= 0 || !good(t.groups) || !good(t.tls_entries) || !good(t.schedule) ||
+        !good(t.filters) || t.groups.bytes % 4 != 0 || t.groups.bytes / 4 > kMostGroups ||
+        t.tls_entries.bytes % 16 != 0 || t.tls_entries.bytes > 48 || !good_filters(t.filters) ||
+        (t.schedule.bytes != 0 && t.schedule.bytes < kLeastSchedule)) {
+      return damaged("a thread's traits are impossible");
+    }
+  }
+  if (v_.process_traits.size() > 1) return damaged("there are two records of the process's traits");
+  for (const PluginRecord& p : v_.plugins) {
+    if (p.restore == 0 || !good(p.name)) return damaged("a plug-in's record is impossible");
+  }
+  for (const SemaphoreSetRecord& s : v_.semaphores) {
+    const uint64_t bytes = s.values.bytes;
+    if (s.id < 0 || !good(s.values) || !good(s.adjustments) || bytes == 0 || bytes % 2 != 0 ||
+        bytes / 2 > kMostSemaphores || s.values.off % 2 != 0 || s.adjustments.off % 2 != 0 ||
+        (s.adjustments.bytes != 0 && s.adjustments.bytes != bytes)) {
+      return damaged("a record of semaphores is impossible");
+    }
+  }
+  for (const ProcessTraitsRecord& p : v_.process_traits) {
+    if (!good(p.descriptor_table) || p.descriptor_table.bytes % 8 != 0 ||
+        p.descriptor_table.off % 8 != 0 || p.descriptor_table.bytes / 8 > kMostEntries) {
+      return damaged("the process's traits are impossible");
+    }
+  }
+  return {};
+}
+
 Result<void> MetadataReader::read_all() {
   CR_TRYV(read_sections());
   CR_TRYV(check_process());
@@ -330,6 +475,8 @@ Result<void> MetadataReader::read_all() {
   CR_TRYV(check_segments());
   CR_TRYV(check_extents());
   CR_TRYV(check_threads());
+  CR_TRYV(check_tree());
+  CR_TRYV(check_traits());
   return check_files();
 }
 

@@ -32,10 +32,22 @@ struct ImageView {
   std::span<const PosixTimerRecord> posix_timers;
   std::span<const LockRecord> locks;
   std::span<const OwnerRecord> owners;
+  std::span<const TreeRecord> tree;
+  std::span<const ThreadTraitsRecord> thread_traits;
+  std::span<const ProcessTraitsRecord> process_traits;  // one or none
+  std::span<const PluginRecord> plugins;
+  std::span<const SemaphoreSetRecord> semaphores;
   std::span<const char> strings;
   std::span<const uint8_t> blobs;
 
-  const char* string(StringRef r) const { return strings.data() + r; }
+  // Of a restore where files lie elsewhere: what is read instead of a string.
+  const char* (*rename)(void* context, const char* text) = nullptr;
+  void* rename_context = nullptr;
+
+  const char* string(StringRef r) const {
+    const char* text = strings.data() + r;
+    return rename == nullptr ? text : rename(rename_context, text);
+  }
   std::span<const uint8_t> blob(BlobRef r) const { return blobs.subspan(r.off, r.bytes); }
   // A blob that the reader knows to consist of such structs.
   template <typename T>

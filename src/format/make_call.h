@@ -107,6 +107,16 @@ inline long set_timer(uint64_t id, const int64_t* spec, uint64_t overrun, uint64
   return rawsys::sys(__NR_timer_settime, id, 0, spec, nullptr);
 }
 
+inline long install_filter(uint64_t flags, uint64_t instructions, uint64_t count) {
+  constexpr int kSetModeFilter = 1;
+  struct {
+    uint16_t count;
+    uint16_t pad[3];
+    uint64_t instructions;
+  } program{static_cast<uint16_t>(count), {}, instructions};
+  return rawsys::sys(__NR_seccomp, kSetModeFilter, flags, &program);
+}
+
 inline long make_call(Call* first, Call& c, const CallSurroundings& s) {
   uint64_t a[6];
   for (uint32_t i = 0; i < 6; i++) a[i] = call_argument(first, c, i, s);
@@ -127,6 +137,12 @@ inline long make_call(Call* first, Call& c, const CallSurroundings& s) {
       break;
     case kCallSetTimer:
       c.result = set_timer(a[0], reinterpret_cast<const int64_t*>(a[1]), a[2], a[3], a[4]);
+      break;
+    case kCallFunction:
+      c.result = reinterpret_cast<long (*)(uint64_t)>(a[0])(a[1]);
+      break;
+    case kCallFilter:
+      c.result = install_filter(a[0], a[1], a[2]);
       break;
     default:
       c.result = rawsys::sys(static_cast<long>(c.nr), a[0], a[1], a[2], a[3], a[4], a[5]);

@@ -80,8 +80,12 @@ struct PlanThread {
   uint64_t affinity_off;  // record.affinity.bytes long
   int32_t tid_now;        // out: its id in the new process
   uint32_t reserved;
+  // What it does to itself when it needs no privilege any more, and last of all.
+  PlanArray traits, filters;
+  uint64_t traits_data_off, filters_data_off;
+  uint64_t traits_name;  // index of the first one's name, as of kStepCalls
 };
-CR_ON_DISK(PlanThread, 200);
+CR_ON_DISK(PlanThread, 256);
 
 struct PlanFd {
   int32_t fd;       // number in the restored process
@@ -188,7 +192,7 @@ enum RestoreStep : int32_t {
   kStepDone,
   kStepFiles,
   kStepFilled,  // no failure: a lazy restore has all its pages
-  kStepCalls,   // at: index in `calls` and, behind them, `late_calls`
+  kStepCalls,   // at: index in `calls` and, behind them, `late_calls`; then those of threads
 };
 
 inline constexpr uint64_t kRestorerStackBytes = 16384;  // per thread

@@ -35,7 +35,10 @@ struct QuickFd {
   uint32_t kind;  // FileKind
   uint32_t open_flags, cloexec, mode;
   uint64_t dev, ino, position, bytes;
+  int64_t copied_ctime_ns;  // st_ctime when the journal of changed files got its copy; -1: no copy
   uint64_t path_bytes, path_off;  // in QuickHead::paths; regular files and directories
+  uint32_t has_modes;             // of a terminal: the first bytes of its TerminalState
+  uint8_t modes[offsetof(TerminalState, rows)];
 };
 
 // What the newest image says of the process.
@@ -43,6 +46,7 @@ struct QuickPlan {
   uint64_t anon_count, file_count;  // of ranges: first the anonymous ones
   uint64_t private_count;           // runs of pages in the files' ranges that are not the files'
   uint64_t fd_count;                // the size of /proc/PID/fd (Linux 6.2)
+  uint64_t private_split;           // files below: the agent looks at them, above: the program
   uint64_t maps_bytes, cwd_bytes, cwd_off;  // cwd: in QuickHead::paths
   int32_t pid, tid, ppid, pgid, sid;
   uint32_t umask, personality, dumpable, thp_disabled, child_subreaper;
@@ -59,7 +63,8 @@ struct QuickPlan {
   uint64_t rseq_addr;
   uint32_t rseq_bytes, rseq_signature;
   char name[16];
-  uint32_t no_new_privs, keepcaps, has_pkru, reserved;
+  uint32_t no_new_privs, keepcaps, has_pkru;
+  uint32_t plain;  // 1: all pages may be read by the program itself, whatever others do
   int32_t sched_policy, sched_priority, nice;
   uint32_t affinity_bytes;
   uint8_t affinity[128];

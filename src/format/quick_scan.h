@@ -69,13 +69,18 @@ inline QuickRanges file_ranges(const QuickHead& head) {
   return {head.ranges + head.plan.anon_count, head.plan.file_count};
 }
 
-// One list of regions of all ranges, neighbours joined: to(start, end) for each, which returns 0 or
-// an error.
+inline constexpr QuickRange kEverywhere{0, ~uint64_t{0}};
+
+// One list of regions of all ranges, as far as they lie in `part`, neighbours joined:
+// to(start, end) for each, which returns 0 or an error.
 template <typename To>
-long each_private(QuickRanges ranges, QuickScratch& scratch, int pagemap, To to) {
+long each_private(QuickRanges ranges, QuickRange part, QuickScratch& scratch, int pagemap, To to) {
   QuickRange last{};
   for (uint64_t i = 0; i < ranges.count; i++) {
-    const QuickRange& range = ranges.data[i];
+    const QuickRange& all = ranges.data[i];
+    const QuickRange range{all.start > part.start ? all.start : part.start,
+                           all.end < part.end ? all.end : part.end};
+    if (range.start >= range.end) continue;
     PageScan scan(scratch, pagemap, private_pages(range.start, range.end));
     while (const rawsys::PageRegion* r = scan.next()) {
       if (last.end == r->start) {
@@ -92,15 +97,18 @@ long each_private(QuickRanges ranges, QuickScratch& scratch, int pagemap, To to)
 }
 
 // -ESTALE: a file's pages have become the program's own since the ordinary checkpoint, or were.
-inline long compare_private(QuickRanges files, QuickRanges known, QuickScratch& scratch,
-                            int pagemap) {
-  uint64_t seen = 0;
-  const long e = each_private(files, scratch, pagemap, [&](const QuickRange& r) -> long {
-    if (seen == known.count) return -ESTALE;
+// part: begins and ends outside of the known runs.
+inline long compare_private(QuickRanges files, QuickRange part, QuickRanges known,
+                            QuickScratch& scratch, int pagemap) {
+  uint64_t seen = 0, end = known.count;
+  while (seen < end && known.data[seen].start < part.start) seen++;
+  while (end > seen && known.data[end - 1].start >= part.end) end--;
+  const long e = each_private(files, part, scratch, pagemap, [&](const QuickRange& r) -> long {
+    if (seen == end) return -ESTALE;
     const QuickRange& expected = known.data[seen++];
     return expected.start == r.start && expected.end == r.end ? 0 : -ESTALE;
   });
-  return e == 0 && seen != known.count ? -ESTALE : e;
+  return e == 0 && seen != end ? -ESTALE : e;
 }
 
 }  // namespace cr::format

@@ -2,13 +2,15 @@
 // preload.cc - the constructor of libcrpreload.so: joins the session of crrun, or becomes the
 // restored program.
 // Invariant: in a process that is not the session's own (a child that inherited the environment)
-// nothing happens here. (malloc.cc needs no constructor, and works in any process.)
+// nothing happens here but that files which it changes are kept. (malloc.cc needs no constructor,
+// and works in any process.)
 // Context: N, before main().
 #include <stdlib.h>
 #include <unistd.h>
 
 #include "api/session.h"
 #include "control/control.h"
+#include "interpose/journal.h"
 #include "interpose/malloc.h"
 #include "interpose/mode.h"
 #include "interpose/take_over.h"
@@ -31,7 +33,12 @@ __attribute__((constructor)) void enter() {
   const char* dir = getenv("CR_SESSION");
   const char* pid = getenv("CR_SESSION_PID");
   if (dir == nullptr || pid == nullptr) return;
-  if (strtol(pid, nullptr, 10) != static_cast<long>(getpid())) return;
+  cr::interpose::begin_journal();
+  const bool another = strtol(pid, nullptr, 10) != static_cast<long>(getpid());
+  // While it is not ready there is no checkpoint, so the generation is the one at which it joins.
+  if (another) cr::interpose::join_journal(dir);
+  cr::api::prepare_to_join();
+  if (another) return;
   if (getenv("CR_SESSION_RESTORE") != nullptr) cr::interpose::take_over(dir);
   // The agent notices by itself when nobody attaches, and says so; the program just runs.
   (void)!cr::api::join_session(dir);

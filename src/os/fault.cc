@@ -10,14 +10,18 @@
 namespace cr::os {
 namespace {
 
-constexpr const char* kNames[] = {"copied_early",      "before_stop",      "stopped",
-                                  "threads_described", "captured",         "resumed",
-                                  "answered",          "lock_cleared",     "lock_cleared_synced",
-                                  "pages_half",        "pages_written",    "metadata_written",
-                                  "payload_synced",    "committed",        "committed_synced",
-                                  "restore_planned",   "restore_exec",     "restore_taken",
-                                  "restore_attached",  "rollback_planned", "rollback_mapped",
-                                  "rollback_filled",   "rollback_done"};
+constexpr const char* kNames[] = {"copied_early",     "before_stop",
+                                  "stopped",          "threads_described",
+                                  "helping",          "captured",
+                                  "resumed",          "answered",
+                                  "lock_cleared",     "lock_cleared_synced",
+                                  "pages_half",       "pages_written",
+                                  "metadata_written", "payload_synced",
+                                  "committed",        "committed_synced",
+                                  "restore_planned",  "restore_exec",
+                                  "restore_taken",    "restore_attached",
+                                  "rollback_planned", "rollback_mapped",
+                                  "rollback_filled",  "rollback_done"};
 static_assert(sizeof(kNames) / sizeof(kNames[0]) == static_cast<size_t>(FaultPoint::kCount));
 
 struct Armed {

@@ -14,6 +14,7 @@ enum class FaultPoint {
   kBeforeStop,         // staging for the stop is set aside
   kStopped,            // all threads are stopped
   kThreadsDescribed,   // registers are with the agent
+  kHelping,            // the agent copies some of many pages
   kCaptured,           // pages are in staging, still stopped
   kResumed,            // the program runs again, nothing written
   kAnswered,           // a call of checkpoint(), if that is what it was, has been answered

@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 namespace cr::os {
@@ -19,6 +20,15 @@ Result<void> Fd::close() {
   const int fd = release();
   if (fd >= 0 && ::close(fd) != 0) return Error{Errc::kSystem, errno, "closing"};
   return {};
+}
+
+Fd copy_of_fd(int pidfd, pid_t tid, int fd) {
+  constexpr unsigned kThread = O_EXCL;  // PIDFD_THREAD, Linux 6.9
+  Fd copy(static_cast<int>(syscall(__NR_pidfd_getfd, pidfd, fd, 0)));
+  if (copy || errno != ESRCH) return copy;
+  // The first thread has ended, and with it goes what a pidfd of the process leads to.
+  const Fd thread(static_cast<int>(syscall(__NR_pidfd_open, tid, kThread)));
+  return Fd(static_cast<int>(thread ? syscall(__NR_pidfd_getfd, thread.get(), fd, 0) : -1));
 }
 
 void Mapping::reset() {

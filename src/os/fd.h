@@ -38,6 +38,9 @@ class Fd {
   int fd_ = -1;
 };
 
+// A copy of a descriptor of another process. tid: a thread of it that lives.
+Fd copy_of_fd(int pidfd, pid_t tid, int fd);
+
 class Mapping {
  public:
   Mapping() = default;

@@ -91,14 +91,16 @@ Result<std::vector<MapEntry>> parse_maps(const std::string& text) {
 }
 
 std::string status_field(const std::string& status, const char* name) {
-  const std::string key = std::string("\n") + name + ":";
-  const std::string text = "\n" + status;
-  const size_t at = text.find(key);
-  if (at == std::string::npos) return "";
+  const std::string key = std::string(name) + ":";
+  size_t at = 0;
+  while (!std::string_view(status).substr(at).starts_with(key)) {
+    at = status.find('\n', at);
+    if (at++ == std::string::npos) return "";
+  }
   size_t from = at + key.size();
-  const size_t end = text.find('\n', from);
-  while (from < text.size() && (text[from] == ' ' || text[from] == '\t')) from++;
-  return text.substr(from, end == std::string::npos ? end : end - from);
+  const size_t end = status.find('\n', from);
+  while (from < status.size() && (status[from] == ' ' || status[from] == '\t')) from++;
+  return status.substr(from, end == std::string::npos ? end : end - from);
 }
 
 pid_t innermost_id(const std::string& status, const char* name) {
@@ -118,6 +120,19 @@ bool in_pid_namespace(const std::string& status) {
 pid_t inner_tid(pid_t pid, pid_t tid) {
   const pid_t id = innermost_id(read_or_empty(task_path(pid, tid, "status")), "NSpid");
   return id != 0 ? id : tid;
+}
+
+pid_t living_task(pid_t pid) {
+  const auto lives = [pid](pid_t tid) {
+    const auto stat = read_stat(pid, tid);
+    return stat && stat->state != 'Z' && stat->state != 'X';
+  };
+  if (lives(pid)) return pid;
+  const auto tasks = list_tasks(pid);
+  for (const pid_t tid : tasks ? *tasks : std::vector<pid_t>()) {
+    if (tid != pid && lives(tid)) return tid;
+  }
+  return pid;
 }
 
 namespace {
@@ -162,7 +177,7 @@ Result<Stat> read_stat(pid_t pid, pid_t tid) {
     f.push_back(text.substr(at, sp - at));
     at = sp + 1;
   }
-  if (f.size() < 49 /* up to field 51, env_end */)
+  if (f.size() < 50 /* up to field 52, exit_code */)
     return Error{Errc::kDamaged, 0, "parsing /proc stat"};
   auto number = [&](int field) {
     return strtoull(f[static_cast<size_t>(field - 3)].c_str(), nullptr, 10);
@@ -172,11 +187,16 @@ Result<Stat> read_stat(pid_t pid, pid_t tid) {
   s.ppid = static_cast<pid_t>(number(4));
   s.pgid = static_cast<pid_t>(number(5));
   s.sid = static_cast<pid_t>(number(6));
+  const auto tty = static_cast<uint32_t>(number(7));
+  s.tty_major = tty >> 8 & 0xfff;
+  s.tty_minor = (tty & 0xff) | (tty >> 12 & 0xfff00);
+  s.foreground = static_cast<pid_t>(strtol(f[8 - 3].c_str(), nullptr, 10));
   s.nice = atoi(f[19 - 3].c_str());
   s.start_time = number(22);
   s.start_code = number(26);
   s.end_code = number(27);
   s.start_stack = number(28);
+  s.exit_signal = atoi(f[38 - 3].c_str());
   s.start_data = number(45);
   s.end_data = number(46);
   s.start_brk = number(47);
@@ -184,6 +204,7 @@ Result<Stat> read_stat(pid_t pid, pid_t tid) {
   s.arg_end = number(49);
   s.env_start = number(50);
   s.env_end = number(51);
+  s.exit_code = atoi(f[52 - 3].c_str());
   return s;
 }
 

@@ -42,6 +42,9 @@ bool in_pid_namespace(const std::string& status);
 
 Result<std::vector<pid_t>> list_tasks(pid_t pid);
 Result<std::vector<int>> list_fds(pid_t pid, pid_t tid);
+// A thread of the process that lives, the first one if that does. Through one that has ended
+// neither memory nor descriptors are seen.
+pid_t living_task(pid_t pid);
 
 // /proc/<pid>/task/<tid>/<what>: through a thread that lives, because the main thread may have
 // ended, and then shows nothing.
@@ -58,15 +61,19 @@ struct FdInfo {
 };
 Result<FdInfo> read_fdinfo(pid_t pid, pid_t tid, int fd);
 
-// /proc/<pid>/stat fields behind the name: state, parent, group, session, start time.
+// /proc/<pid>/stat fields behind the name: state, parent, group, session, terminal, start time.
 struct Stat {
   char state = '?';
   pid_t ppid = 0, pgid = 0, sid = 0;
+  uint32_t tty_major = 0, tty_minor = 0;  // of the controlling terminal
+  pid_t foreground = 0;                   // group of that, -1 without one
   uint64_t start_code = 0, end_code = 0, start_stack = 0;
   uint64_t start_data = 0, end_data = 0, start_brk = 0, arg_start = 0, arg_end = 0, env_start = 0,
            env_end = 0;
   int nice = 0;
   uint64_t start_time = 0;
+  int exit_signal = 0;  // that its parent gets at its end
+  int exit_code = 0;    // as wait(2) says it, once it has ended
 };
 Result<Stat> read_stat(pid_t pid, pid_t tid);
 

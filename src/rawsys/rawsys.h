@@ -94,6 +94,8 @@ inline uint64_t clock_ns(int clock) {
   return static_cast<uint64_t>(ts.tv_sec) * 1000000000ull + static_cast<uint64_t>(ts.tv_nsec);
 }
 
+inline uint64_t now_ns() { return clock_ns(CLOCK_MONOTONIC); }
+
 size_t str_len(const char* s);
 bool str_equal(const char* a, const char* b);
 // Copies at most cap-1 characters and terminates.

@@ -2,6 +2,8 @@
 // calls.cc - the system calls of a plan: what nobody but the restored process can do to itself.
 // Invariant: as restorer.cc. Context: R (docs/contexts.md).
 // Doc: docs/ARCHITECTURE.md, "One restore".
+#include <signal.h>
+
 #include "format/make_call.h"
 #include "format/plan.h"
 #include "rawsys/rawsys.h"
@@ -43,6 +45,26 @@ void make_calls(const Restore& rs, bool late) {
   for (uint64_t i = 0; i < list.count; i++) {
     const long r = format::make_call(c, c[i], here);
     if (r < 0) fail(rs, format::kStepCalls, r, before + i);
+  }
+}
+
+void adopt_traits(const Restore& rs, const format::PlanThread& t) {
+  const format::CallSurroundings here{reinterpret_cast<uint64_t>(rs.at<uint8_t>(t.traits_data_off)),
+                                      id_now, &rs};
+  auto* c = rs.array<format::Call>(t.traits);
+  for (uint64_t i = 0; i < t.traits.count; i++) {
+    const long r = format::make_call(c, c[i], here);
+    if (r < 0) fail(rs, format::kStepCalls, r, t.traits_name + i);
+  }
+}
+
+// All others run already, so there is nobody left to tell.
+void adopt_filters(const Restore& rs, const format::PlanThread& t) {
+  const format::CallSurroundings here{
+      reinterpret_cast<uint64_t>(rs.at<uint8_t>(t.filters_data_off)), id_now, &rs};
+  auto* c = rs.array<format::Call>(t.filters);
+  for (uint64_t i = 0; i < t.filters.count; i++) {
+    if (format::make_call(c, c[i], here) < 0) sys(__NR_kill, rawsys::sys_getpid(), SIGKILL);
   }
 }
 

@@ -340,12 +340,14 @@ void thread_main(void* arg) {
   const ThreadStart start = *static_cast<ThreadStart*>(arg);
   become(start.rs, *start.thread);
   drop_capabilities(start.rs);
+  adopt_traits(start.rs, *start.thread);
   uint32_t* go = &start.rs.plan->barrier;
   __atomic_add_fetch(&start.rs.plan->threads_ready, 1, __ATOMIC_ACQ_REL);
   rawsys::sys_futex(&start.rs.plan->threads_ready, FUTEX_WAKE_PRIVATE, 1);
   while (__atomic_load_n(go, __ATOMIC_ACQUIRE) == 0) {
     rawsys::sys_futex(go, FUTEX_WAIT_PRIVATE, 0);
   }
+  adopt_filters(start.rs, *start.thread);
   leave(start.rs, *start.thread);
 }
 
@@ -497,10 +499,12 @@ const format::PlanThread* leader(const Restore& rs) {
   make_control_thread(rs);
   start_timers(rs);
   make_calls(rs, /*late=*/true);
+  if (main_thread != nullptr) adopt_traits(rs, *main_thread);
   rawsys::sys_close(rs.args->report_fd);
   __atomic_store_n(&rs.plan->barrier, 1u, __ATOMIC_RELEASE);
   rawsys::sys_futex(&rs.plan->barrier, FUTEX_WAKE_PRIVATE, 0x7fffffff);
   if (main_thread == nullptr) rawsys::sys_exit_thread(0);  // it had ended before: a zombie leader
+  adopt_filters(rs, *main_thread);
   leave(rs, *main_thread);
 }
 

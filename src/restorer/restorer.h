@@ -64,6 +64,9 @@ void finish_changer(ObjectChanger* changer);
 void close_received(const Restore& rs);
 // The plan's `calls`, or its `late_calls`.
 void make_calls(const Restore& rs, bool late);
+// What a thread takes on when it needs no privilege any more, and the filters that come last.
+void adopt_traits(const Restore& rs, const format::PlanThread& t);
+void adopt_filters(const Restore& rs, const format::PlanThread& t);
 
 // Lazy restores (lazy.cc); without lazy fills these do nothing.
 // userfault: with all lazy segments registered. The descriptor is taken over.

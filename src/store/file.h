@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // file.h - the seam through which everything is written that an image directory holds.
-// Invariant: no other code changes an image file, or adds, renames or removes a name beside it; so
+// Invariant: no other code changes an image file, or adds, renames or removes a name beside it (the
+// folder `files` is a world of its own, which the program writes to as well); so
 // whoever observes this sees every step, and tests/unit/store/power_loss_test.cc can build what a
 // power failure may leave of any of them.
 // Context: N. Doc: docs/ARCHITECTURE.md, "What is durable when".

@@ -65,10 +65,21 @@ format::BlobRef Model::add_blob(const void* data, size_t bytes) {
 }
 
 uint64_t Model::incompat_features() const {
-  const uint64_t bits = objects.empty() ? 0 : format::kIncompatObjects;
+  uint64_t bits =
+      (objects.empty() ? 0 : format::kIncompatObjects) | (tree.empty() ? 0 : format::kIncompatTree);
   bool kinds = !posix_timers.empty() || !locks.empty() || !owners.empty();
-  for (const format::FileRecord& f : files) kinds = kinds || f.kind >= format::kFileEventfd;
-  return bits | (kinds ? format::kIncompatKinds : 0);
+  for (const format::FileRecord& f : files) {
+    kinds = kinds || f.kind >= format::kFileEventfd;
+    if (f.kind == format::kFileSocket) bits |= format::kIncompatSockets;
+  }
+  constexpr uint32_t kMustKnow = format::kTraitCredentials | format::kTraitSeccomp |
+                                 format::kTraitSeccompStrict | format::kTraitTlsEntries;
+  bool traits = false;
+  for (const auto& t : thread_traits) traits = traits || (t.what & kMustKnow) != 0;
+  for (const auto& p : process_traits) traits = traits || p.descriptor_table.bytes != 0;
+  return bits | (kinds ? format::kIncompatKinds : 0) | (traits ? format::kIncompatTraits : 0) |
+         (plugins.empty() ? 0 : format::kIncompatPlugins) |
+         (semaphores.empty() ? 0 : format::kIncompatSemaphores);
 }
 
 std::vector<uint8_t> Model::serialize() const {
@@ -90,6 +101,15 @@ std::vector<uint8_t> Model::serialize() const {
   if (!posix_timers.empty()) s.add(kSectionPosixTimers, posix_timers.data(), posix_timers.size());
   if (!locks.empty()) s.add(kSectionLocks, locks.data(), locks.size());
   if (!owners.empty()) s.add(kSectionOwners, owners.data(), owners.size());
+  if (!tree.empty()) s.add(kSectionTree, tree.data(), tree.size());
+  if (!thread_traits.empty()) {
+    s.add(kSectionThreadTraits, thread_traits.data(), thread_traits.size());
+  }
+  if (!process_traits.empty()) {
+    s.add(kSectionProcessTraits, process_traits.data(), process_traits.size());
+  }
+  if (!plugins.empty()) s.add(kSectionPlugins, plugins.data(), plugins.size());
+  if (!semaphores.empty()) s.add(kSectionSemaphores, semaphores.data(), semaphores.size());
   return s.join();
 }
 

@@ -13,7 +13,13 @@
 
 namespace cr::store {
 
+// What a plug-in of the program has said to be its own. Not in the image.
+struct Claim {
+  std::string name, descriptors, mappings;
+};
+
 struct Model {
+  std::vector<Claim> claims;
   format::ProcessRecord process{};
   std::vector<format::SegmentRecord> segments;
   std::vector<format::ExtentRecord> extents;
@@ -28,6 +34,11 @@ struct Model {
   std::vector<format::PosixTimerRecord> posix_timers;
   std::vector<format::LockRecord> locks;
   std::vector<format::OwnerRecord> owners;
+  std::vector<format::TreeRecord> tree;
+  std::vector<format::ThreadTraitsRecord> thread_traits;
+  std::vector<format::ProcessTraitsRecord> process_traits;
+  std::vector<format::PluginRecord> plugins;
+  std::vector<format::SemaphoreSetRecord> semaphores;
   std::string strings = std::string(1, '\0');
   std::string blobs;
 

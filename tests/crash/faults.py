@@ -12,17 +12,19 @@ import signal
 
 import harness
 from harness import Failure
-from subject import SMALL, Subject, read_images
+from subject import LARGE, SMALL, Subject, read_images
 
 # In the order in which a checkpoint reaches them. From "lock_cleared" on the buffer says that
 # another checkpoint was begun, from "committed" on it is whole.
 CHECKPOINT_POINTS = (
-    "copied_early", "before_stop", "stopped", "threads_described", "captured", "resumed",
+    "copied_early", "before_stop", "stopped", "threads_described", "helping", "captured", "resumed",
     "answered", "lock_cleared", "lock_cleared_synced", "pages_half", "pages_written",
     "metadata_written", "payload_synced", "committed", "committed_synced")
 RESTORE_POINTS = ("restore_planned", "restore_exec", "restore_taken", "restore_attached")
 # Of restore() in place; tried by tests/system/cli_test.py, rollback_killed.
 ROLLBACK_POINTS = ("rollback_planned", "rollback_mapped", "rollback_filled", "rollback_done")
+# As often as the agent takes a share of the pages, not once in a checkpoint.
+COUNTED_BY_SHARES = "helping"
 SCOPES = ("all", "agent")
 NTHS = (1, 3)
 
@@ -100,6 +102,33 @@ def at_checkpoint_point(workspace, point, scope, nth, size=SMALL, environment=No
         go_on_from(subject, whole, or_later=point == "answered")
 
 
+def while_helping(workspace, scope, nth, environment=None):
+    """So much is copied in the stop that the agent takes a share; it dies at the nth one."""
+    most = 100  # checkpoints until then
+    subject = Subject(workspace, LARGE, options=("-i", "off", "--track=all"),
+                      environment=environment)
+    subject.start(environment=fault(COUNTED_BY_SHARES, scope, nth))
+    subject.progress("progress of all threads under crrun")
+    whole = 0
+    while subject.checkpoint(check=None).returncode == 0:
+        whole += 1
+        if whole == most:
+            raise Failure(f"the agent took no {nth} shares in {most} checkpoints")
+    expect_killed(subject, "crrun")
+    pid = subject.settle_orphan()
+    if (pid != 0) != (scope == "agent"):
+        raise Failure(f"process {pid} after the death of {scope}: {subject.describe()}")
+    subject.kill_all()
+    images = subject.images()
+    if (images.whole.sequence if images.whole else 0) != whole:
+        raise Failure(f"{whole} should be whole, but: {images}")
+    if whole == 0:
+        subject.check_output()
+        subject.expect_none_whole()
+    else:
+        go_on_from(subject, whole)
+
+
 def at_restore_point(workspace, point, scope, environment=None):
     """crrestore dies at the point; another one brings the program back."""
     subject = Subject(workspace, environment=environment)
@@ -158,7 +187,9 @@ def run_point(workspace, point, sizes=(SMALL,), nths=NTHS, environment=None):
             workspace.path.mkdir()
             workspace.user.give(workspace.path)
             try:
-                if point in CHECKPOINT_POINTS:
+                if point == COUNTED_BY_SHARES:
+                    while_helping(workspace, scope, 1 if nth == 1 else 5, environment)
+                elif point in CHECKPOINT_POINTS:
                     at_checkpoint_point(workspace, point, scope, nth, size, environment)
                 elif nth == 1:
                     at_restore_point(workspace, point, scope, environment)

@@ -35,7 +35,8 @@ class Single(Subject):
     def start_single(self, environment=None):
         self._begin("err")
         self.foreground = self.workspace.start(
-            [self.workspace.tool("crrun"), "-d", str(self.image), *self.options, "--",
+            [self.workspace.tool("crrun"), "-d", str(self.image), "--files=keep",
+             *self.options, "--",
              self.binary("single"), str(self.status), str(self.directory / "log")],
             stderr=self.error_file, environment=environment or {})
 
@@ -118,7 +119,9 @@ def run_random(workspace, seed, deaths=RANDOM_DEATHS):
     single.start_single()
     single.wait(lambda: single.records()[2] > 20, "quick checkpoints")
     least = quick = 0
-    for _ in range(deaths):
+    lives, latest = 0, time.monotonic() + 60 * harness.SLOWNESS
+    while lives < deaths or (quick < 100 and time.monotonic() < latest):  # more where there is load
+        lives += 1
         time.sleep(choose.uniform(0, 0.4))
         pids = [single.foreground.pid, *single.pids()]
         choose.shuffle(pids)

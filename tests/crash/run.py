@@ -13,6 +13,7 @@ random/    SIGKILL at random instants, restored and killed again    (random_kill
 bad/       images that are damaged, foreign, too new, ...           (bad_images.py)
 limits/    no room, no permission                                   (limits.py)
 quick/     a program that captures itself, hundreds of times a second (quick.py)
+tree/      several processes, at each point and at random       (trees.py)
 soak/      programs that know nothing of it, a checkpoint every 10 ms (soak.py; longer: make soak)
 The same names behind no_pagemap_scan/ and vdso_patch/ take the portable paths of the engine.
 """
@@ -36,6 +37,7 @@ import quick  # noqa: E402
 import random_kills  # noqa: E402
 import real_programs  # noqa: E402
 import soak  # noqa: E402
+import trees  # noqa: E402
 from harness import Failure, Test  # noqa: E402
 from subject import LARGE, SMALL  # noqa: E402
 
@@ -135,6 +137,7 @@ class Plan:
                      lambda workspace, name=name: limit(workspace, name))
         if not label:
             self.add_quick(user)
+            self.add_trees(user)
         if not label and user == self.users[0]:
             self.add("fault/all_points_are_tried", user, lambda workspace: all_points_are_tried())
 
@@ -146,6 +149,17 @@ class Plan:
         for name in quick.ALL:
             self.add(f"quick/{name}", user,
                      lambda workspace, name=name: quick.run(workspace, name, self.seed))
+
+
+    def add_trees(self, user):
+        nths = trees.NTHS if self.arguments.thorough else trees.QUICK_NTHS
+        for point in trees.POINTS:
+            self.add(f"tree/{point}", user,
+                     lambda workspace, point=point: trees.run_point(workspace, point, nths),
+                     timeout=120)
+        deaths = trees.QUICK_DEATHS if self.quick else trees.RANDOM_DEATHS
+        self.add("tree/random", user,
+                 lambda workspace: trees.run_random(workspace, self.seed, deaths), timeout=240)
 
 
 def all_points_are_tried():
@@ -169,6 +183,8 @@ def main():
     parser = argparse.ArgumentParser(description="Runs the crash tests.")
     harness.add_common_arguments(parser)
     parser.add_argument("--quick", action="store_true", help="a small part of each kind")
+    parser.add_argument("--thorough", action="store_true",
+                        help="of trees each point several times")
     parser.add_argument("--seed", type=int, default=None, help="of all random choices")
     parser.add_argument("--kills", type=int, default=None,
                         help=f"random kills in total (default: {DEFAULT_KILLS})")

@@ -74,9 +74,11 @@ class Counter(Session):
         return number_in(self.file)
 
     def wait_progress(self):
-        """Waits until the program has written another number than there is now."""
-        before = self.number()
-        self.wait_until(lambda: self.number() != before, "progress of the program")
+        """Waits until the program has written another number than there is now. Twice: crrestore
+        puts the file back too."""
+        for _ in range(2):
+            before = self.number()
+            self.wait_until(lambda before=before: self.number() != before, "progress of the program")
 
     def expect_standstill(self, seconds=0.3):
         before = self.number()
@@ -225,6 +227,24 @@ def test_options_end_at_program(workspace):
     """Options after the program's name are the program's, with and without --."""
     done = crrun(workspace, "-i", "off", *helper(workspace, "args", "-i", "--", "x"), check=0)
     expect(done.stdout == "-i\n--\nx\n", f"wrong output: {done.stdout!r}")
+
+
+def test_plugins(workspace):
+    """A plug-in that is not there is an error before anything is started; one that is there is
+    loaded, by option and by variable, and says nothing in a program that has no rings."""
+    plugin = workspace.build / "lib" / "crplugin_io_uring.so"
+    missing = str(workspace.path / "missing.so")
+    for options, variables in ((("--plugin", missing), {}), ((), {"CR_PLUGINS": missing})):
+        done = workspace.run([workspace.tool("crrun"), *options, "true"], environment=variables)
+        if done.returncode != 125 or missing not in done.stderr:
+            raise Failure(f"{options} {variables}: status {done.returncode}\n{done.stderr}")
+    maps = ["grep", "-c", "crplugin_io_uring", "/proc/self/maps"]
+    for options, variables in ((("--plugin", str(plugin)), {}), ((), {"CR_PLUGINS": str(plugin)}),
+                               ((), {})):
+        done = workspace.run([workspace.tool("crrun"), "-i", "off", *options, *maps],
+                             environment=variables)
+        if (done.stdout.strip() != "0") != bool(options or variables) or done.stderr:
+            raise Failure(f"{options} {variables}: {done.stdout}{done.stderr}")
 
 
 def test_wrong_usage(workspace):
@@ -594,6 +614,17 @@ def test_new_ids_of_objects(workspace):
             (workspace.path / word).unlink()
 
 
+def test_zombies_keep_no_id(workspace):
+    """Children that a killed program had not waited for do not hold their ids: as root
+    crrestore --ids=same can have them at once."""
+    if workspace.user.uid is not None or os.geteuid() != 0:
+        raise harness.Skip("keeping ids takes root")
+    session = killed_at_checkpoint(workspace, "tree_zombies")
+    session.restore(("--ids=same",))
+    session.go()
+    session.expect_pass()
+
+
 def test_checkpoint_without_session(workspace):
     """crckpt of a missing directory, of a dead session and of a stranger's pid: status 1, a
     message."""
@@ -902,6 +933,94 @@ def test_interval(workspace):
     for last, this in itertools.pairwise(attempts):
         waited = this["realtime_ns"] - last["realtime_ns"] - last["whole_ns"]
         expect(waited >= 0.29e9, f"one began {waited / 1e9:.3f} s after the last: {attempts}")
+
+
+def test_checkpoint_while_restoring(workspace):
+    """Who asks before all processes are back waits for that."""
+    harness.require_restore(workspace.user)
+    session = Session(workspace, ["sh", "-c", "for i in 1 2 3 4 5; do sleep 60 & done; wait"])
+    session.start()
+    session.wait_until(lambda: len(harness.descendants(session.program_pid() or 1 << 30)) >= 5,
+                       "the children")
+    for number in range(1, 6):
+        done = session.checkpoint(then="kill")
+        expect(sequence_of(done) == 2 * number - 1, f"wrong sequence: {done.stdout}")
+        session.wait_end(status=137)
+        session.restore()
+        while True:
+            done = session.checkpoint(check=None)
+            if done.returncode == 0:
+                break
+            expect_match("no session is running", done.stderr, "the message until crrestore is up")
+    session.kill()
+
+
+def test_other_libraries(workspace):
+    """The image is self-contained: the program and its libraries are others when it comes back."""
+    harness.require_restore(workspace.user)
+    program, libraries = workspace.path / "program", workspace.path / "lib"
+    libraries.mkdir()
+    shutil.copy(workspace.program("cli_helper"), program)
+    copied = []
+    for line in subprocess.run(["ldd", program], capture_output=True, text=True,
+                               check=True).stdout.splitlines():
+        found = re.search(r"=> (/\S+)", line)
+        if found:
+            copied.append(libraries / pathlib.Path(found[1]).name)
+            shutil.copy(found[1], copied[-1])
+    expect(copied, "the program has no libraries")
+    for path in (program, libraries, *copied):
+        workspace.user.give(path)
+    workspace.variables["LD_LIBRARY_PATH"] = str(libraries)
+    session = Session(workspace, [program, "count", "count.txt", "600"])
+    session.start()
+    session.wait_until(lambda: number_in(workspace.path / "count.txt") > 20, "progress")
+    maps = pathlib.Path(f"/proc/{session.program_pid()}/maps").read_text()
+    expect(all(str(path) in maps for path in copied), f"the copies are not in use:\n{maps}")
+    session.checkpoint(then="kill")
+    session.wait_end(status=137)
+    del workspace.variables["LD_LIBRARY_PATH"]
+    shutil.copy("/bin/true", program)
+    copied[0].unlink()
+    for path in copied[1:]:
+        path.write_bytes(b"another version")
+    session.restore()
+    session.wait_end(status=42)
+    expect(number_in(workspace.path / "count.txt") == 600, "the program did not come to its end")
+
+
+def test_others_are_refused(workspace):
+    """The socket is its user's alone; whoever gets to it nonetheless is refused by his credentials."""
+    if os.geteuid() != 0:
+        raise harness.Skip("only root can be several users")
+    session = Session(workspace, ["sleep", "60"])
+    session.start()
+    socket_path = pathlib.Path(session.image) / "agent.sock"
+    session.wait_until(socket_path.exists, "the socket")
+    expect(socket_path.stat().st_mode & 0o7777 == 0o600, "the socket's mode is not 0600")
+    session.wait_until(lambda: session.checkpoint(check=None).returncode == 0, "a checkpoint")
+    for path in (workspace.path, pathlib.Path(session.image)):
+        path.chmod(0o755)
+    socket_path.chmod(0o666)
+    other = harness.user_named("65532")
+    done = subprocess.run([harness.BUILD.for_user(other) / "bin" / "crckpt", session.image],
+                          capture_output=True, text=True, check=False, cwd="/",
+                          **other.popen_arguments())
+    expect(done.returncode != 0, f"another user has had a checkpoint: {done.stdout}")
+    expect_match("only its own user and root may talk to this session", done.stderr, "crckpt's error")
+    expect(sequence_of(session.checkpoint()) == 2, "a checkpoint was taken for another user")
+    session.kill()
+
+
+def test_interval_too_short(workspace):
+    """Checkpoints that take longer than the interval are delayed, which is said; others are not."""
+    for interval, told in (("30", False), ("0.001", True)):  # what is said is appended
+        session = started_counter(workspace, options=("-i", interval))
+        for _ in range(3):
+            session.checkpoint()
+        session.kill()
+        messages = (workspace.path / "err.txt").read_text()
+        expect(("longer than the interval" in messages) == told, f"-i {interval}: {messages}")
 
 
 def mappings_of_session(pid):

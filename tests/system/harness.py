@@ -526,11 +526,13 @@ class Counts:
     passed: int = 0
     failed: int = 0
     skipped: int = 0
+    reports: list = dataclasses.field(default_factory=list)  # what was said of each failure
 
     def add(self, other):
         self.passed += other.passed
         self.failed += other.failed
         self.skipped += other.skipped
+        self.reports += other.reports
 
     def line(self):
         text = f"{self.passed} passed, {self.failed} failed"
@@ -578,8 +580,11 @@ def run_test(test, keep=False):
             workspace.remove()
     if _stopping.is_set():
         return Counts()
-    say(f"{verdict}  {test.name} [{test.user.name}]  {time.monotonic() - begin:.1f} s\n{details}"
-        .rstrip("\n"))
+    report = (f"{verdict}  {test.name} [{test.user.name}]  {time.monotonic() - begin:.1f} s\n"
+              f"{details}").rstrip("\n")
+    say(report)
+    if failed:
+        counts.reports.append(report)
     return counts
 
 

@@ -18,6 +18,7 @@ import os
 import pathlib
 import random
 import shutil
+import subprocess
 import sys
 import tempfile
 import threading
@@ -34,7 +35,7 @@ SHARES = (0.20, 0.25, 0.25)
 RUN_ON = (0.02, 0.25)
 # The program may end before its third checkpoint, where the undisturbed run had slower processors:
 # then it is run again with checkpoints so much earlier.
-ATTEMPTS = 4
+ATTEMPTS = 5
 TIMEOUT = 300.0
 USERS = ("root", "nobody")
 SEED = os.environ.get("CR_TEST_SEED", "1")
@@ -116,6 +117,31 @@ def write_wal_sql(path, blocks):
     path.write_text("\n".join(statements) + "\n", encoding="ascii")
 
 
+def write_video(path, frames):
+    """Raw pictures of 160x120 points, each a little different from the one before."""
+    rnd = random.Random(1)
+    picture = bytearray(rnd.randbytes(160 * 120 * 3 // 2))
+    with open(path, "wb") as file:
+        for _ in range(frames):
+            for _ in range(400):
+                picture[rnd.randrange(len(picture))] = rnd.randrange(256)
+            file.write(picture)
+
+
+def build_go(path):
+    """A program that is linked dynamically: the library cannot be loaded into others."""
+    with tempfile.TemporaryDirectory(prefix="crtest-go-") as scratch:
+        source = shutil.copy(WORKLOADS / "go_work.go", scratch)
+        subprocess.run(["go", "build", "-o", str(path), source], check=True, cwd=scratch,
+                       env={**os.environ, "GOCACHE": scratch + "/cache", "HOME": scratch,
+                            "CGO_ENABLED": "1", "GO111MODULE": "off"})
+    path.chmod(0o755)
+
+
+def build_java(path):
+    subprocess.run(["javac", "-d", str(path.parent), str(WORKLOADS / "JavaWork.java")], check=True)
+
+
 class Inputs:
     """Generated files, made when first asked for, shared by all tests of this run."""
 
@@ -125,6 +151,9 @@ class Inputs:
         "short.txt": lambda path: write_text(path, 11_000_000, 0),
         "script.sql": lambda path: write_sql(path, 170),
         "wal.sql": lambda path: write_wal_sql(path, 260),
+        "video.yuv": lambda path: write_video(path, 900),
+        "go_work": build_go,
+        "JavaWork.class": build_java,
     }
 
     def __init__(self):
@@ -142,7 +171,7 @@ class Inputs:
                     self.MAKERS[name](path)
                 else:  # a workload: copied, because the checkout may be out of the user's reach
                     shutil.copy(WORKLOADS / name, path)
-                path.chmod(0o644)
+                path.chmod(0o755 if os.access(path, os.X_OK) and name == "go_work" else 0o644)
             return path
 
     def remove(self):
@@ -167,6 +196,8 @@ class RealProgram:
     outputs: tuple = ("out.txt",)  # stdout is out.txt
     log: str = ""                # progress is this file's size; else the CPU time used
     library_door: bool = False   # the program itself calls crinit(); no crrun
+    several: bool = False        # processes: progress is the time that went by
+    needs: tuple = ()            # programs that must be installed
 
     def resolved(self, workspace):
         words = []
@@ -176,6 +207,8 @@ class RealProgram:
                 words.append(str(INPUTS.path(name)))
             elif kind == "program":
                 words.append(workspace.program(name))
+            elif kind == "directory":
+                words.append(str(INPUTS.path(name).parent))
             elif kind == "demo":
                 words.append(str(workspace.build / "demos" / name))
             else:
@@ -194,6 +227,7 @@ PROGRAMS = (
     RealProgram("xz", ("/usr/bin/xz", "-T2", "-9", "--block-size=4MiB", "-c", "input:mixed.txt")),
     RealProgram("bzip2", ("/usr/bin/bzip2", "-9", "-c", "input:text.txt")),
     RealProgram("python3", ("/usr/bin/python3", "input:python_work.py", "230")),
+    RealProgram("python3_sockets", ("/usr/bin/python3", "input:sockets_work.py", "500")),
     RealProgram("perl", ("/usr/bin/perl", "input:perl_work.pl", "input:short.txt", "200")),
     RealProgram("mawk", ("/usr/bin/mawk", "-f", "input:awk_work.awk", "input:short.txt")),
     RealProgram("gawk", ("/usr/bin/gawk", "-f", "input:awk_work.awk", "input:short.txt")),
@@ -207,6 +241,25 @@ PROGRAMS = (
     *(demo("kmeans", threads, "--points", "262144", "--iterations", "40") for threads in (1, 4)),
     *(demo("gradient_descent", threads, "--iterations", "100") for threads in (1, 4)),
     demo("kmeans", 4, "--points", "262144", "--iterations", "40", library_door=False),
+    RealProgram("bash_pipelines", ("/bin/bash", "input:pipelines.sh", "25"), several=True),
+    RealProgram("make_j2", ("/bin/bash", "input:build_project.sh"), several=True),
+    RealProgram("python_processes", ("/usr/bin/python3", "input:python_processes.py", "240"),
+                several=True),
+    RealProgram("perl_processes", ("/usr/bin/perl", "input:perl_processes.pl", "60"),
+                several=True),
+    RealProgram("gzip_pipe", ("/bin/sh", "-c", "cat \"$1\" | gzip -9 | tee out.gz | gzip -dc | "
+                              "sort | gzip -c >sorted.gz", "sh", "input:short.txt"),
+                outputs=("out.txt", "out.gz", "sorted.gz"), several=True),
+    RealProgram("openmp", ("program:omp_work", "1500")),
+    RealProgram("x264", ("/usr/bin/x264", "--quiet", "--threads", "3", "--preset", "slower",
+                         "--input-res", "160x120", "--fps", "25", "-o", "out.264",
+                         "input:video.yuv"), outputs=("out.txt", "out.264")),
+    RealProgram("numpy", ("/usr/bin/python3", "input:numpy_work.py", "400"),
+                needs=("/usr/lib/python3/dist-packages/numpy",)),
+    RealProgram("node", ("/usr/bin/node", "input:node_work.js", "400"), several=True),
+    RealProgram("java", ("/usr/bin/java", "-Xmx256m", "-cp", "directory:JavaWork.class",
+                         "JavaWork", "400"), several=True, needs=("/usr/bin/javac",)),
+    RealProgram("go", ("input:go_work", "500"), several=True, needs=("/usr/bin/go",)),
 )
 
 
@@ -216,6 +269,7 @@ class Reference:
 
     status: int
     cpu_seconds: float
+    seconds: float
     outputs: dict
 
 
@@ -239,7 +293,7 @@ def _run_undisturbed(program, workspace):
     if command[0].startswith(str(workspace.build / "demos")):
         command.append("--no-checkpoint")
     popen = workspace.start(command, stdin=program.stdin and INPUTS.path(program.stdin))
-    cpu = 0.0
+    cpu, begin = 0.0, time.monotonic()
     while popen.poll() is None:
         cpu = max(cpu, harness.cpu_seconds(popen.pid))
         if workspace.time_left() < 0:
@@ -247,13 +301,14 @@ def _run_undisturbed(program, workspace):
         time.sleep(harness.POLL_SECONDS)
     if popen.returncode < 0:
         raise Failure(f"the undisturbed run was killed by signal {-popen.returncode}")
+    seconds = time.monotonic() - begin
     outputs = {}
     for name in program.outputs:
         path = workspace.path / name
         outputs[name] = path.read_bytes()
         path.unlink()
     (workspace.path / "err.txt").unlink()
-    return Reference(popen.returncode, cpu, outputs)
+    return Reference(popen.returncode, cpu, seconds, outputs)
 
 
 # ------------------------------------------------------------------------------------- tests ----
@@ -277,6 +332,7 @@ class Progress:
     def __init__(self, program, session, whole):
         self.program, self.session, self.whole = program, session, whole
         self.begin = self._log_size()
+        self.started = time.monotonic()
         self.pid = 0
 
     def _log_size(self):
@@ -286,6 +342,8 @@ class Progress:
     def share(self):
         if self.program.log:
             return (self._log_size() - self.begin) / len(self.whole.outputs[self.program.log])
+        if self.program.several:
+            return (time.monotonic() - self.started) / self.whole.seconds
         if not harness.is_alive(self.pid):
             self.pid = self.session.program_pid()
         return harness.cpu_seconds(self.pid) / self.whole.cpu_seconds if self.pid else 0.0
@@ -316,7 +374,7 @@ def checkpoint_kill_restore(program, session, whole, rnd, scale):
                 f"checkpoint {number + 1} of {len(SHARES)}")
             session.checkpoint()
         except Failure:
-            deadline = time.monotonic() + 2.0
+            deadline = time.monotonic() + 10.0 * harness.SLOWNESS
             while not session.ended() and time.monotonic() < deadline:
                 time.sleep(harness.POLL_SECONDS)
             if not session.ended() or session.foreground.returncode != whole.status:
@@ -356,9 +414,12 @@ def run_once(workspace, program, whole, attempt):
 
 def run_program(workspace, program):
     harness.require_restore(workspace.user)
+    for path in program.needs:
+        if not os.path.exists(path):
+            raise Skip(f"{path} is not there (make check-system installs it)")
     command = program.resolved(workspace)
     if not os.access(command[0], os.X_OK):
-        raise Skip(f"{command[0]} is not there")
+        raise Skip(f"{command[0]} is not there (make check-system installs it)")
     whole = reference(program, workspace)
     if not any(run_once(workspace, program, whole, attempt) for attempt in range(ATTEMPTS)):
         raise Failure(f"the program ended before its third checkpoint, {ATTEMPTS} times")

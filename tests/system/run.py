@@ -43,7 +43,10 @@ class Program:
     skip_unprivileged: str = ""
     track: str = "auto"
     children: str = "no"
+    peer: str = "no"
     hugepages: int = 0
+    plugin: str = ""
+    matrix_skips: str = ""  # ways of matrix.py that it is not made for
 
 
 def parse_directive(name, text):
@@ -255,13 +258,29 @@ def run_plain(workspace, program):
     session.expect_pass()
 
 
-def run_program(workspace, program, mode, back_end, plain):
-    workspace.until_end.enter_context(huge_pages.borrowed(program.hugepages))
-    if plain:
-        run_plain(workspace, program)
-        return
+def start_peer(workspace, program):
+    """The program as a process outside of the session, to talk to."""
+    workspace.start([workspace.program(program.name), "peer"], stdout="peer.out")
+    workspace.wait_until((workspace.path / "peer").exists, "the peer's file")
+
+
+def provide(workspace, program):
+    """What the program needs beside it; Skip where that cannot be had."""
     if program.skip_unprivileged and (workspace.user.uid is not None or os.geteuid() != 0):
         raise Skip(program.skip_unprivileged)
+    workspace.until_end.enter_context(huge_pages.borrowed(program.hugepages))
+    if program.plugin:
+        workspace.variables["CR_PLUGINS"] = str(workspace.build / "lib" / f"{program.plugin}.so")
+    if program.peer != "no":
+        start_peer(workspace, program)
+
+
+def run_program(workspace, program, mode, back_end, plain):
+    if plain:
+        workspace.until_end.enter_context(huge_pages.borrowed(program.hugepages))
+        run_plain(workspace, program)
+        return
+    provide(workspace, program)
     if back_end.endswith("-entries"):
         workspace.variables["CR_NO_PAGEMAP_SCAN"] = "1"
     if mode == "cycles":

@@ -7,7 +7,9 @@ segments that are gone, changed, shorter or taken, images that are damaged, litt
 """
 
 import argparse
+import contextlib
 import ctypes
+import functools
 import json
 import mmap
 import os
@@ -15,6 +17,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import threading
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import harness  # noqa: E402
@@ -22,6 +25,7 @@ from harness import Failure, Session  # noqa: E402
 
 USERS = ("root", "nobody")
 MIB = 2
+IPC_PRIVATE, IPC_RMID = 0, 0
 POSIX = pathlib.Path("/dev/shm")
 
 
@@ -178,8 +182,8 @@ RESTORE_POINTS = ("restore_planned", "restore_exec", "restore_taken", "restore_a
 
 
 def test_killed_while_restoring(workspace):
-    """Everything is killed at each point of a restore: until the program is attached the file is as
-    it was, and in the end all is there."""
+    """Everything is killed at each point of a restore: until the program has its plan the file is as
+    it was; from then on it may have put back some of it; in the end all is there."""
     session = holder(workspace, "whole")
     path = workspace.path / "shared.bin"
     before = path.read_bytes()
@@ -190,7 +194,12 @@ def test_killed_while_restoring(workspace):
         expect(done.returncode == -9, f"{point}: crrestore ended with {done.returncode}")
         workspace.run(["sleep", "0.2"])  # the killed program is gone
         now = path.read_bytes()
-        if point != "restore_attached":
+        if point == "restore_taken":
+            expect(len(now) == len(before), f"{point}: the file has {len(now)} bytes")
+            for at in range(0, len(now), 4096):
+                expect(now[at:at + 4096] in (b"z" * 4096, before[at:at + 4096]),
+                       f"{point}: the page at {at} is neither what it was nor what it is to be")
+        elif point != "restore_attached":
             expect(set(now) == {ord("z")}, f"{point}: the file was written")
         else:
             expect(now == before, f"{point}: the file is not what it was")
@@ -229,6 +238,18 @@ def test_inspected(workspace):
 # ---- System V ------------------------------------------------------------------------------
 
 
+_making = threading.Lock()
+
+
+def one_at_a_time(test):
+    """Whoever makes an object gets the id that another test has asked for (shm_next_id)."""
+    @functools.wraps(test)
+    def alone(workspace):
+        with _making:
+            test(workspace)
+    return alone
+
+
 def segments():
     return set(re.findall(r"^\s*-?\d+\s+(\d+)", pathlib.Path("/proc/sysvipc/shm").read_text(), re.M))
 
@@ -241,6 +262,7 @@ def remove_segment(number):
     subprocess.run(["ipcrm", "-m", number], check=False, capture_output=True)
 
 
+@one_at_a_time
 def test_segment_outlives_its_program(workspace):
     session = holder(workspace, "sysv", workspace.path / "segment")
     expect(id_of_segment(workspace) in segments(), "the segment went with its program")
@@ -248,6 +270,7 @@ def test_segment_outlives_its_program(workspace):
     expect(id_of_segment(workspace) not in segments(), "the segment is still there")
 
 
+@one_at_a_time
 def test_segment_gone(workspace):
     """Made again with its id by root; to others that is not given."""
     session = holder(workspace, "sysv", workspace.path / "segment")
@@ -259,6 +282,7 @@ def test_segment_gone(workspace):
     refused(workspace, session, rf"id {number}, key 0x4353.*is gone.*as root")
 
 
+@one_at_a_time
 def test_segment_taken(workspace):
     """Another one has its id."""
     session = holder(workspace, "sysv", workspace.path / "segment")
@@ -275,6 +299,70 @@ def test_segment_taken(workspace):
         remove_segment(made.split()[-1])
 
 
+def remove_sets(numbers):
+    for number in numbers:
+        subprocess.run(["ipcrm", "-s", number], check=False, capture_output=True)
+
+
+def killed_with_semaphores(workspace):
+    """A session of sem_sysv that was killed at a checkpoint, and the ids of its sets."""
+    session = Session(workspace, [workspace.program("sem_sysv")])
+    session.start()
+    session.wait_ready()
+    session.checkpoint(then="kill")
+    session.wait_end(status=137)
+    mine = (workspace.path / "sets").read_text().split()
+    workspace.until_end.callback(remove_sets, mine)
+    return session, mine
+
+
+@contextlib.contextmanager
+def others_make_sets():
+    """Somebody makes sets and removes them, all the time."""
+    libc = ctypes.CDLL(None)
+    over = threading.Event()
+
+    def make():
+        while not over.is_set():
+            libc.semctl(libc.semget(IPC_PRIVATE, 1, 0o600), 0, IPC_RMID)
+
+    maker = threading.Thread(target=make)
+    maker.start()
+    try:
+        yield
+    finally:
+        over.set()
+        maker.join()
+
+
+@one_at_a_time
+def test_semaphores_gone(workspace):
+    """Made again with their ids by root, also while others make some; to others those are not given."""
+    session, mine = killed_with_semaphores(workspace)
+    remove_sets(mine)
+    if not is_privileged(workspace):
+        refused(workspace, session, rf"semaphore set {mine[0]} .*is gone.*as root")
+        return
+    with others_make_sets():
+        go_on(session)
+
+
+@one_at_a_time
+def test_semaphores_taken(workspace):
+    """Another set has that id: nothing is done to it."""
+    if os.geteuid() != 0:
+        raise harness.Skip("only root can choose an id")
+    session, mine = killed_with_semaphores(workspace)
+    remove_sets(mine[:1])
+    pathlib.Path("/proc/sys/kernel/sem_next_id").write_text(mine[0])
+    made = subprocess.run(["ipcmk", "-S", "3"], check=True, capture_output=True,
+                          text=True).stdout.split()[-1]
+    workspace.until_end.callback(remove_sets, [made])
+    expect(made == mine[0], f"the new set is {made}, not {mine[0]}")
+    refused(workspace, session, rf"another set has that id now.*ipcrm -s {mine[0]}")
+
+
+@one_at_a_time
 def test_segment_of_others(workspace):
     """A segment that it only reads: what its owner has written since stays."""
     made = workspace.run(["ipcmk", "-M", "65536", "-p", "0644"], check=0).stdout.split()[-1]

@@ -313,7 +313,7 @@ static void try_change(int i) {
     if (!kChanges[i].ordinary && in_time) CHECK_EQ(kChanges[i].what, kRapid + 1, more);
     if (kChanges[i].ordinary && more > kRapid) TEST_FAIL("%s: not seen", kChanges[i].what);
     /* Not in memory that comes back. */
-    const int fd = open(seen, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    const int fd = rollback_open(seen, O_RDWR | O_CREAT | O_TRUNC);
     REQUIRE(fd >= 0 && write(fd, &now, sizeof now) == sizeof now);
     close(fd);
     kChanges[i].change(0);

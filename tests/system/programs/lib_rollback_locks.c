@@ -99,7 +99,7 @@ int main(void) {
   check();
   if (round == kRounds || test_failures != 0) test_finish();
   const char *next = disturb(round);
-  const int fd = open("reason", O_CREAT | O_TRUNC | O_WRONLY | O_CLOEXEC, 0600);
+  const int fd = rollback_open("reason", O_CREAT | O_TRUNC | O_WRONLY);
   REQUIRE(write(fd, next, strlen(next)) == (ssize_t)strlen(next));
   close(fd);
   rollback_now();

@@ -2,6 +2,7 @@
 // image_reader_test.cc - the reader takes a right image and refuses every wrong one, for the reason
 // that docs/format/image.md gives.
 #include "format/image_reader.h"
+#include "format/sockets.h"
 
 #include <criterion/criterion.h>
 #include <fcntl.h>
@@ -421,6 +422,53 @@ Test(image_reader, distrusts_the_state_of_objects) {
   }
 }
 
+Test(image_reader, distrusts_sockets) {
+  using M = cr::store::Model;
+  using namespace cr::format;
+  struct Parts {
+    SocketState state{};
+    SocketOption option{};
+    SocketMessage message{};
+    uint32_t file = 0;
+  };
+  const auto with_socket = [](void (*change)(Parts&), uint64_t bytes = sizeof(SocketState)) {
+    return with_model([&](M& m) {
+      Parts p;
+      p.state.phase = kSocketConnected;
+      p.message.bytes = m.add_blob("text", 4);
+      change(p);
+      const BlobRef files = m.add_blob(&p.file, sizeof(p.file));
+      if (p.message.files.bytes == 0) p.message.files = files;
+      const BlobRef options = m.add_blob(&p.option, sizeof(p.option));
+      if (p.state.options.bytes == 0) p.state.options = options;
+      const BlobRef queue = m.add_blob(&p.message, sizeof(p.message));
+      if (p.state.queue.bytes == 0) p.state.queue = queue;
+      m.files[0].kind = kFileSocket;
+      m.files[0].content = m.add_blob(&p.state, sizeof(p.state));
+      m.files[0].content.bytes = bytes;
+    });
+  };
+  static constexpr BlobRef kBeyond = {1u << 30, 72};
+  expect(with_socket([](Parts&) {}), Errc::kOk, "a socket");
+  expect(with_socket([](Parts&) {}, sizeof(SocketState) - 8), Errc::kDamaged, "too short");
+  expect(with_socket([](Parts& p) { p.state.phase = 0; }), Errc::kDamaged, "no phase");
+  expect(with_socket([](Parts& p) { p.state.phase = 9; }), Errc::kDamaged, "an unknown phase");
+  expect(with_socket([](Parts& p) { p.state.shutdown = 4; }), Errc::kDamaged, "shut otherwise");
+  expect(with_socket([](Parts& p) { p.state.local = kBeyond; }), Errc::kDamaged, "address beyond");
+  expect(with_socket([](Parts& p) { p.state.remote = {0, 200}; }), Errc::kDamaged, "long address");
+  expect(with_socket([](Parts& p) {
+           p.state.queue = {0, 71};
+         }),
+         Errc::kDamaged, "part of a message");
+  expect(with_socket([](Parts& p) { p.state.options = kBeyond; }), Errc::kDamaged,
+         "options beyond");
+  expect(with_socket([](Parts& p) { p.option.value = kBeyond; }), Errc::kDamaged, "value beyond");
+  expect(with_socket([](Parts& p) { p.message.bytes = kBeyond; }), Errc::kDamaged, "bytes beyond");
+  expect(with_socket([](Parts& p) { p.message.from = kBeyond; }), Errc::kDamaged, "sender beyond");
+  expect(with_socket([](Parts& p) { p.message.files = {0, 3}; }), Errc::kDamaged, "part of a file");
+  expect(with_socket([](Parts& p) { p.file = 1u << 20; }), Errc::kDamaged, "a file beyond");
+}
+
 Test(image_reader, distrusts_locks_and_owners) {
   using M = cr::store::Model;
   const auto with_lock = [](uint32_t file, uint32_t kind, uint32_t type, uint64_t start,
@@ -458,4 +506,77 @@ Test(image_reader, distrusts_timers) {
   expect(with_timer(0, 8, 1), Errc::kDamaged, "how it notifies");
   expect(with_timer(0, 0, 65), Errc::kDamaged, "its signal");
   expect(with_timer(0, 0, -1), Errc::kDamaged, "its signal");
+}
+
+Test(image_reader, distrusts_traits) {
+  using namespace cr::format;
+  using M = cr::store::Model;
+  const auto with_traits = [](auto change) {
+    return with_model([&](M& m) {
+      ThreadTraitsRecord t{};
+      t.tid = 1;
+      t.what = kTraitSeccomp;
+      struct {
+        SeccompFilter head;
+        uint64_t code[2];
+      } filter{{2, 0}, {6, 6}};
+      t.filters = m.add_blob(&filter, sizeof(filter));
+      change(t);
+      m.thread_traits.push_back(t);
+    });
+  };
+  expect(with_traits([](auto&) {}), Errc::kOk, "traits");
+  expect(with_traits([](auto& t) { t.tid = 0; }), Errc::kDamaged, "no thread");
+  expect(with_traits([](auto& t) { t.filters.bytes -= 8; }), Errc::kDamaged, "half a filter");
+  expect(with_traits([](auto& t) { t.filters.bytes += 4; }), Errc::kDamaged, "half of another");
+  expect(with_traits([](auto& t) { t.filters.off = 1u << 30; }), Errc::kDamaged, "filters beyond");
+  expect(with_traits([](auto& t) { t.groups = {0, 3}; }), Errc::kDamaged, "half a group");
+  expect(with_traits([](auto& t) { t.tls_entries = {0, 64}; }), Errc::kDamaged, "four entries");
+  expect(with_traits([](auto& t) { t.schedule = {0, 8}; }), Errc::kDamaged, "a short schedule");
+  const auto with_process = [](auto change) {
+    return with_model([&](M& m) {
+      ProcessTraitsRecord p{};
+      const uint64_t table[2] = {0, 1};
+      p.descriptor_table = m.add_blob(table, sizeof(table));
+      change(p, m);
+      m.process_traits.push_back(p);
+    });
+  };
+  expect(with_process([](auto&, M&) {}), Errc::kOk, "the process's traits");
+  expect(with_process([](auto& p, M& m) { m.process_traits.push_back(p); }), Errc::kDamaged, "two");
+  expect(with_process([](auto& p, M&) { p.descriptor_table.bytes = 12; }), Errc::kDamaged,
+         "half a descriptor");
+  expect(with_process([](auto& p, M&) { p.descriptor_table.off += 4; }), Errc::kDamaged,
+         "a table that is not aligned");
+  const auto with_plugin = [](uint64_t restore, StringRef name) {
+    return with_model([&](M& m) { m.plugins.push_back({restore, 0, name}); });
+  };
+  expect(with_plugin(4096, 0), Errc::kOk, "a plug-in");
+  expect(with_plugin(0, 0), Errc::kDamaged, "a plug-in without a function");
+  expect(with_plugin(4096, 1u << 30), Errc::kDamaged, "its name");
+  const auto with_set = [](auto change) {
+    return with_model([&](M& m) {
+      const uint16_t values[3] = {1, 0, 7};
+      const int16_t adjustments[3] = {-1, 0, 2};
+      SemaphoreSetRecord s{5,
+                           0,
+                           0,
+                           0,
+                           0600,
+                           0,
+                           m.add_blob(values, sizeof(values)),
+                           m.add_blob(adjustments, sizeof(adjustments))};
+      change(s);
+      m.semaphores.push_back(s);
+    });
+  };
+  using S = SemaphoreSetRecord;
+  expect(with_set([](S&) {}), Errc::kOk, "semaphores");
+  expect(with_set([](S& s) { s.id = -1; }), Errc::kDamaged, "a set's id");
+  expect(with_set([](S& s) { s.values.bytes = 0; }), Errc::kDamaged, "a set of none");
+  expect(with_set([](S& s) { s.values.bytes = 5; }), Errc::kDamaged, "half a semaphore");
+  expect(with_set([](S& s) { s.values.off++; }), Errc::kDamaged, "values that are not aligned");
+  expect(with_set([](S& s) { s.values.off = 1ull << 40; }), Errc::kDamaged, "values elsewhere");
+  expect(with_set([](S& s) { s.adjustments.bytes = 4; }), Errc::kDamaged, "too few adjustments");
+  expect(with_set([](S& s) { s.adjustments.bytes = 0; }), Errc::kOk, "no adjustments");
 }

@@ -53,7 +53,7 @@ Test(objects, are_read) {
 Test(objects, impossible_ones_are_refused) {
   cr_expect(read_with([](Model&) {}) == Errc::kOk);
   DAMAGED([](Model& m) { m.objects[0].kind = 0; });
-  DAMAGED([](Model& m) { m.objects[0].kind = 5; });
+  DAMAGED([](Model& m) { m.objects[0].kind = 6; });
   DAMAGED([](Model& m) { m.objects[0].name = 1000000; });
   DAMAGED([](Model& m) { m.objects[0].addr = 0; });
   DAMAGED([](Model& m) { m.objects[0].addr += 8; });

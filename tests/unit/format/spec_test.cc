@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "format/image.h"
+#include "format/sockets.h"
 #include "tests/unit/format/spec_document.h"
 #include "tests/unit/format/synthetic_image.h"
 
@@ -56,6 +57,10 @@ Structs memory_and_frame_of_the_code() {
                       F(SuperBlock, max_interval_ms),
                       F(SuperBlock, reserved0),
                       F(SuperBlock, mtbf_ms),
+                      F(SuperBlock, files_generation),
+                      F(SuperBlock, files_limit_bytes),
+                      F(SuperBlock, files_policy),
+                      F(SuperBlock, reserved1),
                       F(SuperBlock, reserved),
                       F(SuperBlock, checksum)}};
   s["MetadataHeader"] = {
@@ -150,6 +155,18 @@ void add_threads_and_files_of_the_code(Structs& s) {
   s["FdRecord"] = {
       sizeof(FdRecord),
       {F(FdRecord, fd), F(FdRecord, file), F(FdRecord, cloexec), F(FdRecord, reserved)}};
+  s["TerminalState"] = {
+      sizeof(TerminalState),
+      {F(TerminalState, input_modes), F(TerminalState, output_modes),
+       F(TerminalState, control_modes), F(TerminalState, local_modes), F(TerminalState, line),
+       F(TerminalState, characters), F(TerminalState, input_speed), F(TerminalState, output_speed),
+       F(TerminalState, rows), F(TerminalState, columns), F(TerminalState, x_pixels),
+       F(TerminalState, y_pixels), F(TerminalState, flags)}};
+  s["PtyState"] = {
+      sizeof(PtyState),
+      {F(PtyState, terminal), F(PtyState, dev), F(PtyState, number), F(PtyState, flags),
+       F(PtyState, input), F(PtyState, lines), F(PtyState, output)}};
+  s["PtyLine"] = {sizeof(PtyLine), {F(PtyLine, bytes), F(PtyLine, end)}};
   s["EventfdState"] = {
       sizeof(EventfdState),
       {F(EventfdState, count), F(EventfdState, semaphore), F(EventfdState, reserved)}};
@@ -164,17 +181,62 @@ void add_threads_and_files_of_the_code(Structs& s) {
                        {F(InotifyWatch, wd), F(InotifyWatch, mask), F(InotifyWatch, path),
                         F(InotifyWatch, flags), F(InotifyWatch, dev), F(InotifyWatch, ino)}};
   s["PidfdState"] = {sizeof(PidfdState), {F(PidfdState, id), F(PidfdState, reserved)}};
+  s["SocketState"] = {sizeof(SocketState),
+                      {F(SocketState, family), F(SocketState, type), F(SocketState, protocol),
+                       F(SocketState, phase), F(SocketState, flags), F(SocketState, shutdown),
+                       F(SocketState, backlog), F(SocketState, mode), F(SocketState, uid),
+                       F(SocketState, gid), F(SocketState, order), F(SocketState, reserved),
+                       F(SocketState, peer_ino), F(SocketState, local), F(SocketState, remote),
+                       F(SocketState, options), F(SocketState, queue)}};
+  s["SocketOption"] = {sizeof(SocketOption),
+                       {F(SocketOption, level), F(SocketOption, name), F(SocketOption, value)}};
+  s["SocketMessage"] = {sizeof(SocketMessage),
+                        {F(SocketMessage, bytes), F(SocketMessage, from), F(SocketMessage, files),
+                         F(SocketMessage, sender_ino), F(SocketMessage, flags),
+                         F(SocketMessage, pid), F(SocketMessage, uid), F(SocketMessage, gid)}};
   s["LockRecord"] = {sizeof(LockRecord),
                      {F(LockRecord, file), F(LockRecord, kind), F(LockRecord, type),
                       F(LockRecord, reserved), F(LockRecord, start), F(LockRecord, bytes)}};
   s["OwnerRecord"] = {sizeof(OwnerRecord),
                       {F(OwnerRecord, file), F(OwnerRecord, type), F(OwnerRecord, id),
                        F(OwnerRecord, signal), F(OwnerRecord, owned), F(OwnerRecord, async)}};
+  s["TreeRecord"] = {
+      sizeof(TreeRecord),
+      {F(TreeRecord, pid), F(TreeRecord, ppid), F(TreeRecord, pgid), F(TreeRecord, sid),
+       F(TreeRecord, flags), F(TreeRecord, member), F(TreeRecord, status), F(TreeRecord, uid),
+       F(TreeRecord, name), F(TreeRecord, terminal), F(TreeRecord, foreground)}};
   s["PosixTimerRecord"] = {
       sizeof(PosixTimerRecord),
       {F(PosixTimerRecord, id), F(PosixTimerRecord, clock), F(PosixTimerRecord, notify),
        F(PosixTimerRecord, signal), F(PosixTimerRecord, tid), F(PosixTimerRecord, overrun),
        F(PosixTimerRecord, value), F(PosixTimerRecord, left_ns), F(PosixTimerRecord, interval_ns)}};
+  s["ThreadTraitsRecord"] = {
+      sizeof(ThreadTraitsRecord),
+      {F(ThreadTraitsRecord, tid), F(ThreadTraitsRecord, what), F(ThreadTraitsRecord, uids),
+       F(ThreadTraitsRecord, gids), F(ThreadTraitsRecord, groups),
+       F(ThreadTraitsRecord, capabilities), F(ThreadTraitsRecord, securebits),
+       F(ThreadTraitsRecord, io_priority), F(ThreadTraitsRecord, machine_check),
+       F(ThreadTraitsRecord, tsc), F(ThreadTraitsRecord, io_flusher),
+       F(ThreadTraitsRecord, store_bypass), F(ThreadTraitsRecord, indirect_branch),
+       F(ThreadTraitsRecord, cpuid), F(ThreadTraitsRecord, tls_entries),
+       F(ThreadTraitsRecord, schedule), F(ThreadTraitsRecord, filters),
+       F(ThreadTraitsRecord, personality), F(ThreadTraitsRecord, reserved)}};
+  s["PluginRecord"] = {sizeof(PluginRecord),
+                       {F(PluginRecord, restore), F(PluginRecord, number), F(PluginRecord, name)}};
+  s["SemaphoreSetRecord"] = {
+      sizeof(SemaphoreSetRecord),
+      {F(SemaphoreSetRecord, id), F(SemaphoreSetRecord, key), F(SemaphoreSetRecord, uid),
+       F(SemaphoreSetRecord, gid), F(SemaphoreSetRecord, mode), F(SemaphoreSetRecord, flags),
+       F(SemaphoreSetRecord, values), F(SemaphoreSetRecord, adjustments)}};
+  s["SeccompFilter"] = {sizeof(SeccompFilter),
+                        {F(SeccompFilter, instructions), F(SeccompFilter, flags)}};
+  s["ProcessTraitsRecord"] = {
+      sizeof(ProcessTraitsRecord),
+      {F(ProcessTraitsRecord, monotonic_ns), F(ProcessTraitsRecord, boottime_ns),
+       F(ProcessTraitsRecord, oom_score_adj), F(ProcessTraitsRecord, membarrier),
+       F(ProcessTraitsRecord, coredump_filter), F(ProcessTraitsRecord, deny_exec_gain),
+       F(ProcessTraitsRecord, merge_memory), F(ProcessTraitsRecord, reserved),
+       F(ProcessTraitsRecord, descriptor_table)}};
   s["SigactionRecord"] = {sizeof(SigactionRecord),
                           {F(SigactionRecord, handler), F(SigactionRecord, flags),
                            F(SigactionRecord, restorer), F(SigactionRecord, mask)}};
@@ -260,7 +322,34 @@ std::map<std::string, uint64_t> constants_of_the_code() {
           V(kObjectWhole),
           V(kObjectRemoved),
           V(kFileObject),
+          V(kObjectAnon),
+          V(kFileShared),
+          V(kSectionTree),
+          V(kProcessEnded),
+          V(kTreeZombie),
+          V(kTreeEnded),
+          V(kTreeOutsideGroup),
+          V(kTreeOutsideSession),
+          V(kTreeSubreaper),
+          V(kIncompatTree),
           V(kIncompatKinds),
+          V(kIncompatSockets),
+          V(kFileSocket),
+          V(kSocketUnconnected),
+          V(kSocketListening),
+          V(kSocketConnected),
+          V(kSocketWaiting),
+          V(kSocketPeerGone),
+          V(kSocketReset),
+          V(kSocketConnecting),
+          V(kSocketAddressed),
+          V(kSocketPathGone),
+          V(kSocketPeerEnded),
+          V(kSocketErrorSeen),
+          V(kSocketPeerFailed),
+          V(kSocketShutRead),
+          V(kSocketShutWrite),
+          V(kMessageCredentials),
           V(kFileEventfd),
           V(kFileTimerfd),
           V(kFileSignalfd),
@@ -273,9 +362,46 @@ std::map<std::string, uint64_t> constants_of_the_code() {
           V(kFifoReaderOutside),
           V(kFifoWriterOutside),
           V(kWatchLink),
+          V(kTerminalControlling),
+          V(kTerminalForeground),
+          V(kFilePtyMaster),
+          V(kFilePtySlave),
+          V(kPtyLocked),
+          V(kPtyPacket),
+          V(kPtyMasterExclusive),
+          V(kPtySlaveExclusive),
+          V(kPtyNeverOpened),
+          V(kPtyStopped),
+          V(kPtyHeld),
+          V(kPtyControlling),
+          V(kPtyLineOpen),
+          V(kPtyLineEnded),
+          V(kPtyLineEof),
           V(kSectionPosixTimers),
           V(kSectionLocks),
           V(kSectionOwners),
+          V(kTraitCredentials),
+          V(kTraitSeccompStrict),
+          V(kTraitSeccomp),
+          V(kTraitIoPriority),
+          V(kTraitSchedule),
+          V(kTraitTlsEntries),
+          V(kTraitMachineCheck),
+          V(kTraitTsc),
+          V(kTraitIoFlusher),
+          V(kTraitStoreBypass),
+          V(kTraitIndirectBranch),
+          V(kTraitCpuid),
+          V(kTraitPersonality),
+          V(kIncompatTraits),
+          V(kSectionThreadTraits),
+          V(kSectionProcessTraits),
+          V(kIncompatPlugins),
+          V(kSectionPlugins),
+          V(kIncompatSemaphores),
+          V(kSectionSemaphores),
+          V(kSemaphoresUsed),
+          V(kFilePlugin),
           V(kLockFlock),
           V(kLockPosix),
           V(kLockOfd),
@@ -290,26 +416,31 @@ Test(spec, structs_are_as_documented) {
   check_structs(structs_of_the_code(), Document(kDocument).structs);
 }
 
-// A struct that has a size assert in image.h must be in this test, and with it in the document.
+// A struct that has a size assert in the headers must be in this test, and with it in the document.
 Test(spec, no_struct_of_the_header_is_forgotten) {
   const Structs code = structs_of_the_code();
   static const std::regex kAssert(R"(CR_ON_DISK\((\w+), \d+\);)");
   size_t found = 0;
-  for (const std::string& line : read_document("src/format/image.h")) {
-    std::smatch m;
-    if (!std::regex_match(line, m, kAssert)) continue;
-    found++;
-    cr_expect(code.contains(m[1]), "%s", m[1].str().c_str());
+  for (const char* header : {"src/format/image.h", "src/format/sockets.h"}) {
+    for (const std::string& line : read_document(header)) {
+      std::smatch m;
+      if (!std::regex_match(line, m, kAssert)) continue;
+      found++;
+      cr_expect(code.contains(m[1]), "%s", m[1].str().c_str());
+    }
   }
-  cr_expect(found == code.size(), "%zu structs in image.h, %zu here", found, code.size());
+  cr_expect(found == code.size(), "%zu structs in the headers, %zu here", found, code.size());
 }
 
 Test(spec, constants_are_as_documented) {
   const Document doc(kDocument);
   check_constants(constants_of_the_code(), doc.constants);
-  cr_expect(kSectionKinds == 19, "a kind of section is in neither");
-  cr_expect(kIncompatKnown == (kIncompatObjects | kIncompatKinds) && kRoCompatKnown == 0,
-            "a feature is not documented");
+  cr_expect(kSectionKinds == 28, "a kind of section is in neither");
+  cr_expect(
+      kIncompatKnown == (kIncompatObjects | kIncompatKinds | kIncompatSockets | kIncompatTraits |
+                         kIncompatPlugins | kIncompatSemaphores | kIncompatTree) &&
+          kRoCompatKnown == 0,
+      "a feature is not documented");
   cr_expect(kImageVersion == 1);
 }
 

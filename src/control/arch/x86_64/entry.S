@@ -9,9 +9,9 @@
 //   restorer.
 	.text
 	.globl cr_clone_control, cr_control_entry, cr_resume_entry, cr_resume_end, cr_report_entry
-	.globl cr_calls_entry, cr_clone_waiting
+	.globl cr_calls_entry, cr_clone_waiting, cr_join_entry
 	.hidden cr_clone_control, cr_control_entry, cr_resume_entry, cr_resume_end, cr_report_entry
-	.hidden cr_calls_entry, cr_clone_waiting
+	.hidden cr_calls_entry, cr_clone_waiting, cr_join_entry
 	.type cr_clone_control, @function
 cr_clone_control:
 	mov	$56, %eax		// clone
@@ -42,6 +42,21 @@ cr_report_entry:
 	cld
 	mov	%rsi, %rbx
 	call	cr_report_thread
+	mov	%rbx, %rsp
+	mov	$15, %eax		// rt_sigreturn
+	syscall
+	ud2
+
+// rdi = State*, rdx = top of the control stack, rsi = ucontext as above: makes the control thread of
+// this process, and waits like a report.
+	.type cr_join_entry, @function
+cr_join_entry:
+	xor	%ebp, %ebp
+	and	$-16, %rsp
+	cld
+	mov	%rsi, %rbx
+	mov	%rdx, %rsi
+	call	cr_join_thread
 	mov	%rbx, %rsp
 	mov	$15, %eax		// rt_sigreturn
 	syscall

@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: MIT
+// file_journal.h - the journal of changed files in an image directory, as the agent reads it.
+// Invariant: what is asked for a checkpoint is made of all changes since it, the first of each path
+// and of each file counts.
+// Context: N (agent). Doc: docs/format/files.md.
+#pragma once
+
+#include <stdint.h>
+
+#include <functional>
+#include <map>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "agent/world.h"
+#include "format/file_journal.h"
+
+namespace cr::agent {
+
+struct Change {
+  format::FileChange record;
+  std::string path, target;
+  bool elsewhere = false;  // files lie elsewhere now, and are others: only paths tell them
+};
+
+// A file whatever its names. Inode numbers are used again, birth times are not.
+using FileId = std::tuple<uint64_t, uint64_t, int64_t>;
+inline FileId id_of(const format::FileChange& c) { return {c.dev, c.ino, c.made_ns}; }
+
+// Where things lie now (crrestore --map).
+using PathMap = std::function<std::string(const std::string&)>;
+
+std::string journal_dir(const std::string& image_dir);
+std::string copy_path(const std::string& image_dir, uint64_t generation, uint64_t number);
+
+// What there was when the checkpoint of `generation` was taken, of all that was changed since.
+struct JournalState {
+  std::map<std::string, Change> paths;
+  std::map<FileId, Change> content;  // with a copy of the content, or the reason why there is none
+  std::map<FileId, Change> kept;     // by a second name
+  std::vector<Change> moves;         // of directories, in the order in which they were made
+};
+Trouble read_journal(const std::string& image_dir, uint64_t generation, const PathMap& map,
+                     JournalState* ret);
+
+// Each record since then, in order; for people.
+Trouble list_journal(const std::string& image_dir, uint64_t generation, std::vector<Change>* ret);
+
+// The highest generation that anything in the journal is of; 0: there is none.
+uint64_t newest_generation(const std::string& image_dir);
+// Removes what only checkpoints before `generation` need.
+void purge_journal(const std::string& image_dir, uint64_t generation);
+void remove_journal(const std::string& image_dir);
+// An earlier run's, to where its images go.
+void move_journal(const std::string& image_dir, const std::string& to);
+
+// The files go back to `generation`, so those of later checkpoints cannot be had any more.
+Trouble note_going_back(const std::string& image_dir, uint64_t generation);
+// "": the files of that checkpoint can be had.
+std::string why_gone(const std::string& image_dir, uint64_t generation);
+
+}  // namespace cr::agent

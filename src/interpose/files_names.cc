@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: MIT
+// files_names.cc - the C library's calls that make, move and remove names, cut files off by name,
+// and change modes.
+// Invariant: to the caller each is the C library's.
+// Context: N, H. Doc: docs/ARCHITECTURE.md, "Files that the session writes".
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "interpose/journal.h"
+#include "rawsys/rawsys.h"
+
+#define CR_EXPORT __attribute__((visibility("default")))
+
+using cr::interpose::Changing;
+using cr::interpose::Step;
+using namespace cr::format;
+
+namespace {
+
+constexpr unsigned kNoReplace = 1, kExchange = 2;  // of renameat2
+
+Step gone(int dir, const char* path) { return {{dir, path}, kTouchRemove, false}; }
+Step made(int dir, const char* path) { return {{dir, path}, kTouchNew, false}; }
+Step moved(int dir, const char* path) { return {{dir, path}, kTouchMove, false}; }
+Step replaced(int dir, const char* path) { return {{dir, path}, kTouchReplace, false}; }
+
+Step target(int dir, const char* path, unsigned flags) {
+  if ((flags & kExchange) != 0) return moved(dir, path);
+  return (flags & kNoReplace) != 0 ? made(dir, path) : replaced(dir, path);
+}
+
+}  // namespace
+
+extern "C" {
+
+CR_EXPORT int rename(const char* from, const char* to) {
+  const Changing changing(moved(AT_FDCWD, from), replaced(AT_FDCWD, to));
+  return CR_NEXT(rename)(from, to);
+}
+CR_EXPORT int renameat(int from_dir, const char* from, int to_dir, const char* to) {
+  const Changing changing(moved(from_dir, from), replaced(to_dir, to));
+  return CR_NEXT(renameat)(from_dir, from, to_dir, to);
+}
+CR_EXPORT int renameat2(int from_dir, const char* from, int to_dir, const char* to,
+                        unsigned flags) {
+  const Changing changing(moved(from_dir, from), target(to_dir, to, flags));
+  return CR_NEXT(renameat2)(from_dir, from, to_dir, to, flags);
+}
+
+CR_EXPORT int unlink(const char* path) {
+  const Changing changing(gone(AT_FDCWD, path));
+  return CR_NEXT(unlink)(path);
+}
+CR_EXPORT int unlinkat(int dir, const char* path, int flags) {
+  const Changing changing(gone(dir, path));
+  return CR_NEXT(unlinkat)(dir, path, flags);
+}
+CR_EXPORT int remove(const char* path) {
+  const Changing changing(gone(AT_FDCWD, path));
+  return CR_NEXT(remove)(path);
+}
+CR_EXPORT int rmdir(const char* path) {
+  const Changing changing(gone(AT_FDCWD, path));
+  return CR_NEXT(rmdir)(path);
+}
+
+CR_EXPORT int link(const char* from, const char* to) {
+  const Changing changing(made(AT_FDCWD, to));
+  return CR_NEXT(link)(from, to);
+}
+CR_EXPORT int linkat(int from_dir, const char* from, int to_dir, const char* to, int flags) {
+  const Changing changing(made(to_dir, to));
+  return CR_NEXT(linkat)(from_dir, from, to_dir, to, flags);
+}
+CR_EXPORT int symlink(const char* text, const char* path) {
+  const Changing changing(made(AT_FDCWD, path));
+  return CR_NEXT(symlink)(text, path);
+}
+CR_EXPORT int symlinkat(const char* text, int dir, const char* path) {
+  const Changing changing(made(dir, path));
+  return CR_NEXT(symlinkat)(text, dir, path);
+}
+CR_EXPORT int mkdir(const char* path, mode_t mode) {
+  const Changing changing(made(AT_FDCWD, path));
+  return CR_NEXT(mkdir)(path, mode);
+}
+CR_EXPORT int mkdirat(int dir, const char* path, mode_t mode) {
+  const Changing changing(made(dir, path));
+  return CR_NEXT(mkdirat)(dir, path, mode);
+}
+CR_EXPORT int mkfifo(const char* path, mode_t mode) {
+  const Changing changing(made(AT_FDCWD, path));
+  return CR_NEXT(mkfifo)(path, mode);
+}
+CR_EXPORT int mkfifoat(int dir, const char* path, mode_t mode) {
+  const Changing changing(made(dir, path));
+  return CR_NEXT(mkfifoat)(dir, path, mode);
+}
+
+CR_EXPORT int truncate(const char* path, off_t bytes) {
+  const Changing changing({{AT_FDCWD, path}, kTouchContent, true});
+  return CR_NEXT(truncate)(path, bytes);
+}
+CR_EXPORT int truncate64(const char* path, off64_t bytes) {
+  const Changing changing({{AT_FDCWD, path}, kTouchContent, true});
+  return CR_NEXT(truncate64)(path, bytes);
+}
+
+CR_EXPORT int chmod(const char* path, mode_t mode) {
+  const Changing changing({{AT_FDCWD, path}, kTouchAttributes, true});
+  return CR_NEXT(chmod)(path, mode);
+}
+CR_EXPORT int fchmodat(int dir, const char* path, mode_t mode, int flags) {
+  const Changing changing({{dir, path}, kTouchAttributes, (flags & AT_SYMLINK_NOFOLLOW) == 0});
+  return CR_NEXT(fchmodat)(dir, path, mode, flags);
+}
+CR_EXPORT int fchmod(int fd, mode_t mode) {
+  cr::rawsys::LineBuffer<40> path;
+  path.text("/proc/self/fd/").dec(static_cast<uint64_t>(fd));
+  const Changing changing({{AT_FDCWD, path.c_str()}, kTouchAttributes, fd >= 0});
+  return CR_NEXT(fchmod)(fd, mode);
+}
+
+}  // extern "C"

@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: MIT
+// journal.cc - see journal.h. Invariant: as there. Context: N, H.
+#include "interpose/journal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+#include "format/checksum.h"
+#include "rawsys/rawsys.h"
+
+extern "C" long cr_call_aside(void (*function)(void*), void* argument, void* stack_top);
+
+namespace cr::interpose {
+namespace {
+
+using format::FilesSlot;
+using format::kFilesSlots;
+using rawsys::sys;
+
+struct Slot {
+  FilesSlot shown;  // first: the agent looks at it
+  os::JournalScratch scratch;
+};
+constinit Slot g_slots[kFilesSlots] = {};
+
+// What was dealt with, by a number of its own that has the generation in it; its two lowest bits
+// are the level. An entry that is overwritten is forgotten.
+constexpr uint64_t kSeenEntries = 4096;
+constinit std::atomic<uint64_t> g_seen[kSeenEntries] = {};
+
+uint64_t number_of(const os::JournalKey& k) {
+  const uint64_t parts[4] = {k.dev, k.ino, static_cast<uint64_t>(k.made_ns), generation_now()};
+  return format::checksum(parts, sizeof(parts)) & ~uint64_t{3};
+}
+
+std::atomic<uint64_t>& entry_of(uint64_t number) { return g_seen[(number >> 20) % kSeenEntries]; }
+
+bool seen(const os::JournalKey& key, uint32_t level) {
+  const uint64_t number = number_of(key);
+  const uint64_t entry = entry_of(number).load(std::memory_order_relaxed);
+  return (entry & ~uint64_t{3}) == number && (entry & 3) >= level;
+}
+
+void note(const os::JournalKey& key, uint32_t level) {
+  if (seen(key, level)) return;
+  const uint64_t number = number_of(key);
+  entry_of(number).store(number | level, std::memory_order_relaxed);
+}
+
+bool run_aside(void (*function)(void*), void* argument, os::JournalScratch& scratch) {
+  const uint64_t all = ~uint64_t{0};
+  uint64_t before = 0;
+  sys(__NR_rt_sigprocmask, SIG_SETMASK, &all, &before, sizeof(all));
+  const long pid = cr_call_aside(function, argument, scratch.stack + sizeof(scratch.stack));
+  if (pid > 0) sys(__NR_wait4, pid, nullptr, static_cast<int>(__WCLONE), nullptr);
+  sys(__NR_rt_sigprocmask, SIG_SETMASK, &before, nullptr, sizeof(before));
+  return pid > 0;
+}
+
+os::Journal journal() {
+  control::State& st = control::state();
+  return {st.session_dir, &st.files, run_aside, seen, note};
+}
+
+// One that is never given back (its thread was cancelled, or left by longjmp) is taken in the end.
+int claim(uint32_t token) {
+  constexpr int kPatience = 1000;
+  for (int round = 0; round < kPatience; round++) {
+    for (uint32_t i = 0; i < kFilesSlots; i++) {
+      uint32_t free = 0;
+      if (__atomic_compare_exchange_n(&g_slots[i].shown.busy, &free, token, false, __ATOMIC_ACQ_REL,
+                                      __ATOMIC_RELAXED)) {
+        return static_cast<int>(i);
+      }
+    }
+    sys(__NR_sched_yield);
+  }
+  const uint32_t i = token / 64 % kFilesSlots;
+  __atomic_store_n(&g_slots[i].shown.busy, token, __ATOMIC_RELEASE);
+  return static_cast<int>(i);
+}
+
+// Not 0, and the same for the life of a thread, restores included.
+uint32_t token_of_thread() {
+  return static_cast<uint32_t>(reinterpret_cast<uint64_t>(__builtin_thread_pointer())) | 1;
+}
+
+bool look(int dir, const char* path, int flags, struct statx* ret) {
+  constexpr unsigned kWanted = STATX_TYPE | STATX_INO | STATX_BTIME;
+  return sys(__NR_statx, dir, path, flags | AT_NO_AUTOMOUNT, kWanted, ret) == 0;
+}
+
+os::JournalKey key_of(const struct statx& st) {
+  const bool born = (st.stx_mask & STATX_BTIME) != 0;
+  return {uint64_t{st.stx_dev_major} << 32 | st.stx_dev_minor, st.stx_ino,
+          born ? st.stx_btime.tv_sec * 1000000000 + st.stx_btime.tv_nsec : 0};
+}
+
+// Of a file that will be opened for writing: was it dealt with, or is there nothing to keep?
+bool is_done(const Step& step, uint32_t* ret_was) {
+  struct statx st {};
+  if (step.touch != format::kTouchContent ||
+      !look(step.at.dir, step.at.path, step.follow ? 0 : AT_SYMLINK_NOFOLLOW, &st)) {
+    return false;
+  }
+  *ret_was = S_ISREG(st.stx_mode) ? format::kWasRegular : format::kWasOther;
+  return !S_ISREG(st.stx_mode) || seen(key_of(st), os::kSeenContent);
+}
+
+uint32_t word_of(const Step& a, const Step& b) {
+  return a.touch | b.touch << 8 | (a.follow ? 1u << 16 : 0) | (b.follow ? 1u << 17 : 0);
+}
+
+void show(FilesSlot& slot, const Step& a, const Step& b) {
+  slot.dir[0] = a.at.dir;
+  slot.dir[1] = b.at.dir;
+  slot.path[0] = reinterpret_cast<uint64_t>(a.at.path);
+  slot.path[1] = reinterpret_cast<uint64_t>(b.at.path);
+  __atomic_store_n(&slot.what, word_of(a, b), __ATOMIC_RELEASE);
+}
+
+}  // namespace
+
+uint64_t generation_now() {
+  return __atomic_load_n(&control::state().files.generation, __ATOMIC_ACQUIRE);
+}
+
+void Changing::begin(const Step& first, const Step& second) {
+  const int saved_errno = errno;
+  token_ = token_of_thread();
+  slot_ = claim(token_);
+  Slot& s = g_slots[slot_];
+  show(s.shown, first, second);
+  const os::Journal j = journal();
+  for (uint64_t g = generation_now(), after = 0; g != after; g = after) {
+    const bool done = is_done(first, &was_);
+    if (!done)
+      was_ = os::journal_before(j, s.scratch, g, first.at, first.touch, first.follow, &second.at);
+    if (second.touch != format::kTouchNone) {
+      (void)os::journal_before(j, s.scratch, g, second.at, second.touch, second.follow, &first.at);
+    }
+    after = generation_now();
+    if (after == g) break;
+  }
+  // The call may wait, for whoever opens the other end of a FIFO.
+  const bool may_wait = was_ != format::kWasRegular && was_ != format::kWasAbsent;
+  if (first.touch == format::kTouchContent && may_wait) {
+    end();
+    slot_ = -1;
+  }
+  errno = saved_errno;
+}
+
+void Changing::end() {
+  FilesSlot& s = g_slots[slot_].shown;
+  if (__atomic_load_n(&s.busy, __ATOMIC_RELAXED) != token_) return;
+  s.what = 0;
+  __atomic_store_n(&s.busy, 0u, __ATOMIC_RELEASE);
+}
+
+void Changing::note_new(int fd) const {
+  struct statx st {};
+  if (look(fd, "", AT_EMPTY_PATH, &st)) note(key_of(st), os::kSeenNew);
+}
+
+void join_journal(const char* image_dir) {
+  control::State& st = control::state();
+  rawsys::LineBuffer<sizeof(st.session_dir) + 16> path;
+  path.text(image_dir).text("/").text(format::kJournalDirName).text("/state");
+  const long fd = rawsys::sys_openat(AT_FDCWD, path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+  if (fd < 0) return;
+  format::FilesHead head{};
+  const long n = rawsys::sys_read(static_cast<int>(fd), &head, sizeof(head));
+  rawsys::sys_close(static_cast<int>(fd));
+  if (n != sizeof(head)) return;
+  rawsys::str_copy(st.session_dir, image_dir, sizeof(st.session_dir));
+  head.slots = st.files.slots;  // the head is of another process
+  head.slot_bytes = st.files.slot_bytes;
+  st.files = head;
+}
+
+void begin_journal() {
+  format::FilesHead& head = control::state().files;
+  head.slots = reinterpret_cast<uint64_t>(g_slots);
+  head.slot_bytes = sizeof(Slot);
+}
+
+}  // namespace cr::interpose
