@@ -20,6 +20,17 @@
 namespace cr::agent {
 namespace {
 
+// What getppid() says: 0 if the parent is in an outer pid namespace, as the one that made it is.
+int32_t parent_as_seen(const std::string& status, pid_t ppid) {
+  if (!os::in_pid_namespace(status)) return ppid;
+  const std::string parent = os::read_or_empty(os::task_path(ppid, ppid, "status"));
+  const auto depth = [](const std::string& of) {
+    return std::ranges::count(os::status_field(of, "NStgid"), '\t');
+  };
+  if (depth(parent) < depth(status)) return 0;
+  return os::innermost_id(parent, "NStgid");
+}
+
 // A program that has children cannot be saved alone: they would be lost, or wait for ever.
 Trouble check_children(pid_t pid) {
   const std::vector<pid_t> children = children_of(pid);
@@ -201,7 +212,7 @@ Trouble Session::describe_process(World& world, const std::string& status, const
                    "the working directory was removed: that cannot be saved");
   }
   p.pid = os::innermost_id(status, "NStgid");
-  p.ppid = stat->ppid;
+  p.ppid = parent_as_seen(status, stat->ppid);
   p.pgid = os::innermost_id(status, "NSpgid");
   p.sid = os::innermost_id(status, "NSsid");
   p.uid = static_cast<uint32_t>(strtoul(os::status_field(status, "Uid").c_str(), nullptr, 10));
