@@ -61,7 +61,7 @@ say = $(if $(filter 1,$(V)),,@printf '  %-7s %s\n' '$(1)' '$(2)')
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: all objects tests check check-unit check-system check-crash check-fuzz soak fuzz bench bench-alloc \
+.PHONY: all objects tests check check-unit check-system check-crash check-fuzz soak fuzz bench bench-alloc bench-store \
         demo lint tidy format man install uninstall deps deps-system help clean FORCE
 
 ## all           build the libraries, the programs and the demos (default)
@@ -91,7 +91,7 @@ tool_flags := -std=c++20 -O2 -g -fno-omit-frame-pointer $(WARN) $(INC) -I. $(SAN
 test_flags := -std=c++20 -O2 -g -fno-omit-frame-pointer -Wall -Wextra $(INC) -I. $(SANFLAGS)
 
 # ---------------------------------------------------------------------------- modules
-LAYERS := base rawsys format restorer os nvheap crthreads capture control api interpose store agent
+LAYERS := base rawsys format restorer os nvheap crthreads capture control api interpose store node agent
 layer_sources = $(wildcard src/$(1)/*.cc src/$(1)/arch/$(ARCH)/*.cc src/$(1)/arch/$(ARCH)/*.S)
 to_obj = $(addprefix $(O)/$(1)/,$(addsuffix .o,$(basename $(2))))
 
@@ -236,11 +236,13 @@ $(LIBPRELOAD): $(PRELOAD_OBJS) $(BLOB_O) $(OS_LIB_A) $(O)/libcrpreload.map
 
 # ---------------------------------------------------------------------------- the programs
 # Internal archive of everything outside the checkpointed program.
-AGENT_LAYERS := base rawsys format os store agent
+AGENT_LAYERS := base rawsys format os store node agent
 AGENT_OBJS := $(call to_obj,host,$(call sources_of,$(AGENT_LAYERS)))
 AGENT_A := $(if $(AGENT_OBJS),$(O)/libcragent.a)
 TOOL_COMMON_OBJS := $(call to_obj,host,$(tools_COMMON_SRCS))
 TOOL_LIBS := -luring -lxxhash -lpthread
+# Only crstored and its tests are linked with these: no other program needs a network library.
+NODE_LIBS = $$($(PKG_CONFIG) --libs $(node_PKGS))
 
 LIBEXEC := $(OUT)/libexec/checkpoint_restore
 BIN_TOOLS := $(addprefix $(OUT)/bin/,$(filter-out cragent crhost,$(tools_PROGRAMS)))
@@ -301,7 +303,7 @@ $(PLUGINS): $(OUT)/lib/%.so: plugins/%.c include/checkpoint_restore_plugin.h $(P
 
 # ---------------------------------------------------------------------------- unit tests
 # All layers but the two that take the process over, compiled hosted, so that sanitizers see them.
-UNIT_LAYERS := base rawsys format os nvheap crthreads capture control api store agent
+UNIT_LAYERS := base rawsys format os nvheap crthreads capture control api store node agent
 UNIT_LIB_OBJS := $(call to_obj,host,$(call sources_of,$(UNIT_LAYERS)))
 UNIT_OBJS := $(call to_obj,host,$(unit_SRCS))
 UNIT := $(if $(unit_SRCS),$(OUT)/tests/unit_tests)
@@ -314,7 +316,7 @@ $(UNIT_OBJS): | $(DEPS_ALL_STAMP)
 $(OUT)/tests/unit_tests: $(UNIT_OBJS) $(O)/libunit.a
 	$(call say,LD,$@)
 	@mkdir -p $(@D)
-	$(Q)$(CXX) $(SANFLAGS) -o $@ $(UNIT_OBJS) $(O)/libunit.a -lcriterion $(TOOL_LIBS)
+	$(Q)$(CXX) $(SANFLAGS) -o $@ $(UNIT_OBJS) $(O)/libunit.a -lcriterion $(TOOL_LIBS) $(NODE_LIBS)
 
 # ---------------------------------------------------------------------------- crash tests
 # tests/crash/<name>.cc is a program; files in tests/crash/common are shared by all of them.
@@ -407,6 +409,9 @@ bench: deps all $(BENCHES)
 ## bench-alloc   compare allocators: CPU, memory, pages dirtied (BENCH_ARGS= goes to bench/alloc/run.py)
 bench-alloc: deps all $(BENCHES)
 	$(Q)CR_BUILD_DIR='$(abspath $(OUT))' $(PYTHON) bench/alloc/run.py --dirty --write $(BENCH_ARGS)
+## bench-store   how fast checkpoints get to other nodes and back (BENCH_ARGS= goes to bench/store.py)
+bench-store: deps all $(BENCHES)
+	$(Q)CR_BUILD_DIR='$(abspath $(OUT))' $(PYTHON) bench/store.py $(BENCH_ARGS)
 ## demo          show what it does: run the demonstrations one after the other
 demo: deps all
 	$(Q)CR_BUILD_DIR='$(abspath $(OUT))' demos/demo.sh
@@ -440,7 +445,7 @@ man:
 # ---------------------------------------------------------------------------- installing
 # The programs find their parts relative to themselves: ../lib/libcrpreload.so and
 # ../libexec/checkpoint_restore/cragent, so the tree can be moved as a whole.
-MAN_PAGES := $(sort $(foreach n,1 3 5 7,$(wildcard docs/man/*.$(n))))
+MAN_PAGES := $(sort $(foreach n,1 3 5 7 8,$(wildcard docs/man/*.$(n))))
 D := $(DESTDIR)$(PREFIX)
 COMPLETIONS := $(D)/share/bash-completion/completions
 INSTALL_CAPS ?= 0

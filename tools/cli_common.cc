@@ -16,6 +16,9 @@
 
 #include <iterator>
 
+#include "format/part.h"
+#include "store/protection.h"
+
 namespace cr::tools {
 
 void misuse(const char* tool, const std::string& text) {
@@ -164,6 +167,22 @@ format::FilesPolicy parse_files(const char* tool, const char* text) {
   if (t == "keep") return format::kFilesKeep;
   if (t == "refuse") return format::kFilesRefuse;
   misuse(tool, "--files=" + t + ": restore, keep or refuse");
+}
+
+void parse_protect(const char* tool, const char* text, agent::ProtectOptions* ret) {
+  std::string why;
+  if (!store::parse_protection(text, &why))
+    misuse(tool, std::string("--protect=") + text + ": " + why);
+  ret->spec = text;
+  if (ret->socket.empty()) ret->socket = node::default_socket_path();
+}
+
+void parse_name(const char* tool, const char* text, agent::ProtectOptions* ret) {
+  const std::string name = text;
+  const bool good = !name.empty() && name.size() < format::kPartNameBytes && name[0] != '.' &&
+                    name.find_first_of("/ \t\n") == std::string::npos;
+  if (!good) misuse(tool, "--name " + name + ": 1 to 63 characters, no slash, no space");
+  ret->name = name;
 }
 
 std::string absolute_path(const char* tool, const std::string& path) {

@@ -49,6 +49,10 @@ bool parse_durable(const char* tool, const char* text);
 // --files: restore, keep or refuse.
 format::FilesPolicy parse_files(const char* tool, const char* text);
 
+// --protect and --name. Misuse if they cannot be meant.
+void parse_protect(const char* tool, const char* text, agent::ProtectOptions* ret);
+void parse_name(const char* tool, const char* text, agent::ProtectOptions* ret);
+
 std::string absolute_path(const char* tool, const std::string& path);
 // libcrpreload.so beside the tool, or $CR_PRELOAD; own failure if missing.
 std::string find_preload(const char* tool);

@@ -18,8 +18,10 @@ using namespace cr;
 constexpr char kTool[] = "crrestore";
 constexpr int kExitNoWholeImage = 4;
 constexpr char kHelp[] =
-    "usage: crrestore [options] IMAGE.dir\n"
-    "Bring back the program whose checkpoints are in IMAGE.dir, in the foreground.\n"
+    "usage: crrestore [options] IMAGE.dir|NAME\n"
+    "Bring back the program whose checkpoints are in IMAGE.dir, or which crstored knows as NAME, "
+    "in\n"
+    "the foreground.\n"
     "      --sequence N           that checkpoint instead of the newest whole one\n"
     "  -i, --interval SECONDS|auto|off\n"
     "                             seconds between further checkpoints; auto: by what they cost\n"
@@ -58,6 +60,12 @@ constexpr char kHelp[] =
     "the\n"
     "                             longest OLD counts\n"
     "      --env NAME=VALUE       what crrestore_env(NAME) gives the program, in its hooks say\n"
+    "      --dir DIR              of a session's name: where its images are put (default: "
+    "./NAME.image)\n"
+    "      --protect=none|replica:R|xor:G|rs:K+M\n"
+    "                             how crstored keeps its checkpoints from now on (default: as "
+    "before,\n"
+    "                             where it was restored by its name; else not)\n"
     "      --check-only           validate everything, start nothing: 0 it can be restored,\n"
     "                             4 there is no whole checkpoint, 125 it cannot\n"
     "  -v, --verbose              say what is restored, and show how far it is: a bar on a\n"
@@ -73,6 +81,9 @@ struct Options {
   agent::Ids ids = agent::Ids::kAuto;
   agent::Clock clock = agent::Clock::kAuto;
   agent::PathMapper paths;
+  agent::ProtectOptions protect;
+  std::string name;      // of a protected session, instead of an image directory
+  bool brought = false;  // its images come from other nodes
   bool check_only = false, lazy = false, verbose = false;
 };
 
@@ -116,7 +127,9 @@ Options parse(int argc, char** argv) {
     kFiles,
     kFilesLimit,
     kMap,
-    kEnv
+    kEnv,
+    kProtect,
+    kDir
   };
   static const option kLong[] = {{"sequence", required_argument, nullptr, kSequence},
                                  {"interval", required_argument, nullptr, 'i'},
@@ -130,6 +143,8 @@ Options parse(int argc, char** argv) {
                                  {"durable", required_argument, nullptr, kDurable},
                                  {"staging", required_argument, nullptr, kStaging},
                                  {"track", required_argument, nullptr, kTrack},
+                                 {"protect", required_argument, nullptr, kProtect},
+                                 {"dir", required_argument, nullptr, kDir},
                                  {"check-only", no_argument, nullptr, kCheck},
                                  {"eager", no_argument, nullptr, kEager},
                                  {"lazy", no_argument, nullptr, kLazy},
@@ -140,6 +155,7 @@ Options parse(int argc, char** argv) {
   Options o;
   o.session.interval_of_image = true;
   o.session.files.of_image = o.session.files.limit_of_image = true;
+  std::string dir;
   opterr = 0;
   for (int c; (c = getopt_long(argc, argv, ":i:vhV", kLong, nullptr)) != -1;) {
     switch (c) {
@@ -179,6 +195,12 @@ Options parse(int argc, char** argv) {
       case kTrack:
         o.session.tracking = tools::parse_tracking(kTool, optarg);
         break;
+      case kProtect:
+        tools::parse_protect(kTool, optarg, &o.protect);
+        break;
+      case kDir:
+        dir = optarg;
+        break;
       case kCheck:
         o.check_only = true;
         break;
@@ -195,9 +217,58 @@ Options parse(int argc, char** argv) {
     }
   }
   tools::finish_interval(kTool, &o.session);
-  if (optind + 1 != argc) tools::misuse(kTool, "give one image directory");
-  o.session.dir = tools::absolute_path(kTool, argv[optind]);
+  if (optind + 1 != argc) tools::misuse(kTool, "give one image directory, or a session's name");
+  const std::string given = argv[optind];
+  struct stat st;
+  const bool is_dir = stat(given.c_str(), &st) == 0 && S_ISDIR(st.st_mode);
+  if (!is_dir && given.find('/') == std::string::npos) {
+    o.name = given;
+    if (dir.empty()) dir = given + ".image";
+  } else if (!dir.empty()) {
+    tools::misuse(kTool, "--dir goes with a session's name, and " + given + " is a directory");
+  }
+  o.session.dir = tools::absolute_path(kTool, o.name.empty() ? given : dir);
   return o;
+}
+
+// Has this node's crstored bring the session's newest checkpoint here. o->session.dir is then the
+// image directory, and the session is protected as it was.
+void fetch_by_name(Options* o) {
+  if (o->protect.socket.empty()) o->protect.socket = node::default_socket_path();
+  std::string text;
+  auto client = node::Client::connect(o->protect.socket, &text);
+  if (!client) {
+    tools::own_failure(kTool,
+                       o->name + ": no such image directory; and as a session's name: " + text);
+  }
+  node::Json request{{"op", "get"}, {"name", o->name}, {"dir", o->session.dir}, {"local", true}};
+  if (o->sequence != 0) request["sequence"] = o->sequence;
+  (void)client->send(request);
+  tools::Progress progress(kTool, stderr);
+  constexpr int kSilentMs = 120'000;
+  for (;;) {
+    const auto j = client->receive(kSilentMs);
+    if (!j)
+      tools::own_failure(kTool, o->protect.socket + ": crstored went away, or does not answer");
+    if (node::text_of(*j, "event") == "progress") {
+      if (o->verbose) {
+        progress.update("bringing", node::number_of(*j, "done"), node::number_of(*j, "total"));
+      }
+      continue;
+    }
+    progress.end();
+    if (!node::flag_of(*j, "ok")) tools::own_failure(kTool, node::text_of(*j, "error"));
+    o->session.dir = node::text_of(*j, "dir");
+    o->protect.name = node::text_of(*j, "name");
+    if (o->protect.spec.empty()) o->protect.spec = node::text_of(*j, "protect");
+    o->brought = !node::flag_of(*j, "local");
+    if (o->verbose) {
+      fprintf(stderr, "%s: %s\n", kTool,
+              node::flag_of(*j, "local") ? ("the newest images are here: " + o->session.dir).c_str()
+                                         : ("brought to " + o->session.dir).c_str());
+    }
+    return;
+  }
 }
 
 int check_only(const Options& o) {
@@ -229,6 +300,7 @@ int main(int argc, char** argv) {
   agent::SupervisorOptions s;
   agent::save_signal_state(&s.start.signals);
   Options o = parse(argc, argv);
+  if (!o.name.empty()) fetch_by_name(&o);
   struct stat st;
   if (stat(o.session.dir.c_str(), &st) != 0 || !S_ISDIR(st.st_mode)) {
     tools::own_failure(kTool, std::string(argv[argc - 1]) + ": no such image directory");
@@ -237,6 +309,7 @@ int main(int argc, char** argv) {
   s.tool = kTool;
   s.ids = o.ids;
   s.lazy = o.lazy;
+  s.protect = o.protect;
   s.start.clock = o.clock;
   s.paths = o.paths;
   s.start.preload = tools::find_preload(kTool);
@@ -262,6 +335,13 @@ int main(int argc, char** argv) {
     fprintf(stderr, "%s: %s\n", kTool, bad.text.c_str());
     session->reset();
     return tools::kExitOwnFailure;
+  }
+  if (o.brought && (*session)->files().options().policy != format::kFilesKeep) {
+    fprintf(
+        stderr,
+        "%s: files that the program changed after the checkpoint stay as they are now: what they "
+        "were is only known on the node where it ran\n",
+        kTool);
   }
   if (o.verbose) {
     fprintf(stderr, "%s: restoring checkpoint %llu as process %d\n", kTool,

@@ -49,6 +49,15 @@ constexpr char kHelp[] =
     "                             auto: the first of these that can be had, never all)\n"
     "      --staging BYTES[K|M|G] bound of the memory a checkpoint is staged in (default: what it\n"
     "                             needs, at most half of the available memory)\n"
+    "      --protect=none|replica:R|xor:G|rs:K+M\n"
+    "                             this node's crstored keeps the checkpoints as well: on its disk "
+    "alone,\n"
+    "                             as copies on R nodes, or as parts on G or K+M nodes of which any "
+    "G-1\n"
+    "                             or K are enough (default: not; see crstored in section 8)\n"
+    "      --name NAME            what crstore and crrestore call it there (default: the image "
+    "directory's\n"
+    "                             name without .image)\n"
     "      --plugin FILE.so       load that plug-in into the program (see "
     "checkpoint_restore_plugin\n"
     "                             in section 3); may be given again; CR_PLUGINS=FILE.so:FILE.so "
@@ -72,6 +81,7 @@ struct Options {
   agent::SessionOptions session;
   bool restart = false;
   agent::Ids ids = agent::Ids::kAuto;
+  agent::ProtectOptions protect;
   std::string plugins;  // each with a colon before it
   std::vector<std::string> argv;
 };
@@ -96,7 +106,18 @@ void add_plugins_of_environment(std::string* ret_list) {
 }
 
 Options parse(int argc, char** argv) {
-  enum { kRestart = 256, kDurable, kStaging, kTrack, kIds, kPlugin, kFiles, kFilesLimit };
+  enum {
+    kRestart = 256,
+    kDurable,
+    kStaging,
+    kTrack,
+    kIds,
+    kPlugin,
+    kFiles,
+    kFilesLimit,
+    kProtect,
+    kName
+  };
   static const option kLong[] = {{"dir", required_argument, nullptr, 'd'},
                                  {"interval", required_argument, nullptr, 'i'},
                                  CR_INTERVAL_OPTIONS,
@@ -108,6 +129,8 @@ Options parse(int argc, char** argv) {
                                  {"plugin", required_argument, nullptr, kPlugin},
                                  {"files", required_argument, nullptr, kFiles},
                                  {"files-limit", required_argument, nullptr, kFilesLimit},
+                                 {"protect", required_argument, nullptr, kProtect},
+                                 {"name", required_argument, nullptr, kName},
                                  {"help", no_argument, nullptr, 'h'},
                                  {"version", no_argument, nullptr, 'V'},
                                  {nullptr, 0, nullptr, 0}};
@@ -150,6 +173,12 @@ Options parse(int argc, char** argv) {
       case kFilesLimit:
         o.session.files.limit_bytes = tools::parse_bytes(kTool, optarg);
         break;
+      case kProtect:
+        tools::parse_protect(kTool, optarg, &o.protect);
+        break;
+      case kName:
+        tools::parse_name(kTool, optarg, &o.protect);
+        break;
       default:
         if (tools::parse_interval_option(kTool, c, optarg, &o.session)) break;
         tools::common_option(kTool, kHelp, c, argv[optind - 1]);
@@ -176,6 +205,7 @@ int main(int argc, char** argv) {
   s.tool = kTool;
   s.ids = o.ids;
   s.restart_on_failure = o.restart;
+  s.protect = o.protect;
   s.start.preload = tools::find_preload(kTool);
   s.start.plugins = o.plugins;
   s.start.session_dir = o.session.dir;

@@ -7,3 +7,4 @@ tools_PART_SRCS := $(wildcard tools/cr*_*.cc)
 tools_parts_of = $(wildcard tools/$(1)_*.cc)
 tools_COMMON_SRCS := $(filter-out $(tools_PROGRAM_SRCS) $(tools_PART_SRCS),$(wildcard tools/*.cc))
 tools_PKGS_crinspect := libunwind-generic
+tools_PKGS_crstored := $(node_PKGS)

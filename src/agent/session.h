@@ -126,6 +126,7 @@ class Session {
   // After a restore: counters go on from the image.
   void adopt(const store::LoadedImage& image);
   void set_leftover(Leftover l) { leftover_ = l; }
+  const uint8_t (&session_id() const)[16] { return session_id_; }
   uint64_t epoch() const { return epoch_; }
   void set_epoch(uint64_t e) { epoch_ = e; }
   uint64_t sequence() const { return sequence_; }

@@ -49,6 +49,7 @@ Supervisor::Supervisor(Session& session, SupervisorOptions options)
     : session_(session),
       options_(std::move(options)),
       terminal_(options_.own_child),
+      protector_(options_.protect, [this](const std::string& text) { say(text); }),
       tree_(session, [this](int milliseconds) { serve_for(milliseconds); }) {
   // A process that outlives its parent stays in reach.
   if (options_.own_child) prctl(PR_SET_CHILD_SUBREAPER, 1);
@@ -471,6 +472,7 @@ int Supervisor::run(Launched launched) {
     ended_ = true;
     status_ = tree_.first_status();
   }
+  protector_.begin(session_.options().dir, session_.session_id());
   tree_.set_top(!options_.own_child                 ? 0
                 : launched_.waiter == launched_.pid ? getpid()
                                                     : launched_.waiter);
@@ -481,6 +483,7 @@ int Supervisor::run(Launched launched) {
   };
   next_ns_ = rawsys::now_ns() + interval_ns();
   while (!finished()) {
+    protector_.look(session_.epoch(), session_.sequence());
     const std::vector<Session*> others = tree_.others();
     std::vector<pollfd> p;
     p.push_back({signals_.get(), POLLIN, 0});
@@ -488,6 +491,7 @@ int Supervisor::run(Launched launched) {
     p.push_back({session_.attached() ? session_.control_fd() : -1, POLLIN, 0});
     p.push_back({launched_.status ? launched_.status.get() : -1, POLLIN, 0});
     p.push_back({options_.own_child ? -1 : pidfd.get(), POLLIN, 0});
+    p.push_back({protector_.fd(), POLLIN, 0});
     const size_t fixed = p.size();
     for (const Session* s : others) p.push_back({s->control_fd(), POLLIN, 0});
     const size_t first_client = p.size();
@@ -495,7 +499,7 @@ int Supervisor::run(Launched launched) {
       const bool later = c.waits && restoring_;
       p.push_back({c.fd.get(), static_cast<short>(later ? 0 : POLLIN), 0});
     }
-    uint64_t until_ns = look_ns_;
+    uint64_t until_ns = std::min(look_ns_, protector_.next_ns());
     if (session_.options().interval_seconds > 0) until_ns = std::min(until_ns, next_ns_);
     const uint64_t now = rawsys::now_ns();
     int timeout =
@@ -521,6 +525,7 @@ int Supervisor::run(Launched launched) {
       if (p[0].revents != 0) on_signals();
       if (p[3].revents != 0) read_namespace_status();
       if (p[4].revents != 0) break;
+      if (p[5].revents != 0) protector_.serve();
       if (p[2].revents != 0) serve_control(session_);
       for (size_t i = 0; i < others.size(); i++) {
         // A checkpoint that one of them asked for may have found that another is gone.
@@ -538,6 +543,7 @@ int Supervisor::run(Launched launched) {
     if (session_.options().interval_seconds > 0 && rawsys::now_ns() >= next_ns_ && !finished())
       on_timer();
   }
+  protector_.look(session_.epoch(), session_.sequence());
   program_gone_ = true;
   reap_orphans();  // their ids are wanted again
   // What the last words of a failed restore were.

@@ -11,6 +11,7 @@
 #include "agent/launch.h"
 #include "agent/outer_terminal.h"
 #include "agent/path_map.h"
+#include "agent/protector.h"
 #include "agent/restore_session.h"
 #include "agent/session.h"
 #include "agent/tree.h"
@@ -25,7 +26,8 @@ struct SupervisorOptions {
   bool lazy = false;      // restores fill large memory while the program runs
   bool own_child = true;  // false: the program is somebody else's child (cragent)
   bool forward_signals = true;
-  PathMapper paths;                // of a restore: where files lie now
+  PathMapper paths;  // of a restore: where files lie now
+  ProtectOptions protect;
   Session::ProgressSink progress;  // is told how far a restore is; {}: nobody
   std::function<void()> progress_ends;
 };
@@ -104,6 +106,7 @@ class Supervisor {
   Session& session_;
   SupervisorOptions options_;
   OuterTerminal terminal_;
+  Protector protector_;
   Launched launched_;
   os::Fd signals_;
   std::vector<Client> clients_;

@@ -21,7 +21,9 @@ constexpr const char* kNames[] = {"copied_early",     "before_stop",
                                   "restore_planned",  "restore_exec",
                                   "restore_taken",    "restore_attached",
                                   "rollback_planned", "rollback_mapped",
-                                  "rollback_filled",  "rollback_done"};
+                                  "rollback_filled",  "rollback_done",
+                                  "part_locked",      "part_received",
+                                  "part_written",     "part_committed"};
 static_assert(sizeof(kNames) / sizeof(kNames[0]) == static_cast<size_t>(FaultPoint::kCount));
 
 struct Armed {

@@ -34,6 +34,10 @@ enum class FaultPoint {
   kRollbackMapped,     // ... mappings are as they were, pages are not
   kRollbackFilled,     // ... pages are
   kRollbackDone,       // ... everything is; the program is still held
+  kPartLocked,         // crstored: a part's WRITE_LOCK=0, nothing else written
+  kPartReceived,       // ... a chunk of it is in the file
+  kPartWritten,        // ... all of it issued
+  kPartCommitted,      // ... WRITE_LOCK=1 issued, no barrier yet
   kCount,
 };
 

@@ -165,7 +165,8 @@ class Plan:
 def all_points_are_tried():
     """A point that is new in the source has its place here too."""
     source = faults.points_of_source()
-    if source != list(faults.CHECKPOINT_POINTS + faults.RESTORE_POINTS + faults.ROLLBACK_POINTS):
+    if source != list(faults.CHECKPOINT_POINTS + faults.RESTORE_POINTS + faults.ROLLBACK_POINTS
+                       + faults.STORE_POINTS):
         raise Failure(f"src/os/fault.cc has the points {source}, tests/crash/faults.py has others")
 
 

@@ -1,0 +1,211 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""store.py - the benchmarks of `make bench-store`: how long a checkpoint is on one node alone, how
+fast parts travel, and how long a neighbour takes to bring a program back.
+
+Nodes are crstored processes on 127.0.0.1 with stores in /dev/shm and --durable=crash; the program is
+a hog of one thread with 1 % of its pages dirtied in a second. Window: from the moment when crstored
+is told of a checkpoint until it survives the loss of the node, as `crstore status` says.
+
+  python3 bench/store.py --mib 1024 --runs 5
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+
+import common
+import run
+
+PORT = 7461
+WAIT_S = 120
+
+
+class Nodes:
+    """crstored processes n0, n1, ... of one machine."""
+
+    def __init__(self, directory, count):
+        self.directory = pathlib.Path(directory)
+        self.names = [f"n{i}" for i in range(count)]
+        key = self.directory / "key"
+        subprocess.run([common.tool("crstored"), "--make-key", str(key)], check=True,
+                       stdout=subprocess.DEVNULL)
+        members = ",".join(f"{name}=127.0.0.1:{PORT + i}" for i, name in enumerate(self.names))
+        self.processes = {}
+        for name in self.names:
+            log = open(self.directory / f"{name}.log", "wb")
+            self.processes[name] = subprocess.Popen(
+                [common.tool("crstored"), "--store", str(self.directory / f"store-{name}"),
+                 "--socket", self.socket(name), "--members", members, "--name", name,
+                 "--key", str(key), "--durable=crash", "--repair-after", "off"], stderr=log)
+        for name in self.names:
+            run.wait_for(lambda name=name: pathlib.Path(self.socket(name)).exists(), "crstored", 10)
+
+    def socket(self, name):
+        return str(self.directory / f"{name}.sock")
+
+    def status(self, name="n0"):
+        done = subprocess.run([common.tool("crstore"), "--socket", self.socket(name), "--json",
+                               "status"], check=True, capture_output=True, text=True)
+        return json.loads(done.stdout)["sessions"]
+
+    def kill(self, name):
+        process = self.processes.pop(name)
+        process.kill()
+        process.wait()
+
+    def stop(self):
+        for process in self.processes.values():
+            process.kill()
+            process.wait()
+
+
+class Hog:
+    """The hog under crrun, on node n0."""
+
+    def __init__(self, directory, nodes, mib, protect):
+        self.directory = pathlib.Path(directory)
+        self.status = run.Status(self.directory / "status", 1)
+        self.image = self.directory / "image"
+        self.nodes = nodes
+        options = [] if protect is None else [f"--protect={protect}", "--name", "hog"]
+        self.crrun = subprocess.Popen(
+            [common.tool("crrun"), "-d", str(self.image), "-i", "off", "--durable=crash", *options,
+             "--", common.program("hog"), str(self.status.path), str(mib), "1", str(mib * 0.01)],
+            env={**os.environ, "CR_STORE_SOCKET": nodes.socket("n0")},
+            stderr=open(self.directory / "crrun.log", "wb"))
+        begin = run.now_ns()
+        run.wait_for(lambda: self.status.all_stamped_after(begin), "start of the hog")
+
+    def checkpoint(self):
+        """Takes one and waits until it is safe: (bytes sent, window in seconds)."""
+        before = sum(s["sent_bytes"] for s in self.nodes.status())
+        done = subprocess.run([common.tool("crckpt"), str(self.image)], check=True,
+                              capture_output=True, text=True)
+        sequence = int(re.search(r"\b(\d+) whole", done.stdout).group(1))
+        deadline = time.monotonic() + WAIT_S
+        while time.monotonic() < deadline:
+            sessions = self.nodes.status()
+            if sessions and sessions[0]["sequence"] >= sequence and sessions[0]["safe"]:
+                return sessions[0]["sent_bytes"] - before, sessions[0]["window_ns"] * 1e-9
+            time.sleep(0.02)
+        raise SystemExit(f"checkpoint {sequence} was not safe within {WAIT_S} s: {sessions}")
+
+    def kill(self):
+        for pid in [self.crrun.pid, *children(self.crrun.pid)]:
+            run.kill(pid)
+        self.crrun.wait()
+
+
+def children(pid):
+    text = pathlib.Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(p) for p in text.read_text().split()] if text.exists() else []
+
+
+def ucx_bandwidth(mib=1024):
+    """Bytes per second of ucx_perftest between two processes by tcp; None: it is not installed."""
+    if shutil.which("ucx_perftest") is None:
+        return None
+    environment = {**os.environ, "UCX_TLS": "tcp"}
+    port = str(PORT + 99)
+    server = subprocess.Popen(["ucx_perftest", "-p", port], env=environment,
+                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    time.sleep(0.5)
+    try:
+        done = subprocess.run(["ucx_perftest", "127.0.0.1", "-p", port, "-t", "tag_bw", "-s",
+                               str(1 << 20), "-n", str(mib), "-w", "20"], env=environment,
+                              check=False, capture_output=True, text=True, timeout=120)
+    finally:
+        server.kill()
+        server.wait()
+    final = re.search(r"^Final:\s+(.*)$", done.stdout, re.MULTILINE)
+    if final is None:
+        return None
+    return float(final.group(1).split()[4]) * 2**20  # the overall bandwidth in MB/s
+
+
+def measure(mib, protect, nodes_count, runs):
+    """(first checkpoint: bytes, window), [(bytes, window) of those after], seconds to come back on
+    another node."""
+    directory = tempfile.mkdtemp(prefix="crbench-", dir="/dev/shm")
+    nodes = hog = restored = None
+    try:
+        nodes = Nodes(directory, nodes_count)
+        hog = Hog(directory, nodes, mib, protect)
+        first = hog.checkpoint()
+        others = []
+        for _ in range(runs):
+            time.sleep(1)
+            others.append(hog.checkpoint())
+        hog.kill()
+        nodes.kill("n0")
+        shutil.rmtree(hog.image)
+        begin = run.now_ns()
+        restored = subprocess.Popen(
+            [common.tool("crrestore"), "--clock=host", "--durable=crash", "-i", "off", "hog"],
+            cwd=directory, env={**os.environ, "CR_STORE_SOCKET": nodes.socket("n1")},
+            stderr=open(pathlib.Path(directory) / "restore.log", "wb"))
+        run.wait_for(lambda: hog.status.all_stamped_after(begin), "progress after the restore")
+        back = hog.status.first_progress(begin)
+        return first, others, back
+    finally:
+        if restored is not None:
+            for pid in [restored.pid, *children(restored.pid)]:
+                run.kill(pid)
+            restored.wait()
+        if hog is not None and hog.crrun.poll() is None:
+            hog.kill()
+        if nodes is not None:
+            nodes.stop()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description="The node store.")
+    parser.add_argument("--runs", type=int, default=5, help="checkpoints of each (default: 5)")
+    parser.add_argument("--mib", type=int, default=1024, help="the program's memory")
+    parser.add_argument("--protect", nargs="+",
+                        default=["replica:2", "xor:3", "rs:2+1", "xor:9", "rs:8+2"])
+    arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    common.be_first()
+    where = common.machine()
+    rows = []
+    for protect in arguments.protect:
+        numbers = list(map(int, re.findall(r"\d+", protect)))
+        count = max(2, sum(numbers)) + 1
+        mib = arguments.mib if count <= 4 else arguments.mib // 4
+        if common.available_bytes() < 9 * mib * 2**20:
+            print(f"{protect}: not enough memory here")
+            continue
+        bandwidth = ucx_bandwidth()
+        first, others, back = measure(mib, protect, count, arguments.runs)
+        rate = first[0] / first[1]
+        windows = [w for _, w in others]
+        rows.append([protect, mib, f"{first[1] * 1e3:.0f}", f"{rate / 2**30:.2f}",
+                     f"{bandwidth / 2**30:.2f}" if bandwidth else "-",
+                     f"{rate / bandwidth:.2f}" if bandwidth else "-",
+                     common.milliseconds(windows),
+                     f"{common.median([b for b, _ in others]) / 2**20:.1f}",
+                     f"{first[1] / common.median(windows):.0f}", f"{back * 1e3:.0f}"])
+        print(*rows[-1], sep=" | ", flush=True)
+    text = (f"## The node store\n\n{where}. All nodes are processes of this machine, over tcp "
+            "loopback, stores in /dev/shm, --durable=crash, links authenticated; one thread, 1 % of "
+            f"the pages dirtied in a second; medians (lowest-highest) of {arguments.runs} "
+            "checkpoints. Bytes sent are those to all holders, the node's own part among them.\n\n"
+            + common.table(
+                ["protection", "MiB", "first checkpoint: window, ms", "sent, GiB/s",
+                 "ucx_perftest tag_bw, GiB/s", "ratio", "window of later ones, ms", "sent, MiB",
+                 "full / delta", "back on another node, ms"], rows))
+    common.write_section("store", text)
+
+
+if __name__ == "__main__":
+    main()

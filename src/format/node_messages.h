@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: MIT
+// node_messages.h - what node daemons say to each other on a link (wire.h): handing a part over,
+// listing and fetching parts, removing them.
+// Invariant: fixed width, little endian, explicit padding; every message is one struct, of listings
+// followed by their entries. Context: N, H, S, R. Reader: node_messages_reader.h.
+//
+//   source                              holder
+//   PartOffer       --------------->
+//                   <---------------    PartAccept (windows of its memory)
+//   put into a window, PartChunk ---->
+//                   <---------------    PartChunkDone (the window is free again)
+//   PartCommit      --------------->
+//                   <---------------    PartCommitted
+// PartFailed ends a transfer from either side.
+#pragma once
+
+#include "format/part.h"
+#include "format/wire.h"
+
+namespace cr::format {
+
+enum NodeMessageType : uint16_t {
+  kPartOffer = kWireFirstFree,
+  kPartAccept,
+  kPartChunk,
+  kPartChunkDone,
+  kPartCommit,
+  kPartCommitted,
+  kPartFailed,
+  kListParts,
+  kPartList,
+  kFetchRows,
+  kFetched,
+  kRemoveSession,
+  kRemoved,
+  kNodeMessageEnd,
+};
+
+inline constexpr uint64_t kChunkRows = 256;  // most of one chunk
+struct RowRecord {
+  uint64_t row;
+  uint64_t check;  // as in a part file; 0: the row is zeros, and no page follows
+};
+CR_ON_DISK(RowRecord, 16);
+// A chunk of rows is its RowRecords, ascending, at 0, and the pages of those that are not zeros one
+// after the other from here on.
+inline constexpr uint64_t kChunkPagesOff = kChunkRows * sizeof(RowRecord);
+inline constexpr uint64_t kChunkBytes = kChunkPagesOff + kChunkRows * kPageSize;
+inline constexpr uint32_t kMostWindows = 16;
+
+struct PartOffer {
+  uint64_t transfer;  // number, of the source's choice
+  uint8_t session_id[16];
+  Triple triple;
+  Triple base;  // what the rows that are not sent are like; zeros: zeros
+  Triple keep;  // must not be overwritten; zeros: nothing
+  uint32_t kind, data_parts, parity_parts, holder;
+  uint64_t rows;  // about so many
+  uint32_t uid;
+  uint32_t reserved;
+  char name[kPartNameBytes];
+  char origin[kPartNameBytes];
+};
+CR_ON_DISK(PartOffer, 256);
+
+struct PartAccept {
+  uint64_t transfer;
+  uint32_t windows;   // each of kChunkBytes, side by side from the region's beginning
+  uint32_t has_base;  // 0: it has no such base; everything must be sent
+  WireRegion region;
+};
+CR_ON_DISK(PartAccept, 16 + sizeof(WireRegion));
+
+enum ChunkKind : uint32_t {
+  kChunkOfRows = 1,
+  kChunkOfDescription = 2,  // bytes of it, from `off` on
+};
+struct PartChunk {
+  uint64_t transfer;
+  uint32_t window;
+  uint32_t kind;
+  uint32_t rows;
+  uint32_t reserved;
+  uint64_t off;
+  BlockSeal seal;
+};
+CR_ON_DISK(PartChunk, 72);
+
+struct PartChunkDone {
+  uint64_t transfer;
+  uint32_t window;
+  uint32_t reserved;
+};
+CR_ON_DISK(PartChunkDone, 16);
+
+struct PartCommit {
+  uint64_t transfer;
+  Triple triple;  // not that of the offer if the session was faster
+  uint64_t realtime_ns;
+  uint64_t slots, rows;
+  uint64_t description_bytes;
+  uint64_t image_bytes;
+};
+CR_ON_DISK(PartCommit, 72);
+
+struct PartCommitted {
+  uint64_t transfer;
+  Triple triple;
+  uint64_t bytes_written;
+};
+CR_ON_DISK(PartCommitted, 40);
+
+inline constexpr uint64_t kNodeTextBytes = 200;
+struct PartFailed {
+  uint64_t transfer;
+  uint32_t code;  // Errc
+  int32_t sys_errno;
+  char text[kNodeTextBytes];  // for people: object and cause
+};
+CR_ON_DISK(PartFailed, 216);
+
+// Which parts do you have? Entries are in the order of session, holder, triple.
+struct ListParts {
+  uint64_t request;
+  uint32_t one_session;  // 1: of this one only; 0: of all from this one on
+  uint32_t reserved;
+  uint8_t session_id[16];
+  uint32_t skip;  // entries from there on that are known already
+  uint32_t reserved1;
+};
+CR_ON_DISK(ListParts, 40);
+
+struct PartEntry {
+  uint8_t session_id[16];
+  Triple triple;
+  uint64_t realtime_ns;
+  uint32_t kind, data_parts, parity_parts, holder;
+  uint64_t slots, rows, description_bytes;
+  uint64_t image_bytes, stored_bytes;
+  uint32_t uid;
+  uint32_t reserved;
+  char name[kPartNameBytes];
+  char origin[kPartNameBytes];
+  uint64_t layout;  // checksum of volumes and extents: parts fit together if it is the same
+};
+CR_ON_DISK(PartEntry, 248);
+inline constexpr uint32_t kMostEntries = 48;
+
+struct PartList {  // its entries follow
+  uint64_t request;
+  uint32_t entries;
+  uint32_t more;  // 1: there are others behind them
+};
+CR_ON_DISK(PartList, 16);
+
+struct FetchRows {
+  uint64_t request;
+  uint8_t session_id[16];
+  Triple triple;
+  uint32_t holder;
+  uint32_t kind;        // ChunkKind
+  uint64_t off;         // first row, or byte of the description
+  uint64_t count;       // rows, or bytes
+  uint64_t window_off;  // where in the region
+  WireRegion region;
+};
+CR_ON_DISK(FetchRows, 80 + sizeof(WireRegion));
+
+struct Fetched {
+  uint64_t request;
+  uint32_t code;  // Errc; kOk: the block is there
+  int32_t sys_errno;
+  uint64_t damaged_row;  // kDamaged
+  BlockSeal seal;
+};
+CR_ON_DISK(Fetched, 64);
+
+struct RemoveSession {
+  uint64_t request;
+  uint8_t session_id[16];
+  uint32_t uid;  // whose wish it is; 0 may all
+  uint32_t reserved;
+};
+CR_ON_DISK(RemoveSession, 32);
+
+struct Removed {
+  uint64_t request;
+  uint32_t code;  // Errc
+  uint32_t files;
+};
+CR_ON_DISK(Removed, 16);
+
+}  // namespace cr::format

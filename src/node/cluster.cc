@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: MIT
+// cluster.cc - see cluster.h. Invariant: as there. Context: N.
+#include "node/cluster.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+
+#include "node/holder.h"
+#include "rawsys/rawsys.h"
+
+namespace cr::node {
+namespace {
+
+using namespace format;
+
+constexpr uint64_t kWindowBytes = Cluster::kMostRows * kPageSize;
+
+}  // namespace
+
+Cluster::~Cluster() {
+  if (hub_ && region_) hub_->unregister_region(region_->id);
+  hub_.reset();  // before the window, which peers may be writing to
+}
+
+Result<std::unique_ptr<Cluster>> Cluster::open(Options options, std::string* ret_text) {
+  auto c = std::unique_ptr<Cluster>(new Cluster(std::move(options)));
+  const Members& members = c->options_.members;
+  if (members.list.size() < 2 || c->options_.key_file.empty()) return c;
+  auto key = SessionKey::load(c->options_.key_file, ret_text);
+  if (!key) return key.error();
+  auto hub = LinkHub::create(c->options_.link, std::move(*key), c.get(), rawsys::now_ns());
+  if (!hub) {
+    *ret_text = hub.error().what;
+    return hub.error();
+  }
+  c->hub_ = std::move(*hub);
+  auto window =
+      os::Mapping::map(-1, kWindowBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS);
+  if (!window) return window.error();
+  c->window_ = std::move(*window);
+  auto region = c->hub_->register_region(c->window_.data(), c->window_.size());
+  if (!region) return region.error();
+  c->region_ = *region;
+  for (const Member& m : members.list) {
+    if (m.name == members.self().name) continue;
+    auto link = c->hub_->connect(m.name, m.host, m.port);
+    if (link) {
+      c->peers_[m.name].link = *link;
+    } else {
+      c->unreachable_[m.name] = address_of(m) + ": " + link.error().what;
+    }
+  }
+  c->wait(c->options_.connect_ns, [&] {
+    return std::ranges::all_of(c->peers_,
+                               [](const auto& p) { return p.second.up || p.second.down; });
+  });
+  for (auto& [name, peer] : c->peers_) {
+    if (!peer.up && !c->unreachable_.contains(name)) {
+      c->unreachable_[name] = "no answer in time";
+    }
+  }
+  return c;
+}
+
+template <typename Condition>
+bool Cluster::wait(uint64_t ns, const Condition& condition) {
+  const uint64_t end = rawsys::now_ns() + ns;
+  for (;;) {
+    const uint64_t now = rawsys::now_ns();
+    while (hub_->progress(now) != 0) {
+    }
+    hub_->tick(now);
+    if (condition()) return true;
+    if (now >= end) return false;
+    const auto armed = hub_->arm();
+    if (!armed || !*armed) continue;
+    const uint64_t until = std::min(end, hub_->next_tick_ns());
+    pollfd p{hub_->event_fd(), POLLIN, 0};
+    const uint64_t left = until > now ? (until - now) / 1'000'000 + 1 : 1;
+    poll(&p, 1, static_cast<int>(std::min<uint64_t>(left, 1000)));
+  }
+}
+
+void Cluster::on_up(LinkId id, const std::string& peer) {
+  if (peers_[peer].link == id) peers_[peer].up = true;
+}
+
+void Cluster::on_message(LinkId, uint16_t, std::span<const uint8_t> payload) {
+  uint64_t number = 0;  // every answer begins with it
+  if (payload.size() < sizeof(number)) return;
+  memcpy(&number, payload.data(), sizeof(number));
+  if (number == request_) answer_.emplace(payload.begin(), payload.end());
+}
+
+void Cluster::on_down(LinkId id, const Error&, const std::string& text) {
+  for (auto& [name, peer] : peers_) {
+    if (peer.link != id) continue;
+    peer.up = false;
+    peer.down = true;
+    unreachable_.emplace(name, text);
+  }
+}
+
+void Cluster::on_refused(WireReason, const std::string&, const std::string&) {}
+
+template <typename T>
+Result<std::vector<uint8_t>> Cluster::ask(const std::string& node, uint16_t type, T& message) {
+  Peer& peer = peers_[node];
+  if (!peer.up) return Error{Errc::kAgentGone, 0, "the node cannot be reached"};
+  message.request = ++request_;
+  answer_.reset();
+  CR_TRYV(send_struct(*hub_, peer.link, type, message));
+  if (!wait(options_.answer_ns, [&] { return answer_ || !peer.up; })) {
+    return Error{Errc::kTimeout, ETIMEDOUT, "the node does not answer"};
+  }
+  if (!answer_) return Error{Errc::kAgentGone, 0, "the node went away"};
+  return std::move(*answer_);
+}
+
+void Cluster::list_of(const std::string& node, const SessionId* only, std::vector<FoundPart>* ret) {
+  ListParts l{};
+  if (only != nullptr) {
+    l.one_session = 1;
+    memcpy(l.session_id, only->data(), only->size());
+  }
+  for (bool more = true; more;) {
+    auto answer = ask(node, kListParts, l);
+    if (!answer) {
+      unreachable_.emplace(node, answer.error().what);
+      return;
+    }
+    PartList head;
+    if (answer->size() < sizeof(head)) return;
+    memcpy(&head, answer->data(), sizeof(head));
+    if (head.entries > kMostEntries ||
+        answer->size() != sizeof(head) + head.entries * sizeof(PartEntry)) {
+      unreachable_.emplace(node, "its answer breaks the rules");
+      return;
+    }
+    for (uint32_t i = 0; i < head.entries; i++) {
+      FoundPart f{node, {}};
+      memcpy(&f.entry, answer->data() + sizeof(head) + i * sizeof(PartEntry), sizeof(f.entry));
+      f.entry.name[sizeof(f.entry.name) - 1] = '\0';
+      f.entry.origin[sizeof(f.entry.origin) - 1] = '\0';
+      ret->push_back(f);
+    }
+    l.skip += head.entries;
+    more = head.more != 0 && head.entries > 0;
+  }
+}
+
+std::vector<FoundPart> Cluster::list(const SessionId* only) {
+  std::vector<FoundPart> all;
+  for (const PartEntry& e : options_.store->list(only)) {
+    all.push_back({options_.members.self().name, e});
+  }
+  for (auto& [name, peer] : peers_) {
+    if (peer.up) list_of(name, only, &all);
+  }
+  return all;
+}
+
+Result<void> Cluster::fetch(const FoundPart& part, uint32_t kind, uint64_t off, uint64_t count,
+                            uint8_t* ret, uint64_t bytes, uint64_t* ret_row) {
+  FetchRows f{};
+  memcpy(f.session_id, part.entry.session_id, sizeof(f.session_id));
+  f.triple = part.entry.triple;
+  f.holder = part.entry.holder;
+  f.kind = kind;
+  f.off = off;
+  f.count = count;
+  f.region = region_->wire;
+  CR_TRY(const std::vector<uint8_t> answer, ask(part.node, kFetchRows, f));
+  Fetched fetched;
+  if (!read_struct(answer, &fetched))
+    return Error{Errc::kDamaged, 0, "its answer breaks the rules"};
+  if (fetched.code != 0) {
+    *ret_row = fetched.damaged_row;
+    const auto code = fetched.code <= static_cast<uint32_t>(Errc::kLast)
+                          ? static_cast<Errc>(fetched.code)
+                          : Errc::kDamaged;
+    return Error{code, fetched.sys_errno, "the node could not give its part"};
+  }
+  if (fetched.seal.bytes != bytes) return Error{Errc::kDamaged, 0, "its answer is too short"};
+  CR_TRYV(hub_->open_block(peers_[part.node].link, fetched.seal, window_.data(), bytes));
+  memcpy(ret, window_.data(), bytes);
+  return {};
+}
+
+Result<void> Cluster::fetch_rows(const FoundPart& part, uint64_t first, uint64_t count,
+                                 uint8_t* ret, uint64_t* ret_row) {
+  *ret_row = first;
+  if (count > kMostRows) return Error{Errc::kInvalid, 0, "too many rows at a time"};
+  if (part.node != options_.members.self().name) {
+    return fetch(part, kChunkOfRows, first, count, ret, count * kPageSize, ret_row);
+  }
+  CR_TRY(auto own, options_.store->load(session_id_of(part.entry.session_id), part.entry.holder,
+                                        part.entry.triple));
+  return read_rows(*own, first, count, ret, ret_row);
+}
+
+Result<std::vector<uint8_t>> Cluster::fetch_description(const FoundPart& part) {
+  std::vector<uint8_t> all(part.entry.description_bytes);
+  if (part.node == options_.members.self().name) {
+    CR_TRY(auto own, options_.store->load(session_id_of(part.entry.session_id), part.entry.holder,
+                                          part.entry.triple));
+    return std::vector<uint8_t>(own->view.description_bytes.begin(),
+                                own->view.description_bytes.end());
+  }
+  if (all.size() > kMostDescriptionBytes) return Error{Errc::kDamaged, 0, "it is too long"};
+  uint64_t row = 0;
+  for (uint64_t at = 0; at < all.size(); at += kWindowBytes) {
+    const uint64_t bytes = std::min<uint64_t>(kWindowBytes, all.size() - at);
+    CR_TRYV(fetch(part, kChunkOfDescription, at, bytes, all.data() + at, bytes, &row));
+  }
+  return all;
+}
+
+Result<unsigned> Cluster::remove(const SessionId& id, uint32_t uid, std::string* ret_text) {
+  auto own = options_.store->remove(id, uid);
+  if (!own) {
+    *ret_text = options_.members.self().name + ": " + own.error().what;
+    return own.error();
+  }
+  unsigned files = *own;
+  for (auto& [name, peer] : peers_) {
+    if (!peer.up) continue;
+    RemoveSession r{};
+    memcpy(r.session_id, id.data(), id.size());
+    r.uid = uid;
+    auto answer = ask(name, kRemoveSession, r);
+    Removed removed{};
+    if (!answer || !read_struct(*answer, &removed) || removed.code != 0) {
+      *ret_text = name + ": the session's parts could not be removed there";
+      return answer ? Error{Errc::kPermission, 0, "removing parts"} : answer.error();
+    }
+    files += removed.files;
+  }
+  return files;
+}
+
+}  // namespace cr::node

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: MIT
+// cluster.h - asking all nodes and waiting for their answers: which parts they have, their rows,
+// their removal. For requests of people, in a thread of their own, with links of their own.
+// Invariant: every wait ends, by an answer, by the end of the link, or at the deadline.
+// Context: N; one thread each. Doc: docs/store.md.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "node/link.h"
+#include "node/members.h"
+#include "node/part_store.h"
+
+namespace cr::node {
+
+// A part, and where it is.
+struct FoundPart {
+  std::string node;
+  format::PartEntry entry;
+};
+
+class Cluster : private LinkHandler {
+ public:
+  struct Options {
+    LinkOptions link;
+    std::string key_file;  // "": this node is alone
+    Members members;
+    PartStore* store = nullptr;  // this node's own
+    uint64_t connect_ns = 3'000'000'000, answer_ns = 20'000'000'000;
+  };
+  // Connects to all members that can be reached; see unreachable().
+  static Result<std::unique_ptr<Cluster>> open(Options options, std::string* ret_text);
+  ~Cluster() override;
+
+  // "NODE: why", of members that could not be asked.
+  const std::map<std::string, std::string>& unreachable() const { return unreachable_; }
+
+  // Parts of all nodes that can be reached, or of one session.
+  std::vector<FoundPart> list(const SessionId* only);
+  // Rows [first, first + count) of a part into `ret` (count * 4096 bytes), each good. On kDamaged
+  // *ret_row is the first row that is not.
+  Result<void> fetch_rows(const FoundPart& part, uint64_t first, uint64_t count, uint8_t* ret,
+                          uint64_t* ret_row);
+  Result<std::vector<uint8_t>> fetch_description(const FoundPart& part);
+  // How many files were removed on all nodes together.
+  Result<unsigned> remove(const SessionId& id, uint32_t uid, std::string* ret_text);
+
+  // The most rows of one fetch_rows().
+  static constexpr uint64_t kMostRows = 1024;
+
+ private:
+  struct Peer {
+    LinkId link = LinkId::kNone;
+    bool up = false, down = false;
+  };
+  explicit Cluster(Options options) : options_(std::move(options)) {}
+  void on_up(LinkId id, const std::string& peer) override;
+  void on_message(LinkId id, uint16_t type, std::span<const uint8_t> payload) override;
+  void on_down(LinkId id, const Error& error, const std::string& text) override;
+  void on_refused(format::WireReason reason, const std::string& address,
+                  const std::string& text) override;
+  template <typename Condition>
+  bool wait(uint64_t ns, const Condition& condition);
+  // Sends, and waits for the answer with that number.
+  template <typename T>
+  Result<std::vector<uint8_t>> ask(const std::string& node, uint16_t type, T& message);
+  Result<void> fetch(const FoundPart& part, uint32_t kind, uint64_t off, uint64_t count,
+                     uint8_t* ret, uint64_t bytes, uint64_t* ret_row);
+  void list_of(const std::string& node, const SessionId* only, std::vector<FoundPart>* ret);
+
+  Options options_;
+  std::unique_ptr<LinkHub> hub_;
+  std::map<std::string, Peer> peers_;
+  std::map<std::string, std::string> unreachable_;
+  os::Mapping window_;
+  std::optional<Region> region_;
+  uint64_t request_ = 0;
+  std::optional<std::vector<uint8_t>> answer_;  // to request_
+};
+
+}  // namespace cr::node

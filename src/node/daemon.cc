@@ -1,0 +1,674 @@
+// SPDX-License-Identifier: MIT
+// daemon.cc - see daemon.h. Invariant: as there. Context: N.
+#include "node/daemon.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/file.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "node/image_maker.h"
+#include "rawsys/rawsys.h"
+
+namespace cr::node {
+namespace {
+
+using rawsys::now_ns;
+
+constexpr uint64_t kSecond = 1'000'000'000;
+constexpr uint64_t kEndNs = 5 * kSecond;
+constexpr size_t kMostRequestBytes = 1 << 20, kMostClients = 1024;
+
+Json failure(const std::string& text) { return {{"ok", false}, {"error", text}}; }
+
+bool may_see(uint32_t uid, const Replicator& r) { return uid == 0 || uid == r.session().uid; }
+
+}  // namespace
+
+Result<std::unique_ptr<Daemon>> Daemon::create(NodeConfig config,
+                                               std::function<void(const std::string&)> log,
+                                               std::string* ret_text) {
+  auto d = std::unique_ptr<Daemon>(new Daemon(std::move(config)));
+  d->log_ = std::move(log);
+  CR_TRY(d->store_, PartStore::open(d->config_.store_dir, d->config_.durable, ret_text));
+  d->lock_ = os::Fd(open((d->config_.store_dir + "/lock").c_str(),
+                         O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
+  if (!d->lock_ || flock(d->lock_.get(), LOCK_EX | LOCK_NB) != 0) {
+    const int e = errno;
+    *ret_text =
+        d->config_.store_dir + ": " +
+        (e == EWOULDBLOCK ? "another crstored uses this store; stop it, or name another one "
+                            "with --store"
+                          : strerror(e));
+    return Error{Errc::kBusy, e, "locking the store"};
+  }
+  d->posted_ = os::Fd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!d->posted_) return Error{Errc::kSystem, errno, "eventfd"};
+  CR_TRYV(d->start_links(ret_text));
+  CR_TRYV(d->listen(ret_text));
+  return d;
+}
+
+Daemon::~Daemon() {
+  for (;;) {
+    std::unique_lock held(mutex_);
+    const auto one = works_.begin();
+    if (one == works_.end()) break;
+    std::thread thread = std::move(one->second.thread);
+    works_.erase(one);
+    held.unlock();
+    thread.join();
+  }
+  sessions_.clear();
+  holder_.reset();
+  if (listen_) unlink(config_.socket_path.c_str());
+}
+
+Result<void> Daemon::listen(std::string* ret_text) {
+  const std::string& path = config_.socket_path;
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  if (path.size() >= sizeof(address.sun_path)) {
+    *ret_text = path + ": the path of a socket has at most " +
+                std::to_string(sizeof(address.sun_path) - 1) + " bytes; name a shorter one";
+    return Error{Errc::kInvalid, ENAMETOOLONG, "the socket's path is too long"};
+  }
+  memcpy(address.sun_path, path.data(), path.size());
+  os::Fd probe(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  if (connect(probe.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0) {
+    *ret_text = path + ": another crstored listens there; stop it, or name another with --socket";
+    return Error{Errc::kBusy, EADDRINUSE, "the socket is in use"};
+  }
+  unlink(path.c_str());  // of one that was killed
+  listen_ = os::Fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  const mode_t mask = umask(config_.for_all_users ? 0111 : 0177);
+  const int bound = bind(listen_.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address));
+  const int e = errno;
+  umask(mask);
+  if (bound != 0 || ::listen(listen_.get(), 64) != 0) {
+    *ret_text = path + ": cannot listen there: " + strerror(bound != 0 ? e : errno) +
+                "; name another socket with --socket";
+    listen_.reset();
+    return Error{Errc::kSystem, e, "listening"};
+  }
+  return {};
+}
+
+Cluster::Options Daemon::cluster_options() const {
+  Cluster::Options o;
+  o.link.cluster = config_.cluster;
+  o.link.node = config_.members.self().name;
+  o.link.encrypt = config_.encrypt;
+  o.link.heartbeat_ns = config_.heartbeat_ns;
+  o.link.silence_ns = config_.silence_ns;
+  o.key_file = config_.key_file;
+  o.members = config_.members;
+  o.store = store_.get();
+  return o;
+}
+
+Result<void> Daemon::start_links(std::string* ret_text) {
+  if (config_.key_file.empty()) return {};
+  auto key = SessionKey::load(config_.key_file, ret_text);
+  if (!key) return key.error();
+  auto hub = LinkHub::create(cluster_options().link, std::move(*key), this, now_ns());
+  if (!hub) {
+    *ret_text = std::string("the network cannot be used: ") + hub.error().what;
+    return hub.error();
+  }
+  hub_ = std::move(*hub);
+  const Member& self = config_.members.self();
+  const std::string host = config_.listen_host.empty() ? self.host : config_.listen_host;
+  auto port = hub_->listen(host, self.port);
+  if (!port) {
+    *ret_text =
+        host + ":" + std::to_string(self.port) + ": cannot listen there: " + port.error().what +
+        (port.error().sys_errno != 0 ? std::string(": ") + strerror(port.error().sys_errno) : "") +
+        "; see the member list, or name an address with --listen";
+    return port.error();
+  }
+  holder_ = std::make_unique<Holder>(*hub_, *store_, config_.dram_bytes, log_);
+  for (const Member& m : config_.members.list) {
+    if (m.name != self.name) peers_[m.name];
+  }
+  return {};
+}
+
+void Daemon::on_up(LinkId id, const std::string& peer) {
+  const auto p = peers_.find(peer);
+  if (p == peers_.end() || p->second.link != id) return;  // it has connected to us
+  log_("connected to " + peer);
+  p->second.up = true;
+  p->second.failures = 0;
+  p->second.gone_ns = 0;
+  p->second.trouble.clear();
+  for (auto& [name, session] : sessions_) session->on_up(peer);
+}
+
+void Daemon::on_message(LinkId id, uint16_t type, std::span<const uint8_t> payload) {
+  for (auto& [name, session] : sessions_) {
+    if (session->on_message(id, type, payload)) return;
+  }
+  (void)holder_->on_message(id, type, payload);
+}
+
+void Daemon::on_down(LinkId id, const Error&, const std::string& text) {
+  holder_->on_down(id);
+  for (auto& [name, session] : sessions_) session->on_down(id, text);
+  for (auto& [name, peer] : peers_) {
+    if (peer.link != id) continue;
+    if (peer.up || peer.trouble.empty()) log_(text);
+    peer.link = LinkId::kNone;
+    peer.up = false;
+    if (peer.gone_ns == 0) peer.gone_ns = now_ns();
+    peer.trouble = text;
+    peer.retry_ns = now_ns() + std::min(10 * kSecond, kSecond / 4 << std::min(peer.failures, 6u));
+    peer.failures++;
+  }
+}
+
+void Daemon::on_refused(format::WireReason, const std::string&, const std::string& text) {
+  log_(text);
+}
+
+LinkId Daemon::link_to(const std::string& node) {
+  const auto p = peers_.find(node);
+  return p != peers_.end() && p->second.up ? p->second.link : LinkId::kNone;
+}
+
+// A first attempt to connect is under way, or about to be made.
+bool Daemon::may_come(const std::string& node) const {
+  const auto p = peers_.find(node);
+  return hub_ && p != peers_.end() && !p->second.up && p->second.trouble.empty();
+}
+
+// Links are made to the nodes that sessions of this node need.
+uint64_t Daemon::keep_links(uint64_t now) {
+  uint64_t next = ~uint64_t{0};
+  for (auto& [name, peer] : peers_) {
+    if (peer.link != LinkId::kNone) continue;
+    const bool needed = std::ranges::any_of(sessions_, [&, &wanted = name](const auto& s) {
+      return std::ranges::count(s.second->holders(), wanted) != 0;
+    });
+    if (!needed) continue;
+    if (now < peer.retry_ns) {
+      next = std::min(next, peer.retry_ns);
+      continue;
+    }
+    const Member& m = config_.members.list[find_member(config_.members.list, name)];
+    auto link = hub_->connect(m.name, m.host, m.port);
+    if (link) {
+      peer.link = *link;
+    } else {
+      peer.trouble = address_of(m) + ": " + link.error().what;
+      if (peer.gone_ns == 0) peer.gone_ns = now;
+      peer.retry_ns = now + 5 * kSecond;
+      next = std::min(next, peer.retry_ns);
+    }
+  }
+  return next;
+}
+
+// As placement is to see them.
+std::vector<Member> Daemon::members_now() const {
+  std::vector<Member> members = config_.members.list;
+  const uint64_t now = now_ns();
+  for (Member& m : members) {
+    const auto p = peers_.find(m.name);
+    if (p == peers_.end() || config_.repair_after_ns == 0 || p->second.gone_ns == 0) continue;
+    if (now - p->second.gone_ns >= config_.repair_after_ns) m.state = NodeState::kDown;
+  }
+  return members;
+}
+
+void Daemon::replace_holders() {
+  const std::vector<Member> members = members_now();
+  const auto gone = [&](const std::string& name) {
+    const size_t i = find_member(members, name);
+    return i == members.size() || members[i].state == NodeState::kDown;
+  };
+  for (auto& [id, session] : sessions_) {
+    if (std::ranges::none_of(session->holders(), gone)) continue;
+    const PlacementRequest place{members, session->session().id, config_.members.self().name,
+                                 session->session().protection.parts(), config_.strict_racks};
+    std::string text;
+    auto placed = replace(place, session->holders(), &text);
+    if (!placed) {
+      if (cannot_replace_ != text) log_("session " + session->session().name + ": " + text);
+      cannot_replace_ = text;
+      continue;
+    }
+    for (const unsigned h : placed->moved) {
+      log_("session " + session->session().name + ": part " + std::to_string(h) + " goes to " +
+           placed->holders[h] + ", as " + session->holders()[h] + " is gone");
+    }
+    session->set_holders(placed->holders);
+  }
+}
+
+void Daemon::begin_repair(ProtectedSession s, const std::vector<std::string>& old,
+                          const std::vector<Member>& members, uint64_t client) {
+  const std::string id = to_hex(s.id);
+  std::string text;
+  const auto refuse = [&](const std::string& why) {
+    log_("session " + s.name + " cannot be repaired: " + why);
+    answer(client, failure(s.name + ": " + why));
+    remove_image(s.dir);
+  };
+  if (sessions_.contains(id)) return refuse("it is being kept by this node already");
+  const PlacementRequest place{members, s.id, config_.members.self().name, s.protection.parts(),
+                               config_.strict_racks};
+  auto placed = replace(place, old, &text);
+  if (!placed) return refuse(text);
+  Replicator::Node node{hub_.get(),
+                        store_.get(),
+                        config_.members.self().name,
+                        [this](const std::string& n) { return link_to(n); },
+                        [this](const std::string& n) { return may_come(n); },
+                        log_,
+                        [](const Replicator&) {},
+                        now_ns};
+  auto r = Replicator::make(std::move(node), s, placed->holders);
+  if (!r) return refuse(r.error().what);
+  log_("session " + s.name + " (" + id.substr(0, 8) + ") is repaired");
+  repairs_[id] = {s.dir, client};
+  sessions_[id] = std::move(*r);
+  sessions_[id]->wake(now_ns());
+  sessions_[id]->end();
+}
+
+void Daemon::end_repair(const Replicator& r) {
+  const auto at = repairs_.find(to_hex(r.session().id));
+  if (at == repairs_.end()) return;
+  remove_image(at->second.dir);
+  const Safety& s = r.safety();
+  const bool whole = s.parts == r.holders().size();
+  const std::string text = std::to_string(s.parts) + " of " + std::to_string(r.holders().size()) +
+                           " parts of checkpoint " + std::to_string(s.triple.sequence) +
+                           " are in place";
+  log_("session " + r.session().name + ": " + text);
+  Json j = whole ? Json{{"ok", true}} : failure(r.session().name + ": " + text + "; try again");
+  j["holders"] = r.holders();
+  j["sequence"] = s.triple.sequence;
+  answer(at->second.client, j);
+  repairs_.erase(at);
+}
+
+// What lacks parts two times in a row is repaired.
+void Daemon::look_for_repairs(uint64_t now) {
+  if (!hub_ || config_.repair_after_ns == 0 || looking_ || now < look_ns_) return;
+  const bool first = look_ns_ == 0;
+  look_ns_ = now + std::max(config_.repair_after_ns, kSecond);
+  if (first) return;
+  looking_ = true;
+  begin_look();
+}
+
+void Daemon::begin_look() {
+  start_thread([this, context = context_of(0, 0, 0)] {
+    std::vector<std::string> lacking = lacking_sessions(context);
+    later([this, lacking] {
+      looking_ = false;
+      for (const std::string& id : lacking) {
+        if (std::ranges::count(lacking_, id) == 0 || sessions_.contains(id)) continue;
+        begin_work(0, 0, 0, Json{{"op", "repair"}, {"name", id}});
+      }
+      lacking_ = lacking;
+    });
+  });
+}
+
+void Daemon::accept_client() {
+  os::Fd fd(accept4(listen_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+  if (!fd) return;
+  ucred peer{};
+  socklen_t bytes = sizeof(peer);
+  if (getsockopt(fd.get(), SOL_SOCKET, SO_PEERCRED, &peer, &bytes) != 0) return;
+  const bool mine = config_.for_all_users || peer.uid == geteuid() || peer.uid == 0;
+  if (!mine || clients_.size() >= kMostClients) return;
+  Client c;
+  c.fd = std::move(fd);
+  c.number = next_client_++;
+  c.uid = peer.uid;
+  c.gid = peer.gid;
+  clients_.push_back(std::move(c));
+}
+
+bool Daemon::flush_client(Client& c) {
+  while (!c.out.empty()) {
+    const ssize_t n = send(c.fd.get(), c.out.data(), c.out.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0 && errno == EAGAIN) return c.out.size() < 16 * kMostRequestBytes;
+    if (n < 0) return false;
+    c.out.erase(0, static_cast<size_t>(n));
+  }
+  return true;
+}
+
+bool Daemon::read_client(Client& c) {
+  char buffer[65536];
+  const ssize_t n = recv(c.fd.get(), buffer, sizeof(buffer), MSG_DONTWAIT);
+  if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) return false;
+  if (n < 0) return true;
+  c.in.append(buffer, static_cast<size_t>(n));
+  for (size_t line; (line = c.in.find('\n')) != std::string::npos;) {
+    const Json request = parse_json(c.in.substr(0, line));
+    c.in.erase(0, line + 1);
+    on_request(c, request);
+  }
+  return c.in.size() < kMostRequestBytes;
+}
+
+void Daemon::answer(uint64_t client, const Json& message) {
+  for (Client& c : clients_) {
+    if (c.number == client) c.out += dump_json(message) + "\n";
+  }
+}
+
+void Daemon::on_request(Client& c, const Json& request) {
+  const std::string op = text_of(request, "op");
+  if (op == "protect") return on_protect(c, request);
+  if (op == "committed") return on_committed(c);
+  if (op == "status") return answer(c.number, status_json(c.uid));
+  if (op == "place") return answer(c.number, place_json(text_of(request, "name"), c.uid));
+  if (is_cluster_request(op)) return begin_work(c.number, c.uid, c.gid, request);
+  answer(c.number, failure("crstored does not know the request \"" + op +
+                           "\"; is it of another version than this program?"));
+}
+
+// A session says where its images are, and how it wants to be protected.
+void Daemon::on_protect(Client& c, const Json& request) {
+  ProtectedSession s;
+  std::string text;
+  if (!from_hex(text_of(request, "session"), &s.id)) {
+    return answer(c.number, failure("the session's number is none"));
+  }
+  s.dir = text_of(request, "dir");
+  s.name = text_of(request, "name");
+  auto protection = store::parse_protection(text_of(request, "protect"), &text);
+  if (!protection) return answer(c.number, failure(text));
+  s.protection = *protection;
+  struct stat st;
+  if (stat(s.dir.c_str(), &st) != 0 || (c.uid != 0 && st.st_uid != c.uid)) {
+    return answer(c.number, failure(s.dir + ": crstored may not read this image directory; it must "
+                                            "belong to the session's user"));
+  }
+  s.uid = st.st_uid;
+  const unsigned count = s.protection.parts();
+  const std::vector<Member> members = members_now();
+  const PlacementRequest place{members, s.id, config_.members.self().name, count,
+                               config_.strict_racks};
+  auto placed = holders(place, &text);
+  if (!placed) return answer(c.number, failure(text));
+  if (count > 1 && !hub_) {
+    return answer(c.number,
+                  failure("this crstored has no key file, so it cannot reach other nodes; "
+                          "start it with --key"));
+  }
+  const std::string id = to_hex(s.id);
+  Replicator::Node node{hub_.get(),
+                        store_.get(),
+                        config_.members.self().name,
+                        [this](const std::string& n) { return link_to(n); },
+                        [this](const std::string& n) { return may_come(n); },
+                        log_,
+                        [this](const Replicator& r) { tell_safety(r); },
+                        now_ns};
+  auto r = Replicator::make(std::move(node), s, placed->holders);
+  if (!r) return answer(c.number, failure(r.error().what));
+  if (const auto old = sessions_.find(id); old != sessions_.end()) end_repair(*old->second);
+  (void)store_->note_source(s.id, s.dir);  // crrestore finds it by name only then
+  sessions_[id] = std::move(*r);
+  c.session = id;
+  log_("session " + s.name + " (" + id.substr(0, 8) + ") is protected by " +
+       store::to_string(s.protection));
+  Json j{{"ok", true}, {"holders", placed->holders}, {"racks_shared", placed->racks_shared}};
+  answer(c.number, j);
+  sessions_[id]->wake(now_ns());
+}
+
+void Daemon::on_committed(Client& c) {
+  const auto s = sessions_.find(c.session);
+  if (s != sessions_.end()) s->second->wake(now_ns());
+}
+
+void Daemon::tell_safety(const Replicator& r) {
+  const Safety& s = r.safety();
+  std::string trouble;
+  for (unsigned h = 0; h < r.holders().size(); h++) {
+    if (!r.trouble(h).empty()) trouble = r.holders()[h] + ": " + r.trouble(h);
+  }
+  const bool safe = s.safe_ns != 0;
+  const Json j{{"event", "level"},
+               {"epoch", s.triple.epoch},
+               {"sequence", s.triple.sequence},
+               {"attempt", s.triple.attempt},
+               {"level", safe          ? 2
+                         : s.parts > 0 ? 1
+                                       : 0},
+               {"parts", s.parts},
+               {"of", r.holders().size()},
+               {"window_ns", safe ? s.safe_ns - s.committed_ns : 0},
+               {"trouble", trouble}};
+  const std::string id = to_hex(r.session().id);
+  for (Client& c : clients_) {
+    if (c.session == id) c.out += dump_json(j) + "\n";
+  }
+}
+
+// The agent is gone, and with it the program perhaps: what it committed last is taken on all the
+// same.
+void Daemon::client_gone(Client& c) {
+  const auto s = sessions_.find(c.session);
+  if (s == sessions_.end()) return;
+  s->second->wake(now_ns());
+  s->second->end();
+}
+
+Json Daemon::status_json(uint32_t uid) {
+  Json j{{"ok", true},
+         {"node", config_.members.self().name},
+         {"cluster", config_.cluster},
+         {"store", config_.store_dir},
+         {"durable", config_.durable ? "power" : "crash"},
+         {"dram_bytes", config_.dram_bytes},
+         {"lent_bytes", holder_ ? holder_->lent_bytes() : 0},
+         {"transfers", holder_ ? holder_->transfers() : 0}};
+  Json nodes = Json::array();
+  for (const Member& m : config_.members.list) {
+    Json n{{"name", m.name}, {"address", address_of(m)}, {"rack", m.rack}};
+    const auto p = peers_.find(m.name);
+    if (p == peers_.end()) {
+      n["state"] = "this node";
+    } else if (p->second.up) {
+      const auto status = hub_->status(p->second.link);
+      n["state"] = "connected";
+      if (status) n["rtt_ns"] = status->rtt_ns;
+    } else {
+      n["state"] = p->second.trouble.empty() ? "not needed yet" : p->second.trouble;
+    }
+    nodes.push_back(n);
+  }
+  j["nodes"] = nodes;
+  Json sessions = Json::array();
+  for (const auto& [id, r] : sessions_) {
+    if (!may_see(uid, *r)) continue;
+    const Safety& s = r->safety();
+    Json parts = Json::array();
+    for (unsigned h = 0; h < r->holders().size(); h++) {
+      parts.push_back({{"node", r->holders()[h]},
+                       {"sequence", r->whole(h).sequence},
+                       {"trouble", r->trouble(h)}});
+    }
+    sessions.push_back({{"name", r->session().name},
+                        {"session", id},
+                        {"dir", r->session().dir},
+                        {"protect", store::to_string(r->session().protection)},
+                        {"epoch", s.triple.epoch},
+                        {"sequence", s.triple.sequence},
+                        {"safe", s.safe_ns != 0},
+                        {"window_ns", s.safe_ns != 0 ? s.safe_ns - s.committed_ns : 0},
+                        {"sent_bytes", r->sent_bytes()},
+                        {"parts", parts}});
+  }
+  j["sessions"] = sessions;
+  return j;
+}
+
+Json Daemon::place_json(const std::string& name, uint32_t uid) {
+  for (const auto& [id, r] : sessions_) {
+    if (!may_see(uid, *r)) continue;
+    if (id != name && r->session().name != name && !id.starts_with(name)) continue;
+    const PlacementRequest place{config_.members.list, r->session().id, config_.members.self().name,
+                                 r->session().protection.parts(), config_.strict_racks};
+    return {{"ok", true},
+            {"holders", r->holders()},
+            {"index", index_node(config_.members.list, r->session().id)},
+            {"text", explain(place)}};
+  }
+  return failure("no session " + name + " is protected on this node; `crstore ls` lists all");
+}
+
+// To be called from any thread.
+void Daemon::later(std::function<void()> task) {
+  const std::lock_guard held(mutex_);
+  tasks_.push_back(std::move(task));
+  const uint64_t one = 1;
+  (void)!write(posted_.get(), &one, sizeof(one));
+}
+
+void Daemon::post(uint64_t client, const Json& message) {
+  later([this, client, message] { answer(client, message); });
+}
+
+RequestContext Daemon::context_of(uint64_t client, uint32_t uid, uint32_t gid) {
+  RequestContext context;
+  context.cluster = cluster_options();
+  context.uid = uid;
+  context.gid = gid;
+  context.durable = config_.durable;
+  context.tell = [this, client](const Json& j) { post(client, j); };
+  context.repair_dir = config_.store_dir + "/repair";
+  context.repair = [this, client](ProtectedSession s, std::vector<std::string> old,
+                                  std::vector<Member> members) {
+    later([this, s, old, members, client] { begin_repair(s, old, members, client); });
+  };
+  return context;
+}
+
+void Daemon::start_thread(std::function<void()> work) {
+  static uint64_t next = 1;
+  const std::lock_guard held(mutex_);
+  const uint64_t number = next++;
+  works_[number].thread = std::thread([this, work = std::move(work), number] {
+    work();
+    {
+      const std::lock_guard again(mutex_);
+      if (const auto w = works_.find(number); w != works_.end()) w->second.done = true;
+    }
+    later([] {});
+  });
+}
+
+void Daemon::begin_work(uint64_t client, uint32_t uid, uint32_t gid, const Json& request) {
+  start_thread([this, context = context_of(client, uid, gid), request, client] {
+    const Json result = do_request(context, request);
+    if (!result.is_null()) post(client, result);  // else it comes later
+  });
+}
+
+// Does what threads have asked for, and joins those that have ended.
+void Daemon::end_work() {
+  uint64_t count = 0;
+  (void)!read(posted_.get(), &count, sizeof(count));
+  std::vector<std::function<void()>> tasks;
+  std::vector<std::thread> ended;
+  {
+    const std::lock_guard held(mutex_);
+    tasks.swap(tasks_);
+    for (auto w = works_.begin(); w != works_.end();) {
+      if (w->second.done) {
+        ended.push_back(std::move(w->second.thread));
+        w = works_.erase(w);
+      } else {
+        ++w;
+      }
+    }
+  }
+  for (const auto& task : tasks) task();
+  for (std::thread& t : ended) t.join();
+}
+
+void Daemon::run(int stop_fd) {
+  uint64_t end_ns = ~uint64_t{0};
+  std::vector<pollfd> fds;
+  for (;;) {
+    const uint64_t now = now_ns();
+    bool more = false;
+    if (hub_) {
+      for (int i = 0; i < 64 && hub_->progress(now_ns()) != 0; i++) more = i == 63;
+      hub_->tick(now_ns());
+    }
+    uint64_t next = hub_ ? std::min(keep_links(now), hub_->next_tick_ns()) : ~uint64_t{0};
+    replace_holders();
+    look_for_repairs(now);
+    next = std::min(next, now + kSecond);
+    bool idle = true;
+    for (auto s = sessions_.begin(); s != sessions_.end();) {
+      more |= s->second->step(now_ns());
+      next = std::min(next, s->second->next_ns());
+      if (s->second->has_ended() && s->second->is_idle()) {
+        end_repair(*s->second);
+        s = sessions_.erase(s);
+        continue;
+      }
+      idle &= s->second->is_idle();
+      ++s;
+    }
+    if (end_ns != ~uint64_t{0} && (idle || now >= end_ns)) return;
+    for (size_t i = 0; i < clients_.size();) {
+      if (flush_client(clients_[i])) {
+        i++;
+        continue;
+      }
+      client_gone(clients_[i]);
+      clients_.erase(clients_.begin() + static_cast<ptrdiff_t>(i));
+    }
+    if (hub_ && !more) {
+      const auto armed = hub_->arm();
+      more = !armed || !*armed;
+    }
+    fds.clear();
+    fds.push_back({end_ns == ~uint64_t{0} ? stop_fd : -1, POLLIN, 0});
+    fds.push_back({listen_.get(), POLLIN, 0});
+    fds.push_back({posted_.get(), POLLIN, 0});
+    fds.push_back({hub_ ? hub_->event_fd() : -1, POLLIN, 0});
+    for (const Client& c : clients_) {
+      fds.push_back({c.fd.get(), static_cast<short>(POLLIN | (c.out.empty() ? 0 : POLLOUT)), 0});
+    }
+    const uint64_t later = std::min({next, end_ns, now + 60 * kSecond});
+    const uint64_t wait_ms = more || later <= now ? 0 : (later - now) / 1'000'000 + 1;
+    if (poll(fds.data(), fds.size(), static_cast<int>(wait_ms)) <= 0) continue;
+    if (fds[0].revents != 0) end_ns = now_ns() + kEndNs;
+    if (fds[2].revents != 0) end_work();
+    for (size_t i = clients_.size(); i-- > 0;) {
+      if (fds[4 + i].revents == 0) continue;
+      if ((fds[4 + i].revents & (POLLIN | POLLHUP | POLLERR)) == 0 || read_client(clients_[i])) {
+        continue;
+      }
+      client_gone(clients_[i]);
+      clients_.erase(clients_.begin() + static_cast<ptrdiff_t>(i));
+    }
+    if (fds[1].revents != 0) accept_client();
+  }
+}
+
+}  // namespace cr::node

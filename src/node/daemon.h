@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: MIT
+// daemon.h - one node's crstored: its links, the sessions that are protected here, the parts that
+// are kept for neighbours, the requests of tools.
+// Invariant: one thread does all that touches links of replication, parts that come in, and
+// sessions; requests of people that ask other nodes have a thread and links of their own. Nothing
+// is kept in memory alone that the parts do not say.
+// Context: N. Doc: docs/store.md.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "node/cluster.h"
+#include "node/holder.h"
+#include "node/json.h"
+#include "node/members.h"
+#include "node/placement.h"
+#include "node/replicator.h"
+
+namespace cr::node {
+
+struct RequestContext;
+
+struct NodeConfig {
+  std::string store_dir;
+  std::string socket_path;
+  std::string key_file;  // "": this node is alone
+  std::string cluster = "cluster";
+  Members members;
+  std::string listen_host;  // "": the member's
+  uint64_t dram_bytes = uint64_t{256} << 20;
+  bool durable = true;
+  bool encrypt = false;
+  bool strict_racks = false;
+  bool for_all_users = false;  // the socket is open to all; each sees only its own sessions
+  uint64_t heartbeat_ns = 1'000'000'000, silence_ns = 5'000'000'000;
+  // A node that has been gone for so long gets no part back: others take its place. 0: never.
+  uint64_t repair_after_ns = 60'000'000'000;
+};
+
+class Daemon : private LinkHandler {
+ public:
+  // Takes the store's lock, listens. The text names the object, the cause and the next step.
+  static Result<std::unique_ptr<Daemon>> create(NodeConfig config,
+                                                std::function<void(const std::string&)> log,
+                                                std::string* ret_text);
+  ~Daemon() override;
+  // Until stop_fd is readable; then what is under way is finished, five seconds at most.
+  void run(int stop_fd);
+
+ private:
+  struct Client {
+    os::Fd fd;
+    uint64_t number = 0;
+    uint32_t uid = 0, gid = 0;
+    std::string in, out;
+    std::string session;  // hexadecimal id of the one that it protects
+    bool closing = false;
+  };
+  struct Work {  // of a thread
+    std::thread thread;
+    bool done = false;
+  };
+  explicit Daemon(NodeConfig config) : config_(std::move(config)) {}
+  Result<void> listen(std::string* ret_text);
+  Result<void> start_links(std::string* ret_text);
+
+  void on_up(LinkId id, const std::string& peer) override;
+  void on_message(LinkId id, uint16_t type, std::span<const uint8_t> payload) override;
+  void on_down(LinkId id, const Error& error, const std::string& text) override;
+  void on_refused(format::WireReason reason, const std::string& address,
+                  const std::string& text) override;
+  LinkId link_to(const std::string& node);
+  bool may_come(const std::string& node) const;
+  uint64_t keep_links(uint64_t now_ns);  // when again
+
+  void accept_client();
+  bool read_client(Client& c);
+  bool flush_client(Client& c);
+  void answer(uint64_t client, const Json& message);
+  void on_request(Client& c, const Json& request);
+  void on_protect(Client& c, const Json& request);
+  void on_committed(Client& c);
+  Json status_json(uint32_t uid);  // of the sessions that this user may see
+  Json place_json(const std::string& name, uint32_t uid);
+  void tell_safety(const Replicator& r);
+  void client_gone(Client& c);
+  // Other nodes take the places of those that have been gone for long.
+  void replace_holders();
+  // All parts of a session whose node is gone are written anew, from an image that was made here.
+  struct Repair {
+    std::string dir;  // of that image
+    uint64_t client = 0;
+  };
+  void begin_repair(ProtectedSession session, const std::vector<std::string>& old,
+                    const std::vector<Member>& members, uint64_t client);
+  void end_repair(const Replicator& r);
+  void look_for_repairs(uint64_t now_ns);
+  std::vector<Member> members_now() const;
+  void begin_look();
+  void start_thread(std::function<void()> work);
+  void later(std::function<void()> task);
+  // Does it in a thread; its result, and what it tells on the way, goes to the client.
+  void begin_work(uint64_t client, uint32_t uid, uint32_t gid, const Json& request);
+  void end_work();
+  void post(uint64_t client, const Json& message);
+  Cluster::Options cluster_options() const;
+  RequestContext context_of(uint64_t client, uint32_t uid, uint32_t gid);
+
+  NodeConfig config_;
+  std::function<void(const std::string&)> log_;
+  std::unique_ptr<PartStore> store_;
+  os::Fd lock_, listen_, posted_;
+  std::unique_ptr<LinkHub> hub_;
+  std::unique_ptr<Holder> holder_;
+  struct Peer {
+    LinkId link = LinkId::kNone;
+    bool up = false;
+    uint64_t retry_ns = 0;
+    unsigned failures = 0;
+    uint64_t gone_ns = 0;  // since when it cannot be reached, 0: it can, or nobody has tried
+    std::string trouble;
+  };
+  std::map<std::string, Peer> peers_;
+  std::map<std::string, std::unique_ptr<Replicator>> sessions_;  // by hexadecimal id
+  std::map<std::string, Repair> repairs_;                        // likewise
+  std::string cannot_replace_;                                   // said already
+  uint64_t look_ns_ = 0;
+  bool looking_ = false;
+  std::vector<std::string> lacking_;  // sessions that lacked parts when it was looked last
+  std::vector<Client> clients_;
+  uint64_t next_client_ = 1;
+  std::mutex mutex_;                          // of what follows
+  std::vector<std::function<void()>> tasks_;  // for the daemon's own thread
+  std::map<uint64_t, Work> works_;
+};
+
+// What a request needs that is done in a thread (requests.cc).
+struct RequestContext {
+  Cluster::Options cluster;
+  uint32_t uid = 0, gid = 0;  // whose request it is
+  bool durable = true;
+  std::function<void(const Json&)> tell;  // progress
+  // Where an image for a repair is put, and who goes on with it.
+  std::string repair_dir;
+  std::function<void(ProtectedSession, std::vector<std::string> old, std::vector<Member> now)>
+      repair;
+};
+// ls, stat, get, verify, repair, rm. The answer has "ok"; if that is false, "error" is text for
+// people.
+Json do_request(const RequestContext& context, const Json& request);
+bool is_cluster_request(const std::string& op);
+// Sessions whose node cannot be asked, that this node has to see to, and that lack parts: their
+// hexadecimal ids.
+std::vector<std::string> lacking_sessions(const RequestContext& context);
+
+}  // namespace cr::node

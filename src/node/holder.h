@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: MIT
+// holder.h - what a node does for its neighbours: takes in their parts, lists and returns them.
+// Invariant: a transfer that ends in any other way than by PartCommitted leaves no part that
+// counts; memory for what is under way never exceeds the bound.
+// Context: N; one thread. Doc: docs/store.md.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "node/link.h"
+#include "node/part_store.h"
+#include "os/fd.h"
+
+namespace cr::node {
+
+class Holder {
+ public:
+  // most_bytes: of windows that are lent to all peers.
+  Holder(LinkHub& hub, PartStore& store, uint64_t most_bytes, std::function<void(std::string)> log)
+      : hub_(hub), store_(store), most_bytes_(most_bytes), log_(std::move(log)) {}
+  ~Holder();
+
+  // true: the message was one for a holder.
+  bool on_message(LinkId link, uint16_t type, std::span<const uint8_t> payload);
+  void on_down(LinkId link);
+
+  uint64_t lent_bytes() const { return lent_; }
+  size_t transfers() const { return transfers_.size(); }
+
+ private:
+  struct Transfer {
+    std::unique_ptr<PartReceiver> receiver;
+    std::shared_ptr<os::Mapping> windows;  // a put that has begun keeps them
+    RegionId region = RegionId::kNone;
+    uint32_t window_count = 0;
+  };
+  using Key = std::pair<LinkId, uint64_t>;
+  void on_offer(LinkId link, const format::PartOffer& offer);
+  void on_chunk(LinkId link, const format::PartChunk& chunk);
+  void on_commit(LinkId link, const format::PartCommit& commit);
+  void on_list(LinkId link, const format::ListParts& list);
+  void on_fetch(LinkId link, const format::FetchRows& fetch);
+  void on_remove(LinkId link, const format::RemoveSession& remove);
+  Result<void> fill_block(const format::FetchRows& fetch, std::vector<uint8_t>* ret,
+                          uint64_t* ret_damaged_row);
+  void fail(LinkId link, uint64_t transfer, const Error& error);
+  void end(const Key& key);
+
+  LinkHub& hub_;
+  PartStore& store_;
+  const uint64_t most_bytes_;
+  std::function<void(std::string)> log_;
+  std::map<Key, Transfer> transfers_;
+  uint64_t lent_ = 0;
+};
+
+// Sends a message that is one struct.
+template <typename T>
+Result<void> send_struct(LinkHub& hub, LinkId link, uint16_t type, const T& message) {
+  return hub.send(link, type, {reinterpret_cast<const uint8_t*>(&message), sizeof(message)});
+}
+// Reads one; false: it is of another size.
+template <typename T>
+bool read_struct(std::span<const uint8_t> payload, T* ret) {
+  if (payload.size() != sizeof(T)) return false;
+  __builtin_memcpy(ret, payload.data(), sizeof(T));
+  return true;
+}
+
+}  // namespace cr::node

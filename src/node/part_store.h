@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: MIT
+// part_store.h - the parts that this node keeps, of its own sessions and of its neighbours', and
+// taking in new ones.
+// Invariant: what is told of the store is read from the parts themselves, so nothing is lost with
+// this process; a part counts when its WRITE_LOCK does (part_file.h).
+// Context: N; one thread each. Doc: docs/store.md.
+//
+//   STORE/sessions/SESSION-ID/part.HOLDER.BUFFER
+#pragma once
+
+#include <array>
+#include <memory>
+#include <set>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "format/node_messages.h"
+#include "store/part_file.h"
+
+namespace cr::node {
+
+using SessionId = std::array<uint8_t, 16>;
+SessionId session_id_of(const uint8_t (&bytes)[16]);
+std::string to_hex(const SessionId& id);
+// false: not 32 hexadecimal digits.
+bool from_hex(const std::string& text, SessionId* ret);
+
+bool operator==(const format::Triple& a, const format::Triple& b);
+inline bool is_none(const format::Triple& t) { return t == format::Triple{}; }
+// By epoch, then sequence, then attempt.
+bool is_newer(const format::Triple& a, const format::Triple& b);
+
+class PartStore {
+ public:
+  // Makes the directories if they are not there. The text names the object and the next step.
+  static Result<std::unique_ptr<PartStore>> open(const std::string& dir, bool durable,
+                                                 std::string* ret_text);
+
+  const std::string& dir() const { return dir_; }
+  bool durable() const { return durable_; }
+  std::string session_dir(const SessionId& id) const;
+
+  // All whole parts, or those of one session, in the order of session, holder, triple. Files that
+  // are no whole parts are left out; ret_bad, if not nullptr, gets a line for each that is neither
+  // whole nor being written.
+  std::vector<format::PartEntry> list(const SessionId* only = nullptr,
+                                      std::vector<std::string>* ret_bad = nullptr) const;
+  // kNotFound: not here.
+  Result<std::unique_ptr<store::LoadedPart>> load(const SessionId& id, unsigned holder,
+                                                  const format::Triple& triple) const;
+  // Where the session's own images are, on this node; "" if that is not known.
+  Result<void> note_source(const SessionId& id, const std::string& dir);
+  std::string source_of(const SessionId& id) const;
+  // Removes everything of the session; how many files that were. kPermission: it is another user's
+  // (uid 0 may).
+  Result<unsigned> remove(const SessionId& id, uint32_t uid);
+
+ private:
+  friend class PartReceiver;
+  PartStore(std::string dir, bool durable) : dir_(std::move(dir)), durable_(durable) {}
+  Result<void> make_session(const SessionId& id);
+
+  std::string dir_;
+  bool durable_;
+  std::set<SessionId> synced_;                     // whose files' names are durable
+  std::set<std::pair<SessionId, unsigned>> busy_;  // parts that are being taken in
+};
+
+// Rows [first, first + count), which the part has, each good. On kDamaged *ret_row is the first
+// that is not.
+Result<void> read_rows(const store::LoadedPart& part, uint64_t first, uint64_t count, uint8_t* ret,
+                       uint64_t* ret_row);
+
+// Takes in one checkpoint's part.
+class PartReceiver {
+ public:
+  // The store must stay. kBusy: this part is being taken in already; kPermission: the session is
+  // another user's; kDamaged: the offer is impossible; kNoMemory: it has more rows than this
+  // machine's memory can account for.
+  static Result<std::unique_ptr<PartReceiver>> begin(PartStore& store,
+                                                     const format::PartOffer& offer);
+  ~PartReceiver();
+  PartReceiver(const PartReceiver&) = delete;
+  PartReceiver& operator=(const PartReceiver&) = delete;
+  bool has_base() const { return base_ != nullptr; }
+
+  // A chunk (node_messages.h) of so many rows. kDamaged: it breaks a rule. The memory may be used
+  // again afterwards. After an error the transfer is over.
+  Result<void> add_rows(std::span<const uint8_t> chunk, uint32_t rows);
+  Result<void> add_description(uint64_t off, std::span<const uint8_t> bytes);
+  // Afterwards nothing more may be added.
+  Result<void> commit(const format::PartCommit& commit);
+  uint64_t bytes_written() const { return writer_->bytes_written(); }
+
+ private:
+  PartReceiver(PartStore& store, const format::PartOffer& offer);
+  SessionId id() const { return session_id_of(offer_.session_id); }
+  format::PartHeader header() const;
+  Result<int> choose_buffer(store::PartState (&old)[2]);
+  Result<void> put_rows(std::span<const uint8_t> chunk, uint32_t rows);
+
+  PartStore& store_;
+  format::PartOffer offer_;
+  uint64_t most_rows_ = 0;  // of chunks and of the commit
+  std::unique_ptr<store::LoadedPart> base_;
+  std::unique_ptr<store::PartWriter> writer_;
+  std::vector<uint8_t> description_;
+};
+
+}  // namespace cr::node

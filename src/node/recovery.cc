@@ -1,0 +1,275 @@
+// SPDX-License-Identifier: MIT
+// recovery.cc - see recovery.h. Invariant: as there. Context: N.
+#include "node/recovery.h"
+
+#include <string.h>
+
+#include <algorithm>
+#include <memory>
+#include <utility>
+
+#include "format/part_reader.h"
+#include "node/image_maker.h"
+#include "store/slot_map.h"
+
+namespace cr::node {
+namespace {
+
+using namespace format;
+using store::Stripe;
+
+constexpr uint64_t kNowhere = ~uint64_t{0};
+
+// Blocks of rows in which every holder keeps one logical part, with what is missing decoded.
+class BlockReader {
+ public:
+  BlockReader(Cluster& cluster, const Available& from, const store::Erasure& erasure)
+      : cluster_(cluster), from_(from), erasure_(erasure), stripe_(erasure.stripe()) {
+    memory_.resize(stripe_.parts() * store::kRotateRows * kPageSize);
+  }
+
+  // Rows [first, first + count), all of one rotation: data column c is at column(c).
+  Result<void> read(uint64_t first, uint64_t count, std::string* ret_text);
+  const uint8_t* column(unsigned c) const { return memory_of(stripe_.data == 1 ? have_one_ : c); }
+
+  uint64_t decoded_rows() const { return decoded_; }
+  const std::vector<std::string>& damaged() const { return damaged_; }
+
+ private:
+  uint8_t* memory_of(unsigned part) const {
+    return const_cast<uint8_t*>(memory_.data()) + part * store::kRotateRows * kPageSize;
+  }
+  bool fetch(uint64_t first, uint64_t count, unsigned part);
+
+  Cluster& cluster_;
+  const Available& from_;
+  const store::Erasure& erasure_;
+  const Stripe stripe_;
+  std::vector<uint8_t> memory_;  // of each logical part
+  unsigned have_one_ = 0;
+  uint64_t decoded_ = 0;
+  std::vector<std::string> damaged_;
+};
+
+bool BlockReader::fetch(uint64_t first, uint64_t count, unsigned part) {
+  for (const FoundPart& p : from_.holders[stripe_.holder(first, part)]) {
+    uint64_t row = 0;
+    const auto done = cluster_.fetch_rows(p, first, count, memory_of(part), &row);
+    if (done) return true;
+    damaged_.push_back(p.node + ": part " + std::to_string(p.entry.holder) + ", row " +
+                       std::to_string(row) + ": " + words_of(done.error()));
+  }
+  return false;
+}
+
+Result<void> BlockReader::read(uint64_t first, uint64_t count, std::string* ret_text) {
+  store::PartSet have = 0, want = 0;
+  unsigned got = 0;
+  for (unsigned part = 0; part < stripe_.parts() && got < stripe_.data; part++) {
+    if (!fetch(first, count, part)) continue;
+    have |= store::PartSet{1} << part;
+    have_one_ = part;
+    got++;
+  }
+  if (stripe_.data == 1 && got == 1) return {};  // every part is all of it
+  for (unsigned c = 0; c < stripe_.data; c++) {
+    if ((have >> c & 1) == 0) want |= store::PartSet{1} << c;
+  }
+  if (want == 0) return {};
+  std::vector<const uint8_t*> in(stripe_.parts());
+  std::vector<uint8_t*> out(stripe_.parts());
+  for (unsigned p = 0; p < stripe_.parts(); p++) in[p] = out[p] = memory_of(p);
+  decoded_ += count;
+  return erasure_.decode(have, in.data(), want, out.data(), count * kPageSize, ret_text);
+}
+
+// The slots of a checkpoint, from the parts that were found.
+class PartSource : public SlotSource {
+ public:
+  PartSource(Cluster& cluster, const Available& from, const store::Erasure& erasure)
+      : cluster_(cluster),
+        from_(from),
+        stripe_(erasure.stripe()),
+        reader_(cluster, from, erasure) {}
+  Result<void> describe(std::string* ret_text);
+
+  uint64_t slots() const override { return from_.like.slots; }
+  const DescriptionView& description() const override { return view_; }
+  Result<void> read(uint64_t slot, uint8_t* page, std::string* ret_text) override;
+  Result<std::vector<SlotPages>> next(std::string* ret_text) override;
+  const BlockReader& reader() const { return reader_; }
+
+ private:
+  Result<void> load(uint64_t first, std::string* ret_text);
+
+  Cluster& cluster_;
+  const Available& from_;
+  const Stripe stripe_;
+  BlockReader reader_;
+  std::vector<uint64_t> description_;  // aligned
+  DescriptionView view_;
+  uint64_t block_ = kNowhere, count_ = 0;  // the rows that reader_ has
+  uint64_t next_ = 0;                      // row
+};
+
+Result<void> PartSource::describe(std::string* ret_text) {
+  Error why{Errc::kNotWhole, 0, "no part's description can be read"};
+  for (const auto& holder : from_.holders) {
+    for (const FoundPart& p : holder) {
+      auto bytes = cluster_.fetch_description(p);
+      if (!bytes) {
+        why = bytes.error();
+        *ret_text = p.node + ": " + words_of(why);
+        continue;
+      }
+      description_.assign((bytes->size() + 7) / 8, 0);
+      memcpy(description_.data(), bytes->data(), bytes->size());
+      auto view = read_description(
+          {reinterpret_cast<const uint8_t*>(description_.data()), bytes->size()}, p.entry.slots);
+      store::SlotMap map;
+      if (view && map.adopt(view->extents, p.entry.slots)) {
+        view_ = *view;
+        return {};
+      }
+      why = {Errc::kDamaged, 0, "a description is damaged"};
+      *ret_text = p.node + ": its part's description is damaged";
+    }
+  }
+  return why;
+}
+
+// The rows of one rotation, `first` the first of them.
+Result<void> PartSource::load(uint64_t first, std::string* ret_text) {
+  if (first == block_) return {};
+  block_ = kNowhere;
+  count_ = std::min(store::kRotateRows, stripe_.rows(slots()) - first);
+  CR_TRYV(reader_.read(first, count_, ret_text));
+  block_ = first;
+  return {};
+}
+
+Result<void> PartSource::read(uint64_t slot, uint8_t* page, std::string* ret_text) {
+  const Stripe::Place at = stripe_.place(slot);
+  CR_TRYV(load(at.row / store::kRotateRows * store::kRotateRows, ret_text));
+  memcpy(page, reader_.column(at.column) + (at.row - block_) * kPageSize, kPageSize);
+  return {};
+}
+
+Result<std::vector<SlotPages>> PartSource::next(std::string* ret_text) {
+  std::vector<SlotPages> batch;
+  if (next_ >= stripe_.rows(slots())) return batch;
+  CR_TRYV(load(next_, ret_text));
+  next_ += count_;
+  for (unsigned c = 0; c < stripe_.data; c++) {
+    SlotPages* last = nullptr;
+    for (uint64_t r = 0; r < count_; r++) {
+      const uint64_t slot = stripe_.slot(block_ + r, c);
+      if (slot >= slots()) continue;
+      if (last != nullptr && slot == last->slot + last->pages) {
+        last->pages++;
+        continue;
+      }
+      batch.push_back({slot, 1, reader_.column(c) + r * kPageSize});
+      last = &batch.back();
+    }
+  }
+  return batch;
+}
+
+}  // namespace
+
+unsigned Available::parts() const {
+  return static_cast<unsigned>(
+      std::ranges::count_if(holders, [](const auto& h) { return !h.empty(); }));
+}
+
+std::string Available::words() const {
+  std::string text = std::to_string(parts()) + " of " + std::to_string(holders.size()) +
+                     (holders.size() == 1 ? " part, " : " parts, ") +
+                     std::to_string(protection.data) + " needed";
+  std::string missing;
+  for (size_t i = 0; i < holders.size(); i++) {
+    if (holders[i].empty()) missing += (missing.empty() ? "" : ", ") + std::to_string(i);
+  }
+  return missing.empty() ? text : text + "; missing: part " + missing;
+}
+
+std::vector<Available> available(const std::vector<FoundPart>& parts) {
+  std::vector<Available> all;
+  for (const FoundPart& p : parts) {
+    const PartEntry& e = p.entry;
+    const uint64_t count = uint64_t{e.data_parts} + e.parity_parts;
+    if (e.data_parts == 0 || count > kMostPartHolders || e.holder >= count || e.kind > kProtectRs) {
+      continue;
+    }
+    auto at = std::ranges::find_if(all, [&](const Available& a) {
+      return a.triple == e.triple && a.like.kind == e.kind && a.like.data_parts == e.data_parts &&
+             a.like.parity_parts == e.parity_parts && a.like.slots == e.slots &&
+             a.like.layout == e.layout;
+    });
+    if (at == all.end()) {
+      Available a;
+      a.triple = e.triple;
+      a.like = e;
+      a.protection = {static_cast<store::Protection::Kind>(e.kind), e.data_parts, e.parity_parts};
+      a.holders.resize(count);
+      at = all.insert(all.end(), std::move(a));
+    }
+    at->holders[e.holder].push_back(p);
+  }
+  std::ranges::sort(all, [](const Available& a, const Available& b) {
+    return a.triple == b.triple ? a.parts() > b.parts() : is_newer(a.triple, b.triple);
+  });
+  return all;
+}
+
+Result<RecoveryResult> make_image(Cluster& cluster, const Available& from, const std::string& dir,
+                                  bool durable,
+                                  const std::function<void(const RecoveryProgress&)>& progress,
+                                  std::string* ret_text) {
+  auto erasure = store::Erasure::make(from.protection);
+  if (!erasure) return erasure.error();
+  if (!from.is_whole()) {
+    *ret_text = from.words();
+    return Error{Errc::kNotWhole, 0, "too few parts were found"};
+  }
+  PartSource source(cluster, from, **erasure);
+  ret_text->clear();
+  if (auto described = source.describe(ret_text); !described) {
+    if (ret_text->empty()) *ret_text = words_of(described.error());
+    return described.error();
+  }
+  const auto in_rows = [&](const MakeProgress& p) {
+    const uint64_t row = kPageSize * from.protection.data;
+    if (progress) progress({p.done_bytes / row, p.total_bytes / row});
+  };
+  const auto bytes = make_image_of(source, dir, durable, in_rows, ret_text);
+  if (!bytes) return bytes.error();
+  RecoveryResult r;
+  r.bytes = *bytes;
+  r.decoded_rows = source.reader().decoded_rows();
+  r.damaged = source.reader().damaged();
+  return r;
+}
+
+std::vector<std::string> verify_parts(Cluster& cluster, const Available& of) {
+  std::vector<std::string> bad;
+  std::vector<uint8_t> memory(Cluster::kMostRows * kPageSize);
+  for (const auto& holder : of.holders) {
+    for (const FoundPart& p : holder) {
+      for (uint64_t row = 0; row < p.entry.rows; row += Cluster::kMostRows) {
+        const uint64_t count = std::min(Cluster::kMostRows, p.entry.rows - row);
+        uint64_t wrong = row;
+        const auto done = cluster.fetch_rows(p, row, count, memory.data(), &wrong);
+        if (done) continue;
+        bad.push_back(p.node + ": part " + std::to_string(p.entry.holder) + " of checkpoint " +
+                      std::to_string(p.entry.triple.sequence) + ": row " + std::to_string(wrong) +
+                      ": " + words_of(done.error()));
+        break;
+      }
+    }
+  }
+  return bad;
+}
+
+}  // namespace cr::node

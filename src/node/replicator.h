@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: MIT
+// replicator.h - takes the checkpoints of one session to all that keep parts of it, this node among
+// them: only what differs from what they have, cut up and coded as its protection says.
+// Invariant: a holder's part counts only when all of it arrived; until a newer checkpoint can
+// survive this node's loss, nobody overwrites the newest one that can.
+// Context: N; one thread. Doc: docs/store.md.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "node/link.h"
+#include "node/part_store.h"
+#include "node/session_image.h"
+#include "store/erasure.h"
+
+namespace cr::node {
+
+struct ProtectedSession {
+  SessionId id{};
+  std::string name;
+  std::string dir;  // the image directory
+  store::Protection protection;
+  uint32_t uid = 0;    // whose session it is
+  std::string origin;  // of a repair: where it ran; the images are this node's copy
+};
+
+// How well a checkpoint is kept. parts: of how many holders; elsewhere: without this node.
+struct Safety {
+  format::Triple triple{};
+  uint64_t committed_ns = 0;  // CLOCK_MONOTONIC, when the session was told to have it
+  uint64_t safe_ns = 0;       // ... when it could survive this node's loss; 0: it cannot
+  unsigned parts = 0, elsewhere = 0;
+};
+
+class Replicator {
+ public:
+  struct Node {
+    LinkHub* hub;  // nullptr: there are no other nodes
+    PartStore* store;
+    std::string own;
+    std::function<LinkId(const std::string&)> link_to;  // kNone: not connected now
+    std::function<bool(const std::string&)> may_come;   // ... but perhaps in a moment
+    std::function<void(const std::string&)> log;
+    std::function<void(const Replicator&)> on_safety;  // safety() has changed
+    uint64_t (*now_ns)();
+  };
+  // holders: names of K + M nodes, by holder number.
+  static Result<std::unique_ptr<Replicator>> make(Node node, ProtectedSession session,
+                                                  std::vector<std::string> holders);
+  ~Replicator();
+
+  // The session has a new checkpoint.
+  void wake(uint64_t now_ns);
+  // The session's program is gone: what is under way is finished, then is_idle().
+  void end() { ended_ = true; }
+  bool is_idle() const { return phase_ == Phase::kIdle && !wanted_; }
+  bool has_ended() const { return ended_; }
+
+  // Does a bounded piece of work. true: there is more that need not wait.
+  bool step(uint64_t now_ns);
+  // When step() is to be called again if nothing happens; ~0: only when woken.
+  uint64_t next_ns() const;
+
+  // true: the message was for this session.
+  bool on_message(LinkId link, uint16_t type, std::span<const uint8_t> payload);
+  void on_up(const std::string& node);
+  void on_down(LinkId link, const std::string& why);
+
+  const ProtectedSession& session() const { return session_; }
+  const std::vector<std::string>& holders() const { return holders_; }
+  // Other nodes keep some of the parts from now on.
+  void set_holders(std::vector<std::string> holders);
+  const Safety& safety() const { return safety_; }
+  uint64_t sent_bytes() const { return sent_bytes_; }
+  // Of each holder that has not the newest checkpoint: what is wrong with it; "": nothing yet.
+  std::string trouble(unsigned holder) const { return targets_[holder].trouble; }
+  format::Triple whole(unsigned holder) const { return targets_[holder].whole; }
+
+ private:
+  enum class Phase {
+    kIdle,      // nothing is to be done, or it is waited with it until retry_ns_
+    kOffer,     // offers are sent; until each participant has accepted or failed
+    kSend,      // rows are sent; until all passes are done
+    kDescribe,  // the description is sent
+    kCommit,    // until each participant has committed or failed
+  };
+  // Memory of one window's size on its way.
+  struct Buffer {
+    os::Mapping memory;
+    bool busy = false;  // the window of the same number is
+  };
+  struct Target {
+    std::string node;
+    unsigned holder = 0;
+    bool own = false;
+    format::Triple whole{};  // the newest checkpoint that it has committed
+    std::string trouble;
+    // Of the transfer under way.
+    bool takes_part = false, accepted = false, committed = false;
+    bool full = false;  // has no base: gets everything that is not zeros
+    LinkId link = LinkId::kNone;
+    uint64_t transfer = 0;
+    RemoteRegionId region = RemoteRegionId::kNone;
+    std::unique_ptr<PartReceiver> receiver;  // own
+    std::vector<std::shared_ptr<Buffer>> buffers;
+    size_t filling = 0;
+    uint32_t rows = 0, pages = 0;  // in buffers[filling]
+    uint64_t described = 0;        // bytes of the description that were handed over
+  };
+  Replicator(Node node, ProtectedSession session, std::unique_ptr<store::Erasure> erasure);
+
+  void begin(uint64_t now_ns);
+  Result<void> look();
+  void offer(Target& t);
+  void offer_own(Target& t, const format::PartOffer& offer);
+  bool send_rows();
+  bool send_row(uint64_t row);
+  bool row_has_changed(uint64_t row, bool* ret_nonzero) const;
+  bool read_columns(uint64_t row, bool all);
+  void put_row(Target& t, uint64_t row, uint64_t check, const uint8_t* page);
+  void flush(Target& t);
+  void hand_over(Target& t, uint32_t kind, uint64_t off, uint64_t bytes);
+  void end_pass();
+  void describe();
+  void send_description();
+  void commit(uint64_t now_ns);
+  void settle(uint64_t now_ns);
+  void give_up(uint64_t now_ns, const std::string& why);
+  void drop(Target& t, const std::string& why);
+  void leave(Target& t);
+  bool has_room(const Target& t) const;
+  bool all_have_room() const;
+  uint64_t check_of(uint64_t slot) const {
+    return slot < content_.checks.size() ? content_.checks[slot] : 0;
+  }
+  uint64_t sent_check(uint64_t slot) const { return slot < sent_.size() ? sent_[slot] : 0; }
+  unsigned participants() const;
+
+  Node node_;
+  ProtectedSession session_;
+  std::unique_ptr<store::Erasure> erasure_;
+  store::Stripe stripe_;
+  std::vector<std::string> holders_;
+  std::vector<Target> targets_;  // by holder
+  Phase phase_ = Phase::kIdle;
+  bool wanted_ = false, ended_ = false;
+  uint64_t woken_ns_ = 0, begin_woken_ns_ = 0;
+  uint64_t retry_ns_ = 0;
+  unsigned failures_ = 0;  // in a row
+  uint64_t deadline_ns_ = 0;
+
+  std::vector<SeenMetadata> seen_;
+  store::SlotMap map_;
+  std::unique_ptr<SessionImage> image_;
+  SlotContent content_;
+  std::vector<uint64_t> sent_;  // by slot: check of what holders have, in the transfer under way
+  format::Triple base_{};       // what is sent is what differs from this ...
+  std::vector<uint64_t> base_checks_;
+  format::Triple keep_{};  // ... and this must not be overwritten
+  uint64_t row_ = 0, rows_ = 0;
+  unsigned pass_ = 0;
+  bool overtaken_ = false;
+  std::vector<uint8_t> description_;
+  std::vector<uint8_t> scratch_;  // a page of each part
+  Safety safety_;
+  uint64_t sent_bytes_ = 0;
+  std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
+};
+
+}  // namespace cr::node

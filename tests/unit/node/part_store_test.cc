@@ -1,0 +1,425 @@
+// SPDX-License-Identifier: MIT
+// part_store_test.cc - the parts of a node: listing, removing, and taking in what a neighbour
+// sends, also if it sends nonsense.
+// Invariant under test: only whole parts that are in their place are told of, in their order; what
+// breaks a rule is an error, takes no memory, and leaves the part that was there.
+#include "node/part_store.h"
+
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <functional>
+
+#include "tests/unit/format/synthetic_part.h"
+
+namespace {
+
+using cr::Errc;
+using cr::kPageSize;
+using cr::format::PartCommit;
+using cr::format::PartEntry;
+using cr::format::PartOffer;
+using cr::format::RowRecord;
+using cr::format::Triple;
+using cr::node::PartReceiver;
+using cr::node::PartStore;
+using cr::node::SessionId;
+using Rows = std::vector<uint64_t>;  // what each is filled with; 0: zeros
+
+SessionId session(uint8_t n) {
+  SessionId id{};
+  id[0] = n;
+  id[15] = 7;
+  return id;
+}
+
+class Store {
+ public:
+  Store() {
+    char name[] = "/tmp/cr-store-test-XXXXXX";
+    cr_assert_not_null(mkdtemp(name));
+    root_ = name;
+    std::string text;
+    auto opened = PartStore::open(dir(), false, &text);
+    cr_assert(opened.has_value(), "%s", text.c_str());
+    store_ = std::move(*opened);
+  }
+  ~Store() { std::filesystem::remove_all(root_); }
+  PartStore* operator->() { return store_.get(); }
+  PartStore& operator*() { return *store_; }
+  std::string dir() const { return root_ + "/store"; }
+  const std::string& root() const { return root_; }
+
+ private:
+  std::string root_;
+  std::unique_ptr<PartStore> store_;
+};
+
+PartOffer offer(uint8_t n, uint64_t sequence, unsigned holder = 0) {
+  PartOffer o{};
+  memcpy(o.session_id, session(n).data(), 16);
+  o.triple = {1, sequence, sequence};
+  o.kind = cr::format::kProtectXor;
+  o.data_parts = 2;
+  o.parity_parts = 1;
+  o.holder = holder;
+  o.rows = 40;
+  o.uid = 1000;
+  memcpy(o.name, "prog", 4);
+  return o;
+}
+
+struct Chunk {
+  std::vector<uint8_t> bytes = std::vector<uint8_t>(cr::format::kChunkPagesOff);
+  uint32_t rows = 0;
+
+  Chunk& add(uint64_t row, uint64_t what) {
+    RowRecord r{row, 0};
+    if (what != 0) {
+      std::vector<uint8_t> page(kPageSize, static_cast<uint8_t>(what));
+      r.check = cr::format::row_check(page.data());
+      bytes.insert(bytes.end(), page.begin(), page.end());
+    }
+    memcpy(&bytes[rows++ * sizeof(r)], &r, sizeof(r));
+    return *this;
+  }
+  Errc give_to(PartReceiver& receiver) const {
+    const std::vector<uint8_t> memory(bytes);  // of just this length
+    const auto added = receiver.add_rows(memory, rows);
+    return added.error().code;
+  }
+};
+
+PartCommit commit_of(uint64_t sequence, uint64_t rows, const std::vector<uint8_t>& description) {
+  PartCommit c{};
+  c.triple = {1, sequence, sequence};
+  c.slots = c.rows = rows;
+  c.description_bytes = description.size();
+  return c;
+}
+
+std::unique_ptr<PartReceiver> begin(Store& store, const PartOffer& o) {
+  auto receiver = PartReceiver::begin(*store, o);
+  cr_assert(receiver.has_value(), "%s", receiver.error().what);
+  return std::move(*receiver);
+}
+
+Errc finish(PartReceiver& receiver, uint64_t sequence, uint64_t rows) {
+  const auto d = cr_test::SyntheticPart().description();
+  cr_assert(receiver.add_description(0, d).has_value());
+  return receiver.commit(commit_of(sequence, rows, d)).error().code;
+}
+
+// Rows that are not the base's are given. Has it the base that was offered?
+bool take_in(Store& store, const PartOffer& o, const Rows& rows) {
+  const auto receiver = begin(store, o);
+  Chunk chunk;
+  for (size_t i = 0; i < rows.size(); i++) chunk.add(i, rows[i]);
+  cr_assert_eq(chunk.give_to(*receiver), Errc::kOk);
+  cr_assert_eq(finish(*receiver, o.triple.sequence, rows.size()), Errc::kOk);
+  return receiver->has_base();
+}
+
+void expect_rows(Store& store, const PartOffer& o, const Rows& rows) {
+  auto part = store->load(session(o.session_id[0]), o.holder, o.triple);
+  cr_assert(part.has_value(), "sequence %lu: %s", o.triple.sequence, part.error().what);
+  const auto& v = (*part)->view;
+  cr_assert_eq(v.header.rows, rows.size());
+  cr_assert(cr::store::damaged_rows(v).empty());
+  for (size_t i = 0; i < rows.size(); i++) {
+    cr_assert_eq(v.row(i)[99], static_cast<uint8_t>(rows[i]), "row %zu", i);
+  }
+}
+
+bool has(Store& store, const PartOffer& o) {
+  return store->load(session(o.session_id[0]), o.holder, o.triple).has_value();
+}
+
+Errc begin_error(Store& store, const std::function<void(PartOffer&)>& change) {
+  PartOffer o = offer(9, 1);
+  change(o);
+  auto receiver = PartReceiver::begin(*store, o);
+  return receiver ? Errc::kOk : receiver.error().code;
+}
+
+}  // namespace
+
+Test(part_store, sessions_have_names_of_32_digits) {
+  SessionId id = session(0xab);
+  const std::string text = cr::node::to_hex(id);
+  cr_assert_str_eq(text.c_str(), "ab000000000000000000000000000007");
+  SessionId back{};
+  cr_assert(cr::node::from_hex(text, &back) && back == id);
+  for (const std::string& bad : {text + "0", text.substr(1), std::string(32, 'g'),
+                                 "AB" + text.substr(2), std::string(), text.substr(1) + " "}) {
+    cr_assert_not(cr::node::from_hex(bad, &back), "%s", bad.c_str());
+  }
+  using cr::node::is_newer;
+  cr_assert(is_newer({2, 0, 0}, {1, 9, 9}) && is_newer({1, 2, 0}, {1, 1, 9}) &&
+            is_newer({1, 1, 2}, {1, 1, 1}));
+  cr_assert_not(is_newer({1, 1, 1}, {1, 1, 1}));
+}
+
+Test(part_store, lists_whole_parts_in_their_order) {
+  Store store;
+  for (const uint8_t s : {3, 1, 2}) {
+    for (const unsigned holder : {2u, 0u, 1u}) {
+      for (const uint64_t sequence : {5ul, 4ul}) {
+        PartOffer o = offer(s, sequence, holder);
+        take_in(store, o, Rows(20, sequence));
+      }
+    }
+  }
+  const auto all = store->list();
+  cr_assert_eq(all.size(), 18u);
+  for (size_t i = 0; i < all.size(); i++) {
+    const PartEntry& e = all[i];
+    cr_assert_eq(e.session_id[0], 1 + i / 6);
+    cr_assert_eq(e.holder, i / 2 % 3);
+    cr_assert_eq(e.triple.sequence, 4 + i % 2);
+    cr_assert(e.rows == 20 && e.slots == 20 && e.data_parts == 2 && e.uid == 1000);
+    cr_assert_gt(e.stored_bytes, 20 * kPageSize);
+    cr_assert_str_eq(e.name, "prog");
+  }
+  const SessionId only = session(2);
+  cr_assert_eq(store->list(&only).size(), 6u);
+  const SessionId none = session(8);
+  cr_assert_eq(store->list(&none).size(), 0u);
+}
+
+Test(part_store, files_that_are_no_parts_are_left_out) {
+  Store store;
+  take_in(store, offer(1, 1), Rows(4, 1));
+  take_in(store, offer(2, 1), Rows(4, 1));
+  const std::string one = store->session_dir(session(1)) + "/";
+  const std::string right = one + "part.0.0", two = store->session_dir(session(2)) + "/part.1.0";
+  namespace fs = std::filesystem;
+  for (const char* name : {"part.00.0", "part.0.2", "part.0.1.new", "part.+0.1", "part.0.0x", "x",
+                           "part.64.0", "part.99999999999999999999.0"}) {
+    fs::copy_file(right, one + name);
+  }
+  fs::create_directory(store.dir() + "/sessions/other");
+  fs::copy_file(right, store.dir() + "/sessions/other/part.0.0");
+  std::vector<std::string> bad;
+  cr_assert_eq(store->list(nullptr, &bad).size(), 2u);
+  cr_assert_eq(bad.size(), 1u, "that of the directory that is no session's");
+
+  fs::copy_file(right, one + "part.1.0");  // another holder's name
+  fs::copy_file(right, two);               // ... and session's
+  fs::resize_file(one + "part.0.0x", 100);
+  fs::rename(one + "part.0.0x", one + "part.2.0");
+  const auto receiver = begin(store, offer(3, 1));  // under way
+  bad.clear();
+  cr_assert_eq(store->list(nullptr, &bad).size(), 2u);
+  cr_assert_eq(bad.size(), 4u);
+  cr_assert(!has(store, offer(1, 1, 1)) && !has(store, offer(2, 1, 1)));
+}
+
+Test(part_store, removes_a_session_of_its_user) {
+  Store store;
+  take_in(store, offer(1, 1), Rows(4, 1));
+  take_in(store, offer(1, 2), Rows(4, 1));
+  take_in(store, offer(2, 1), Rows(4, 1));
+  const auto removed = store->remove(session(1), 1001);
+  cr_assert(!removed && removed.error().code == Errc::kPermission);
+  cr_assert_eq(store->list().size(), 3u);
+  const auto own = store->remove(session(1), 1000);
+  cr_assert(own.has_value() && *own == 2);
+  cr_assert_eq(store->list().size(), 1u);
+  cr_assert_neq(access(store->session_dir(session(1)).c_str(), F_OK), 0);
+  const auto by_root = store->remove(session(2), 0);
+  cr_assert(by_root.has_value() && *by_root == 1);
+  const auto again = store->remove(session(2), 1000);
+  cr_assert(again.has_value() && *again == 0);
+  take_in(store, offer(1, 1), Rows(4, 1));
+}
+
+Test(part_store, another_users_session_is_not_overwritten) {
+  Store store;
+  take_in(store, offer(1, 1), Rows(4, 1));
+  PartOffer o = offer(1, 2);
+  o.uid = 1001;
+  auto refused = PartReceiver::begin(*store, o);
+  cr_assert(!refused && refused.error().code == Errc::kPermission);
+  expect_rows(store, offer(1, 1), Rows(4, 1));
+  o.uid = 0;
+  take_in(store, o, Rows(4, 2));
+}
+
+Test(part_store, a_directory_of_others_is_refused) {
+  Store store;
+  std::string text;
+  chmod((store.dir() + "/sessions").c_str(), 0777);
+  const auto opened = PartStore::open(store.dir(), true, &text);
+  cr_assert(!opened && opened.error().code == Errc::kPermission);
+  cr_assert(text.find("--store") != std::string::npos, "%s", text.c_str());
+  const auto missing = PartStore::open(store.root() + "/no/such", false, &text);
+  cr_assert(!missing && missing.error().sys_errno == ENOENT);
+  cr_assert(text.find("/no/such") != std::string::npos, "%s", text.c_str());
+}
+
+Test(part_store, the_base_is_used_and_what_is_to_be_kept_is) {
+  Store store;
+  Rows rows(30, 1);
+  cr_assert_not(take_in(store, offer(1, 1), rows));
+  PartOffer o = offer(1, 2);
+  o.base = o.keep = offer(1, 1).triple;
+  auto receiver = begin(store, o);
+  cr_assert(receiver->has_base());
+  cr_assert_eq(Chunk().add(3, 0).add(5, 9).give_to(*receiver), Errc::kOk);
+  cr_assert_eq(finish(*receiver, 2, 30), Errc::kOk);
+  receiver.reset();
+  rows[3] = 0;
+  rows[5] = 9;
+  expect_rows(store, o, rows);
+  expect_rows(store, offer(1, 1), Rows(30, 1));
+  // Another way of protection: the base is of no use.
+  o = offer(1, 3);
+  o.base = offer(1, 2).triple;
+  o.kind = cr::format::kProtectRs;
+  cr_assert_not(begin(store, o)->has_base());
+  cr_assert(has(store, offer(1, 2)), "the newest stays");
+  take_in(store, offer(1, 3), rows);
+  // Base and what is to be kept are two: then there is no base.
+  o = offer(1, 4);
+  o.base = offer(1, 3).triple;
+  o.keep = offer(1, 2).triple;
+  receiver = begin(store, o);
+  cr_assert_not(receiver->has_base());
+  receiver.reset();
+  cr_assert(has(store, offer(1, 2)) && !has(store, offer(1, 3)));
+  // Nobody knows what is to be kept: the older one goes.
+  take_in(store, offer(1, 5), rows);
+  begin(store, offer(1, 6)).reset();
+  cr_assert(has(store, offer(1, 5)) && !has(store, offer(1, 2)));
+}
+
+Test(part_store, a_part_is_taken_in_by_one_at_a_time) {
+  Store store;
+  auto receiver = begin(store, offer(1, 1));
+  auto second = PartReceiver::begin(*store, offer(1, 2));
+  cr_assert(!second && second.error().code == Errc::kBusy);
+  begin(store, offer(1, 2, 1));
+  begin(store, offer(2, 2));
+  receiver.reset();
+  take_in(store, offer(1, 2), Rows(4, 1));
+}
+
+Test(part_store, impossible_offers_are_refused) {
+  Store store;
+  cr_expect_eq(begin_error(store, [](PartOffer&) {}), Errc::kOk);
+  cr_expect_eq(begin_error(store, [](PartOffer& o) { o.kind = 4; }), Errc::kDamaged);
+  cr_expect_eq(begin_error(store, [](PartOffer& o) { o.data_parts = 0; }), Errc::kDamaged);
+  cr_expect_eq(begin_error(store, [](PartOffer& o) { o.parity_parts = 63; }), Errc::kDamaged);
+  cr_expect_eq(begin_error(store, [](PartOffer& o) { o.parity_parts = ~0u; }), Errc::kDamaged);
+  cr_expect_eq(begin_error(store, [](PartOffer& o) { o.holder = 3; }), Errc::kDamaged);
+  cr_expect_eq(begin_error(store, [](PartOffer& o) { memset(o.name, 'x', 64); }), Errc::kDamaged);
+  cr_expect_eq(begin_error(store, [](PartOffer& o) { memset(o.origin, 'x', 64); }), Errc::kDamaged);
+  for (const uint64_t rows : {1ul << 39, 1ul << 41, ~0ul}) {
+    cr_expect_eq(begin_error(store, [=](PartOffer& o) { o.rows = rows; }), Errc::kNoMemory);
+  }
+}
+
+Test(part_store, chunks_that_break_a_rule_are_refused) {
+  // Far less than a wrong row number would take.
+  rlimit limit{uint64_t{4} << 30, uint64_t{4} << 30};
+#ifndef __SANITIZE_ADDRESS__
+  cr_assert_eq(setrlimit(RLIMIT_AS, &limit), 0);
+#endif
+  Store store;
+  take_in(store, offer(1, 1), Rows(20, 1));
+  uint64_t sequence = 2;
+  const auto refused = [&](const char* what, const Chunk& chunk) {
+    PartOffer o = offer(1, sequence++);
+    o.base = o.keep = offer(1, 1).triple;
+    const auto receiver = begin(store, o);
+    cr_assert_eq(Chunk().add(4, 3).add(6, 0).give_to(*receiver), Errc::kOk);
+    cr_expect_eq(chunk.give_to(*receiver), Errc::kDamaged, "%s", what);
+    cr_expect_not(has(store, o));
+    expect_rows(store, offer(1, 1), Rows(20, 1));
+  };
+  (void)limit;
+  refused("not in order", Chunk().add(9, 1).add(8, 1));
+  refused("one row twice", Chunk().add(9, 1).add(9, 1));
+  refused("one row of zeros twice", Chunk().add(9, 0).add(9, 0));
+  for (const uint64_t row : {uint64_t{65536 + 80}, uint64_t{1} << 31, (uint64_t{1} << 40) - 1,
+                             uint64_t{1} << 40, uint64_t{1} << 63, ~uint64_t{0}}) {
+    refused("a row far out", Chunk().add(row, 1));
+    refused("a row of zeros far out", Chunk().add(3, 0).add(row, 0));
+  }
+  refused("after the last number", Chunk().add(~uint64_t{0}, 0).add(0, 0));
+  Chunk chunk = Chunk().add(0, 1).add(1, 1);
+  chunk.bytes.resize(chunk.bytes.size() - 1);
+  refused("half a page is missing", chunk);
+  chunk.bytes.resize(cr::format::kChunkPagesOff);
+  refused("all pages are missing", chunk);
+  chunk = Chunk().add(0, 0);
+  chunk.bytes.pop_back();
+  refused("shorter than its table", chunk);
+  chunk.bytes.clear();
+  refused("empty", chunk);
+  chunk = Chunk();
+  chunk.rows = 257;
+  chunk.bytes.resize(cr::format::kChunkBytes * 2);
+  refused("too many rows", chunk);
+  chunk.rows = ~0u;
+  refused("far too many rows", chunk);
+}
+
+Test(part_store, descriptions_that_break_a_rule_are_refused) {
+  Store store;
+  const auto receiver = begin(store, offer(1, 1));
+  const auto d = cr_test::SyntheticPart().description();
+  cr_expect_eq(receiver->add_description(1, d).error().code, Errc::kDamaged, "a hole");
+  cr_expect_eq(receiver->add_description(~uint64_t{0}, d).error().code, Errc::kDamaged);
+  cr_expect(receiver->add_description(0, d).has_value());
+  cr_expect_eq(receiver->add_description(d.size() + 1, d).error().code, Errc::kDamaged);
+  // In pieces, and one of them again.
+  const std::span<const uint8_t> all(d);
+  cr_expect(receiver->add_description(0, all.first(100)).has_value());
+  cr_expect(receiver->add_description(100, all.subspan(100, 50)).has_value());
+  cr_expect(receiver->add_description(100, all.subspan(100)).has_value());
+  cr_expect(receiver->commit(commit_of(1, 4, d)).has_value());
+}
+
+Test(part_store, commits_that_break_a_rule_are_refused) {
+  Store store;
+  take_in(store, offer(1, 1), Rows(20, 1));
+  uint64_t sequence = 2;
+  using Change = std::function<void(cr_test::SyntheticPart&, PartCommit&)>;
+  const auto verdict = [&](const Change& change) {
+    PartOffer o = offer(1, sequence++);
+    o.base = o.keep = offer(1, 1).triple;
+    const auto receiver = begin(store, o);
+    cr_test::SyntheticPart part;
+    PartCommit c = commit_of(o.triple.sequence, 20, {});
+    change(part, c);
+    const auto d = part.description();
+    if (c.description_bytes == 0) c.description_bytes = d.size();
+    cr_assert(receiver->add_description(0, d).has_value());
+    const auto done = receiver->commit(c);
+    cr_expect_eq(has(store, o), done.has_value());
+    expect_rows(store, offer(1, 1), Rows(20, 1));
+    return done.error().code;
+  };
+  using Part = cr_test::SyntheticPart;
+  cr_expect_eq(verdict([](Part&, PartCommit&) {}), Errc::kOk);
+  for (const uint64_t rows : {uint64_t{65536 + 81}, uint64_t{1} << 39, ~uint64_t{0}}) {
+    cr_expect_eq(verdict([=](Part&, PartCommit& c) { c.rows = rows; }), Errc::kDamaged);
+    cr_expect_eq(verdict([=](Part&, PartCommit& c) { c.slots = c.rows = rows; }), Errc::kDamaged);
+    cr_expect_eq(verdict([=](Part&, PartCommit& c) { c.slots = rows; }), Errc::kDamaged);
+  }
+  cr_expect_eq(verdict([](Part&, PartCommit& c) { c.rows = 15; }), Errc::kDamaged, "too few rows");
+  cr_expect_eq(verdict([](Part&, PartCommit& c) { c.triple = {}; }), Errc::kDamaged);
+  cr_expect_eq(verdict([](Part&, PartCommit& c) { c.description_bytes = 64; }), Errc::kDamaged);
+  cr_expect_eq(verdict([](Part& p, PartCommit&) { p.holders.resize(2); }), Errc::kDamaged);
+  cr_expect_eq(verdict([](Part& p, PartCommit&) { p.extents[0].slot = 20; }), Errc::kDamaged);
+  cr_expect_eq(verdict([](Part& p, PartCommit&) { p.volumes[0].member[0] = '.'; }), Errc::kDamaged);
+  const auto receiver = begin(store, offer(2, 1));
+  cr_expect_eq(receiver->commit(commit_of(1, 4, {})).error().code, Errc::kDamaged, "undescribed");
+}

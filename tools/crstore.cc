@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: MIT
+// crstore.cc - shows and changes what the nodes keep of protected sessions.
+// Invariant: asks this node's crstored and nobody else.
+// Context: N. Doc: docs/man/crstore.1, docs/store.md.
+#include <getopt.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <string>
+#include <vector>
+
+#include "node/client.h"
+#include "tools/cli_common.h"
+
+namespace {
+
+using namespace cr;
+using node::Json;
+using node::number_of;
+using node::text_of;
+
+constexpr char kTool[] = "crstore";
+constexpr char kHelp[] =
+    "usage: crstore [options] COMMAND [ARGUMENTS]\n"
+    "Show and change what the nodes keep of protected sessions.\n"
+    "  ls                   all sessions, and their newest checkpoint that can be had\n"
+    "  stat NAME            one session: each checkpoint, and who keeps which part\n"
+    "  get NAME DIR         make DIR an image directory of it, for crrestore\n"
+    "  verify NAME          read every part and check every row\n"
+    "  repair NAME          put missing parts in place again, of a session whose node is gone\n"
+    "  place NAME           why its parts are where they are\n"
+    "  rm NAME              remove it from all nodes\n"
+    "  status               this node's crstored: nodes, sessions, what is wrong\n"
+    "NAME: a session's name, or the beginning of its number (4 digits or more).\n"
+    "      --sequence N     get: this checkpoint (default: the newest that is whole)\n"
+    "      --json           for programs: what crstored says, a JSON object on a line\n"
+    "      --socket PATH    crstored's (default $CR_STORE_SOCKET, else\n"
+    "                       $XDG_RUNTIME_DIR/crstored.sock or /run/crstored.sock)\n"
+    "      --timeout SECONDS\n"
+    "                       give up after so long without a word (default 120)\n"
+    "  -h, --help           this text\n"
+    "  -V, --version        the version\n"
+    "Exit status: 0; 1 it was refused or failed; 2 misuse; 3 verify: something is damaged.\n";
+constexpr int kExitDamaged = 3;
+
+struct Options {
+  std::string socket, command;
+  std::vector<std::string> arguments;
+  uint64_t sequence = 0;
+  bool json = false;
+  double timeout = 120;
+};
+
+Options parse(int argc, char** argv) {
+  enum { kSequence = 256, kJson, kSocket, kTimeout };
+  static const option kLong[] = {{"sequence", required_argument, nullptr, kSequence},
+                                 {"json", no_argument, nullptr, kJson},
+                                 {"socket", required_argument, nullptr, kSocket},
+                                 {"timeout", required_argument, nullptr, kTimeout},
+                                 {"help", no_argument, nullptr, 'h'},
+                                 {"version", no_argument, nullptr, 'V'},
+                                 {nullptr, 0, nullptr, 0}};
+  Options o;
+  o.socket = node::default_socket_path();
+  opterr = 0;
+  for (int c; (c = getopt_long(argc, argv, ":hV", kLong, nullptr)) != -1;) {
+    switch (c) {
+      case kSequence:
+        o.sequence = tools::parse_number(kTool, "--sequence", optarg);
+        break;
+      case kJson:
+        o.json = true;
+        break;
+      case kSocket:
+        o.socket = optarg;
+        break;
+      case kTimeout:
+        o.timeout = tools::parse_duration(kTool, "--timeout", optarg);
+        break;
+      default:
+        tools::common_option(kTool, kHelp, c, argv[optind - 1]);
+    }
+  }
+  if (optind == argc)
+    tools::misuse(kTool, "no command; give ls, stat, get, verify, repair, place, rm or status");
+  o.command = argv[optind++];
+  o.arguments.assign(argv + optind, argv + argc);
+  const std::string& c = o.command;
+  const size_t wanted = c == "ls" || c == "status" ? 0 : c == "get" ? 2 : 1;
+  const bool known = c == "ls" || c == "stat" || c == "get" || c == "verify" || c == "place" ||
+                     c == "rm" || c == "status" || c == "repair";
+  if (!known) tools::misuse(kTool, c + ": no such command");
+  if (o.arguments.size() != wanted) {
+    tools::misuse(kTool, c + " takes " + std::to_string(wanted) + " arguments");
+  }
+  return o;
+}
+
+std::string when(uint64_t realtime_ns) {
+  const auto seconds = static_cast<time_t>(realtime_ns / 1'000'000'000);
+  tm local{};
+  char text[64];
+  if (localtime_r(&seconds, &local) == nullptr ||
+      strftime(text, sizeof(text), "%Y-%m-%d %H:%M:%S", &local) == 0) {
+    return "?";
+  }
+  return text;
+}
+
+void show_unreachable(const Json& j) {
+  const auto at = j.find("unreachable");
+  if (at == j.end()) return;
+  for (const auto& [node, why] : at->items()) {
+    fprintf(stderr, "%s: %s could not be asked: %s\n", kTool, node.c_str(),
+            why.get<std::string>().c_str());
+  }
+}
+
+void show_list(const Json& j) {
+  printf("%-24s  %-8s  %-10s  %8s  %-9s  %10s  %s\n", "NAME", "SESSION", "PROTECT", "SEQUENCE",
+         "PARTS", "SIZE", "TAKEN");
+  for (const Json& s : j["sessions"]) {
+    const Json* best = nullptr;
+    for (const Json& c : s["checkpoints"]) {
+      if (c["whole"].get<bool>()) {
+        best = &c;
+        break;
+      }
+    }
+    const std::string id = text_of(s, "session").substr(0, 8);
+    if (best == nullptr) {
+      printf("%-24s  %-8s  no checkpoint is whole; see crstore stat\n", text_of(s, "name").c_str(),
+             id.c_str());
+      continue;
+    }
+    const std::string parts =
+        std::to_string(number_of(*best, "parts")) + "/" + std::to_string(number_of(*best, "of"));
+    printf("%-24s  %-8s  %-10s  %8lu  %-9s  %10s  %s\n", text_of(s, "name").c_str(), id.c_str(),
+           text_of(*best, "protect").c_str(), number_of(*best, "sequence"), parts.c_str(),
+           tools::human_bytes(number_of(*best, "image_bytes")).c_str(),
+           when(number_of(*best, "realtime_ns")).c_str());
+  }
+}
+
+void show_session(const Json& j) {
+  printf("%s  session %s, user id %lu\n", text_of(j, "name").c_str(), text_of(j, "session").c_str(),
+         number_of(j, "uid"));
+  for (const Json& c : j["checkpoints"]) {
+    printf("checkpoint %lu (epoch %lu, attempt %lu), %s, %s, %s: %s\n", number_of(c, "sequence"),
+           number_of(c, "epoch"), number_of(c, "attempt"),
+           when(number_of(c, "realtime_ns")).c_str(), text_of(c, "protect").c_str(),
+           tools::human_bytes(number_of(c, "image_bytes")).c_str(),
+           c["whole"].get<bool>() ? "can be had" : "cannot be had");
+    for (const Json& h : c["holders"]) {
+      std::string nodes;
+      for (const Json& n : h["nodes"]) nodes += (nodes.empty() ? "" : ", ") + n.get<std::string>();
+      printf("  part %2lu  %-20s  %s\n", number_of(h, "part"),
+             nodes.empty() ? "missing" : nodes.c_str(),
+             tools::human_bytes(number_of(h, "stored_bytes")).c_str());
+    }
+  }
+}
+
+void show_status(const Json& j) {
+  printf("node %s of cluster %s, store %s, parts are safe from %s\n", text_of(j, "node").c_str(),
+         text_of(j, "cluster").c_str(), text_of(j, "store").c_str(), text_of(j, "durable").c_str());
+  printf("memory lent %s of %s, %lu transfers come in\n",
+         tools::human_bytes(number_of(j, "lent_bytes")).c_str(),
+         tools::human_bytes(number_of(j, "dram_bytes")).c_str(), number_of(j, "transfers"));
+  for (const Json& n : j["nodes"]) {
+    printf("  %-16s %-24s %s\n", text_of(n, "name").c_str(), text_of(n, "address").c_str(),
+           text_of(n, "state").c_str());
+  }
+  for (const Json& s : j["sessions"]) {
+    printf("session %s (%s), %s: checkpoint %lu is %s\n", text_of(s, "name").c_str(),
+           text_of(s, "session").substr(0, 8).c_str(), text_of(s, "protect").c_str(),
+           number_of(s, "sequence"),
+           s["safe"].get<bool>() ? "safe from the loss of this node" : "on this node alone");
+    uint64_t part = 0;
+    for (const Json& p : s["parts"]) {
+      printf("  part %2lu  %-16s  checkpoint %lu%s%s\n", part++, text_of(p, "node").c_str(),
+             number_of(p, "sequence"), text_of(p, "trouble").empty() ? "" : ": ",
+             text_of(p, "trouble").c_str());
+    }
+  }
+}
+
+int show_verified(const Json& j) {
+  for (const Json& line : j["bad"]) printf("%s\n", line.get<std::string>().c_str());
+  if (!j["bad"].empty()) return kExitDamaged;
+  printf("%s: every row of every part is right\n", text_of(j, "name").c_str());
+  return 0;
+}
+
+int show(const Options& o, const Json& j) {
+  if (o.json) {
+    printf("%s\n", node::dump_json(j).c_str());
+    return o.command == "verify" && !j["bad"].empty() ? kExitDamaged : 0;
+  }
+  show_unreachable(j);
+  if (o.command == "ls") show_list(j);
+  if (o.command == "stat") show_session(j);
+  if (o.command == "status") show_status(j);
+  if (o.command == "place") fputs(text_of(j, "text").c_str(), stdout);
+  if (o.command == "rm") printf("%lu files removed\n", number_of(j, "files"));
+  if (o.command == "repair") {
+    printf("checkpoint %lu of %s has all its parts:", number_of(j, "sequence"),
+           o.arguments[0].c_str());
+    for (const Json& h : j["holders"]) printf(" %s", h.get<std::string>().c_str());
+    printf("\n");
+  }
+  if (o.command == "get") {
+    printf("checkpoint %lu of %s is in %s (%s%s); crrestore %s\n", number_of(j, "sequence"),
+           text_of(j, "name").c_str(), text_of(j, "dir").c_str(),
+           tools::human_bytes(number_of(j, "bytes")).c_str(),
+           number_of(j, "decoded_rows") != 0 ? ", partly computed from other parts" : "",
+           text_of(j, "dir").c_str());
+  }
+  return o.command == "verify" ? show_verified(j) : 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const Options o = parse(argc, argv);
+  std::string text;
+  auto client = node::Client::connect(o.socket, &text);
+  if (!client) {
+    fprintf(stderr, "%s: %s\n", kTool, text.c_str());
+    return 1;
+  }
+  Json request{{"op", o.command}};
+  if (!o.arguments.empty()) request["name"] = o.arguments[0];
+  if (o.command == "get") request["dir"] = tools::absolute_path(kTool, o.arguments[1]);
+  if (o.sequence != 0) request["sequence"] = o.sequence;
+  if (!client->send(request)) {
+    fprintf(stderr, "%s: %s: crstored went away\n", kTool, o.socket.c_str());
+    return 1;
+  }
+  for (;;) {
+    const auto j = client->receive(static_cast<int>(o.timeout * 1000));
+    if (!j) {
+      fprintf(stderr, "%s: %s: %s\n", kTool, o.socket.c_str(),
+              client->gone() ? "crstored went away; see its log" : "crstored does not answer");
+      return 1;
+    }
+    if (!text_of(*j, "event").empty()) continue;
+    if (node::flag_of(*j, "ok")) return show(o, *j);
+    if (o.json) printf("%s\n", node::dump_json(*j).c_str());
+    fprintf(stderr, "%s: %s\n", kTool, text_of(*j, "error").c_str());
+    return 1;
+  }
+}

@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: MIT
+// crstored.cc - the node's checkpoint store: takes sessions' checkpoints to its own disk and to its
+// neighbours', and keeps theirs.
+// Invariant: nothing is served before the configuration is known to be good.
+// Context: N. Doc: docs/man/crstored.8, docs/store.md.
+#include <errno.h>
+#include <getopt.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include <fstream>
+#include <map>
+
+#include "node/client.h"
+#include "node/daemon.h"
+#include "tools/cli_common.h"
+
+namespace {
+
+using namespace cr;
+
+constexpr char kTool[] = "crstored";
+constexpr char kHelp[] =
+    "usage: crstored [options]\n"
+    "Keep checkpoints of this node's sessions on its disk and on its neighbours, and theirs here.\n"
+    "  -c, --config FILE    lines of `option = value`, the long options below without --; options\n"
+    "                       of the command line come first\n"
+    "      --store DIR      where parts are kept (default /var/lib/crstored for root, else\n"
+    "                       $XDG_STATE_HOME/crstored or ~/.local/state/crstored)\n"
+    "      --socket PATH    where sessions and tools reach it (default $CR_STORE_SOCKET, else\n"
+    "                       $XDG_RUNTIME_DIR/crstored.sock or /run/crstored.sock)\n"
+    "      --members LIST   the nodes: a file with a line `NAME HOST[:PORT] [rack=LABEL]` for "
+    "each,\n"
+    "                       or NAME=HOST:PORT,... (default: SLURM_JOB_NODELIST, else this node\n"
+    "                       alone)\n"
+    "      --name NAME      which of them this node is (default: by its host name)\n"
+    "      --key FILE       the secret that all nodes share, 32 bytes or more, mode 0600; made by\n"
+    "                       --make-key. Without it this node is alone\n"
+    "      --make-key FILE  make such a file, and end\n"
+    "      --cluster NAME   nodes of other clusters are refused (default: cluster)\n"
+    "      --listen HOST    address to listen at (default: this node's in the list)\n"
+    "      --dram BYTES     memory lent to parts on their way in, K, M, G (default 256M)\n"
+    "      --durable=power|crash\n"
+    "                       a part counts when it is on stable storage, or when the kernel has it\n"
+    "                       (default power)\n"
+    "      --encrypt        encrypt what is sent (AES-256-GCM); it is always authenticated\n"
+    "      --strict-racks   refuse to put two parts of a session on one rack\n"
+    "      --silence SECONDS\n"
+    "                       a node that says nothing for so long is gone (default 5)\n"
+    "      --repair-after SECONDS\n"
+    "                       parts of a node that is gone for so long are put on others; off: "
+    "never\n"
+    "                       (default 60)\n"
+    "      --for-all-users  let all users reach the socket; each gets only its own sessions\n"
+    "      --check-config   say whether the configuration is good, and end\n"
+    "  -h, --help           this text\n"
+    "  -V, --version        the version\n"
+    "Exit status: 0 it was told to end; 1 it could not start; 2 misuse.\n";
+
+struct Options {
+  std::map<std::string, std::string> set;  // by long name
+  bool check = false;
+};
+
+constexpr const char* kValues[] = {"store",   "socket",  "members",      "name",
+                                   "key",     "cluster", "listen",       "dram",
+                                   "durable", "silence", "repair-after", "make-key"};
+constexpr const char* kFlags[] = {"encrypt", "strict-racks", "for-all-users"};
+
+bool takes_value(const std::string& name) { return std::ranges::count(kValues, name) != 0; }
+bool is_flag(const std::string& name) { return std::ranges::count(kFlags, name) != 0; }
+
+void read_config(const char* path, Options* o) {
+  std::ifstream file(path);
+  if (!file) tools::own_failure(kTool, std::string(path) + ": " + strerror(errno));
+  const auto trim = [](std::string s) {
+    const size_t from = s.find_first_not_of(" \t\r");
+    if (from == std::string::npos) return std::string();
+    return s.substr(from, s.find_last_not_of(" \t\r") - from + 1);
+  };
+  std::string line;
+  for (int number = 1; std::getline(file, line); number++) {
+    line = trim(line.substr(0, line.find('#')));
+    if (line.empty()) continue;
+    const size_t equals = line.find('=');
+    const std::string name = trim(line.substr(0, equals));
+    const std::string value = equals == std::string::npos ? "" : trim(line.substr(equals + 1));
+    const std::string where = std::string(path) + ":" + std::to_string(number) + ": ";
+    const bool good = (takes_value(name) && name != "make-key" && !value.empty()) ||
+                      (is_flag(name) && (value.empty() || value == "yes" || value == "no"));
+    if (!good) {
+      tools::misuse(kTool, where + line + ": give `option = value`; see crstored --help");
+    }
+    if (is_flag(name) && value == "no") continue;
+    o->set.emplace(name, is_flag(name) ? "yes" : value);
+  }
+}
+
+Options parse(int argc, char** argv) {
+  std::vector<option> longs;
+  for (const char* v : kValues) longs.push_back({v, required_argument, nullptr, 1000});
+  for (const char* f : kFlags) longs.push_back({f, no_argument, nullptr, 1000});
+  longs.push_back({"config", required_argument, nullptr, 'c'});
+  longs.push_back({"check-config", no_argument, nullptr, 1001});
+  longs.push_back({"help", no_argument, nullptr, 'h'});
+  longs.push_back({"version", no_argument, nullptr, 'V'});
+  longs.push_back({nullptr, 0, nullptr, 0});
+  Options o;
+  std::string config;
+  opterr = 0;
+  for (int c, index = 0; (c = getopt_long(argc, argv, ":c:hV", longs.data(), &index)) != -1;) {
+    if (c == 1000) {
+      o.set[longs[static_cast<size_t>(index)].name] = optarg != nullptr ? optarg : "yes";
+    } else if (c == 1001) {
+      o.check = true;
+    } else if (c == 'c') {
+      config = optarg;
+    } else {
+      tools::common_option(kTool, kHelp, c, argv[optind - 1]);
+    }
+  }
+  if (optind != argc) tools::misuse(kTool, std::string(argv[optind]) + ": no such argument");
+  if (!config.empty()) read_config(config.c_str(), &o);
+  return o;
+}
+
+std::string default_store() {
+  if (geteuid() == 0) return "/var/lib/crstored";
+  if (const char* state = getenv("XDG_STATE_HOME"); state != nullptr && *state == '/') {
+    return std::string(state) + "/crstored";
+  }
+  const char* home = getenv("HOME");
+  if (home == nullptr) tools::own_failure(kTool, "HOME is not set; name a directory with --store");
+  return std::string(home) + "/.local/state/crstored";
+}
+
+node::Members read_members(const Options& o, bool has_key) {
+  node::MemberSource source;
+  const auto given = [&](const char* name) {
+    const auto at = o.set.find(name);
+    return at == o.set.end() ? std::string() : at->second;
+  };
+  const std::string list = given("members");
+  if (list.find('=') != std::string::npos && access(list.c_str(), F_OK) != 0) {
+    source.list = list;
+  } else if (!list.empty()) {
+    source.file = list;
+  } else if (has_key) {
+    source.slurm_nodelist = node::slurm_nodelist_of_environment();
+  }
+  source.own_name = given("name");
+  if (source.file.empty() && source.list.empty() && source.slurm_nodelist.empty()) {
+    node::Member self;
+    char host[256] = "localhost";
+    gethostname(host, sizeof(host) - 1);
+    self.name = source.own_name.empty() ? host : source.own_name;
+    self.host = "127.0.0.1";
+    node::Members alone;
+    alone.list.push_back(self);
+    return alone;
+  }
+  std::string text;
+  auto members = node::load_members(source, &text);
+  if (!members) tools::own_failure(kTool, text);
+  return std::move(*members);
+}
+
+node::NodeConfig configure(const Options& o) {
+  const auto given = [&](const char* name, const std::string& otherwise) {
+    const auto at = o.set.find(name);
+    return at == o.set.end() ? otherwise : at->second;
+  };
+  node::NodeConfig c;
+  c.store_dir = tools::absolute_path(kTool, given("store", default_store()));
+  c.socket_path = given("socket", node::default_socket_path());
+  c.key_file = given("key", "");
+  c.cluster = given("cluster", "cluster");
+  c.members = read_members(o, !c.key_file.empty());
+  if (c.members.list.size() > 1 && c.key_file.empty()) {
+    tools::misuse(kTool,
+                  "several nodes need --key FILE, the same on all; make one with --make-key");
+  }
+  c.listen_host = given("listen", "");
+  if (o.set.contains("dram")) c.dram_bytes = tools::parse_bytes(kTool, o.set.at("dram").c_str());
+  if (c.dram_bytes < (8 << 20)) tools::misuse(kTool, "--dram: give at least 8M");
+  if (o.set.contains("durable")) {
+    c.durable = tools::parse_durable(kTool, o.set.at("durable").c_str());
+  }
+  if (o.set.contains("silence")) {
+    const double s = tools::parse_duration(kTool, "--silence", o.set.at("silence").c_str());
+    if (s < 0.5 || s > 600) tools::misuse(kTool, "--silence: give 0.5 to 600 seconds");
+    c.silence_ns = static_cast<uint64_t>(s * 1e9);
+    c.heartbeat_ns = c.silence_ns / 5;
+  }
+  if (o.set.contains("repair-after")) {
+    const std::string& after = o.set.at("repair-after");
+    const double s =
+        after == "off" ? 0 : tools::parse_duration(kTool, "--repair-after", after.c_str());
+    c.repair_after_ns = static_cast<uint64_t>(s * 1e9);
+  }
+  c.encrypt = o.set.contains("encrypt");
+  c.strict_racks = o.set.contains("strict-racks");
+  c.for_all_users = o.set.contains("for-all-users");
+  return c;
+}
+
+int make_key(const std::string& path) {
+  std::string text;
+  if (!node::SessionKey::generate(path, &text)) tools::own_failure(kTool, text);
+  printf("%s made; copy it to all nodes, readable by crstored's user alone\n", path.c_str());
+  return 0;
+}
+
+void log_line(const std::string& text) {
+  fprintf(stderr, "%s: %s\n", kTool, text.c_str());
+  fflush(stderr);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const Options o = parse(argc, argv);
+  // One that takes the place of another shall not have to wait until the kernel forgets its port.
+  setenv("UCX_TCP_CM_REUSEADDR", "y", 0);
+  if (o.set.contains("make-key")) return make_key(o.set.at("make-key"));
+  node::NodeConfig config = configure(o);
+  std::string text;
+  if (o.check) {
+    if (!config.key_file.empty() && !node::SessionKey::load(config.key_file, &text)) {
+      tools::own_failure(kTool, text);
+    }
+    printf("good: node %s, one of %zu; store %s; socket %s\n", config.members.self().name.c_str(),
+           config.members.list.size(), config.store_dir.c_str(), config.socket_path.c_str());
+    return 0;
+  }
+  sigset_t signals;
+  sigemptyset(&signals);
+  for (const int s : {SIGTERM, SIGINT, SIGHUP}) sigaddset(&signals, s);
+  sigprocmask(SIG_BLOCK, &signals, nullptr);
+  signal(SIGPIPE, SIG_IGN);
+  const os::Fd stop(signalfd(-1, &signals, SFD_CLOEXEC));
+  auto daemon = node::Daemon::create(std::move(config), log_line, &text);
+  if (!daemon) {
+    log_line(text.empty() ? daemon.error().what : text);
+    return 1;
+  }
+  log_line("ready");
+  (*daemon)->run(stop.get());
+  log_line("ends");
+  return 0;
+}
