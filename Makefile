@@ -62,7 +62,7 @@ say = $(if $(filter 1,$(V)),,@printf '  %-7s %s\n' '$(1)' '$(2)')
 .DELETE_ON_ERROR:
 .SUFFIXES:
 .PHONY: all objects tests check check-unit check-system check-crash check-fuzz soak fuzz bench bench-alloc bench-store \
-        demo lint tidy format man install uninstall deps deps-system help clean FORCE
+        demo demo-store lint tidy format man install uninstall deps deps-system help clean FORCE
 
 ## all           build the libraries, the programs and the demos (default)
 all:
@@ -416,6 +416,10 @@ bench-store: deps all $(BENCHES)
 demo: deps all
 	$(Q)CR_BUILD_DIR='$(abspath $(OUT))' demos/demo.sh
 
+## demo-store    lose a node and go on on another: three nodes in namespaces, or ports
+demo-store: deps all
+	$(Q)CR_BUILD_DIR='$(abspath $(OUT))' demos/store.sh
+
 # ---------------------------------------------------------------------------- checking the sources
 CXX_FILES = $(wildcard include/*.h $(foreach d,src tools tests,$(d)/*.h $(d)/*.cc $(d)/*/*.h $(d)/*/*.cc \
   $(d)/*/*/*.h $(d)/*/*/*.cc $(d)/*/*/*/*.h $(d)/*/*/*/*.cc) demos/*.c demos/*.cc bench/*.c bench/*.cc \
@@ -463,6 +467,9 @@ install: all
 	sed 's|@PREFIX@|$(PREFIX)|; s|@VERSION@|$(VERSION)|' checkpoint_restore.pc.in >$(D)/lib/pkgconfig/checkpoint_restore.pc
 	chmod 644 $(D)/lib/pkgconfig/checkpoint_restore.pc
 	$(foreach p,$(MAN_PAGES),install -D -m 644 $(p) $(D)/share/man/man$(subst .,,$(suffix $(p)))/$(notdir $(p)) &&) true
+	install -d $(D)/lib/systemd/system
+	sed 's|@PREFIX@|$(PREFIX)|' tools/crstored.service.in >$(D)/lib/systemd/system/crstored.service
+	chmod 644 $(D)/lib/systemd/system/crstored.service
 	install -D -m 644 tools/completion/checkpoint_restore.bash $(COMPLETIONS)/crrun
 	$(foreach t,$(filter-out crrun,$(notdir $(BIN_TOOLS))),ln -sf crrun $(COMPLETIONS)/$(t) &&) true
 	[ -n '$(DESTDIR)' ] || PATH=$$PATH:/sbin:/usr/sbin ldconfig 2>/dev/null || true
@@ -479,7 +486,7 @@ uninstall:
 	rm -f $(addprefix $(D)/lib/,$(notdir $(LIBCR) $(LIBCR).$(SOVERSION) $(LIBCR_REAL) $(LIBPRELOAD) $(PLUGINS)) pkgconfig/checkpoint_restore.pc)
 	rm -f $(addprefix $(D)/libexec/checkpoint_restore/,$(notdir $(LIBEXEC_TOOLS)))
 	rm -f $(foreach p,$(MAN_PAGES),$(D)/share/man/man$(subst .,,$(suffix $(p)))/$(notdir $(p)))
-	rm -f $(addprefix $(COMPLETIONS)/,$(notdir $(BIN_TOOLS)))
+	rm -f $(addprefix $(COMPLETIONS)/,$(notdir $(BIN_TOOLS))) $(D)/lib/systemd/system/crstored.service
 	rmdir $(D)/libexec/checkpoint_restore 2>/dev/null || true
 	[ -n '$(DESTDIR)' ] || PATH=$$PATH:/sbin:/usr/sbin ldconfig 2>/dev/null || true
 

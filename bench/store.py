@@ -199,7 +199,7 @@ def main():
     text = (f"## The node store\n\n{where}. All nodes are processes of this machine, over tcp "
             "loopback, stores in /dev/shm, --durable=crash, links authenticated; one thread, 1 % of "
             f"the pages dirtied in a second; medians (lowest-highest) of {arguments.runs} "
-            "checkpoints. Bytes sent are those to all holders, the node's own part among them.\n\n"
+            "checkpoints. Bytes sent are those to other nodes; the node's own part is written besides.\n\n"
             + common.table(
                 ["protection", "MiB", "first checkpoint: window, ms", "sent, GiB/s",
                  "ucx_perftest tag_bw, GiB/s", "ratio", "window of later ones, ms", "sent, MiB",

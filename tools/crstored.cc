@@ -58,7 +58,8 @@ constexpr char kHelp[] =
     "      --check-config   say whether the configuration is good, and end\n"
     "  -h, --help           this text\n"
     "  -V, --version        the version\n"
-    "Exit status: 0 it was told to end; 1 it could not start; 2 misuse.\n";
+    "Exit status: 0 it was told to end; 1 it could not start; 2 misuse; 125 its configuration is\n"
+    "wrong.\n";
 
 struct Options {
   std::map<std::string, std::string> set;  // by long name
@@ -223,8 +224,6 @@ void log_line(const std::string& text) {
 
 int main(int argc, char** argv) {
   const Options o = parse(argc, argv);
-  // One that takes the place of another shall not have to wait until the kernel forgets its port.
-  setenv("UCX_TCP_CM_REUSEADDR", "y", 0);
   if (o.set.contains("make-key")) return make_key(o.set.at("make-key"));
   node::NodeConfig config = configure(o);
   std::string text;

@@ -54,6 +54,9 @@ struct PartOffer {
   Triple triple;
   Triple base;  // what the rows that are not sent are like; zeros: zeros
   Triple keep;  // must not be overwritten; zeros: nothing
+  // PartEntry::layout of these two. A session that comes back is given slots anew, so that there may
+  // be two parts of one checkpoint that do not fit together.
+  uint64_t base_layout, keep_layout;
   uint32_t kind, data_parts, parity_parts, holder;
   uint64_t rows;  // about so many
   uint32_t uid;
@@ -61,7 +64,7 @@ struct PartOffer {
   char name[kPartNameBytes];
   char origin[kPartNameBytes];
 };
-CR_ON_DISK(PartOffer, 256);
+CR_ON_DISK(PartOffer, 272);
 
 struct PartAccept {
   uint64_t transfer;
@@ -162,9 +165,10 @@ struct FetchRows {
   uint64_t off;         // first row, or byte of the description
   uint64_t count;       // rows, or bytes
   uint64_t window_off;  // where in the region
+  uint64_t layout;      // PartEntry's
   WireRegion region;
 };
-CR_ON_DISK(FetchRows, 80 + sizeof(WireRegion));
+CR_ON_DISK(FetchRows, 88 + sizeof(WireRegion));
 
 struct Fetched {
   uint64_t request;

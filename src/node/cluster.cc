@@ -169,6 +169,7 @@ Result<void> Cluster::fetch(const FoundPart& part, uint32_t kind, uint64_t off, 
   FetchRows f{};
   memcpy(f.session_id, part.entry.session_id, sizeof(f.session_id));
   f.triple = part.entry.triple;
+  f.layout = part.entry.layout;
   f.holder = part.entry.holder;
   f.kind = kind;
   f.off = off;
@@ -199,7 +200,7 @@ Result<void> Cluster::fetch_rows(const FoundPart& part, uint64_t first, uint64_t
     return fetch(part, kChunkOfRows, first, count, ret, count * kPageSize, ret_row);
   }
   CR_TRY(auto own, options_.store->load(session_id_of(part.entry.session_id), part.entry.holder,
-                                        part.entry.triple));
+                                        part.entry.triple, part.entry.layout));
   return read_rows(*own, first, count, ret, ret_row);
 }
 
@@ -207,7 +208,7 @@ Result<std::vector<uint8_t>> Cluster::fetch_description(const FoundPart& part) {
   std::vector<uint8_t> all(part.entry.description_bytes);
   if (part.node == options_.members.self().name) {
     CR_TRY(auto own, options_.store->load(session_id_of(part.entry.session_id), part.entry.holder,
-                                          part.entry.triple));
+                                          part.entry.triple, part.entry.layout));
     return std::vector<uint8_t>(own->view.description_bytes.begin(),
                                 own->view.description_bytes.end());
   }

@@ -185,7 +185,7 @@ void Holder::on_list(LinkId link, const ListParts& l) {
 
 Result<void> Holder::fill_block(const FetchRows& f, std::vector<uint8_t>* ret,
                                 uint64_t* ret_damaged_row) {
-  auto part = store_.load(session_id_of(f.session_id), f.holder, f.triple);
+  auto part = store_.load(session_id_of(f.session_id), f.holder, f.triple, f.layout);
   if (!part) return part.error();
   const PartView& v = (*part)->view;
   const Error range{Errc::kInvalid, 0, "what is asked for is out of range"};

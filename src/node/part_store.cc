@@ -59,6 +59,11 @@ uint64_t most_rows_of_memory() {
                                              static_cast<uint64_t>(bytes) / kBytesOfRow / kShare);
 }
 
+bool has_layout(const store::LoadedPart& part, uint64_t layout) {
+  const format::PartView& v = part.view;
+  return layout_of(v.description_bytes, v.description.holders.size()) == layout;
+}
+
 PartEntry entry_of(const store::LoadedPart& part) {
   const PartHeader& h = part.view.header;
   PartEntry e{};
@@ -78,9 +83,7 @@ PartEntry entry_of(const store::LoadedPart& part) {
   e.uid = h.uid;
   memcpy(e.name, h.name, sizeof(e.name));
   memcpy(e.origin, h.origin, sizeof(e.origin));
-  const auto& d = part.view.description_bytes;
-  const size_t holders = part.view.description.holders.size_bytes();
-  e.layout = format::checksum(d.data(), d.size() - holders);
+  e.layout = layout_of(part.view.description_bytes, part.view.description.holders.size());
   return e;
 }
 
@@ -91,6 +94,11 @@ Result<void> make_private_directory(const std::string& path) {
 }
 
 }  // namespace
+
+uint64_t layout_of(std::span<const uint8_t> description, size_t holders) {
+  return format::checksum(description.data(),
+                          description.size() - holders * sizeof(format::HolderRecord));
+}
 
 SessionId session_id_of(const uint8_t (&bytes)[16]) {
   SessionId id;
@@ -196,10 +204,12 @@ std::vector<PartEntry> PartStore::list(const SessionId* only,
 }
 
 Result<std::unique_ptr<store::LoadedPart>> PartStore::load(const SessionId& id, unsigned holder,
-                                                           const Triple& triple) const {
+                                                           const Triple& triple,
+                                                           uint64_t layout) const {
   for (int buffer = 0; buffer < 2; buffer++) {
     store::PartState s = store::load_part(store::part_path(session_dir(id), holder, buffer));
-    if (s.part && is_of(*s.part, id, holder) && s.part->view.header.triple == triple) {
+    if (s.part && is_of(*s.part, id, holder) && s.part->view.header.triple == triple &&
+        has_layout(*s.part, layout)) {
       return std::move(s.part);
     }
   }
@@ -294,8 +304,9 @@ Result<void> read_rows(const store::LoadedPart& part, uint64_t first, uint64_t c
 // The new part goes where neither its base lies nor what is to be kept; if these are two, it has no
 // base.
 Result<int> PartReceiver::choose_buffer(store::PartState (&old)[2]) {
-  const auto holds = [&](int b, const Triple& t) {
-    return old[b].part && !is_none(t) && old[b].part->view.header.triple == t;
+  const auto holds = [&](int b, const Triple& t, uint64_t layout) {
+    return old[b].part && !is_none(t) && old[b].part->view.header.triple == t &&
+           has_layout(*old[b].part, layout);
   };
   const auto fits = [&](int b) {
     const PartHeader& h = old[b].part->view.header;
@@ -309,10 +320,12 @@ Result<int> PartReceiver::choose_buffer(store::PartState (&old)[2]) {
     if (old[b].part && offer_.uid != 0 && old[b].part->view.header.uid != offer_.uid) {
       return Error{Errc::kPermission, EPERM, "the session is another user's"};
     }
-    if (kept < 0 && holds(b, offer_.keep)) kept = b;
+    if (kept < 0 && holds(b, offer_.keep, offer_.keep_layout)) kept = b;
   }
   for (int b = 0; b < 2; b++) {
-    if (holds(b, offer_.base) && fits(b) && (kept < 0 || holds(b, offer_.keep))) based = b;
+    if (holds(b, offer_.base, offer_.base_layout) && fits(b) &&
+        (kept < 0 || holds(b, offer_.keep, offer_.keep_layout)))
+      based = b;
   }
   if (based >= 0) {
     base_ = std::move(old[based].part);

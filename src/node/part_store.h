@@ -22,6 +22,8 @@
 namespace cr::node {
 
 using SessionId = std::array<uint8_t, 16>;
+// PartEntry::layout.
+uint64_t layout_of(std::span<const uint8_t> description, size_t holders);
 SessionId session_id_of(const uint8_t (&bytes)[16]);
 std::string to_hex(const SessionId& id);
 // false: not 32 hexadecimal digits.
@@ -49,7 +51,8 @@ class PartStore {
                                       std::vector<std::string>* ret_bad = nullptr) const;
   // kNotFound: not here.
   Result<std::unique_ptr<store::LoadedPart>> load(const SessionId& id, unsigned holder,
-                                                  const format::Triple& triple) const;
+                                                  const format::Triple& triple,
+                                                  uint64_t layout) const;
   // Where the session's own images are, on this node; "" if that is not known.
   Result<void> note_source(const SessionId& id, const std::string& dir);
   std::string source_of(const SessionId& id) const;

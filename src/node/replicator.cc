@@ -170,7 +170,9 @@ void Replicator::offer(Target& t) {
   memcpy(o.session_id, session_.id.data(), session_.id.size());
   o.triple = image_->triple();
   o.keep = keep_;
-  if (!is_none(base_)) o.base = base_;
+  o.keep_layout = keep_layout_;
+  o.base = base_;
+  o.base_layout = base_layout_;
   o.kind = static_cast<uint32_t>(session_.protection.kind);
   o.data_parts = session_.protection.data;
   o.parity_parts = session_.protection.parity;
@@ -261,7 +263,8 @@ void Replicator::flush(Target& t) {
 
 // buffers[filling] goes to the holder; afterwards that is another one.
 void Replicator::hand_over(Target& t, uint32_t kind, uint64_t off, uint64_t bytes) {
-  sent_bytes_ += bytes;
+  handed_bytes_ += bytes;
+  if (!t.own) sent_bytes_ += bytes;
   const std::shared_ptr<Buffer> buffer = t.buffers[t.filling];
   const std::span<const uint8_t> data{buffer->memory.data(), bytes};
   if (t.own) {
@@ -339,9 +342,9 @@ bool Replicator::send_row(uint64_t row) {
 
 bool Replicator::send_rows() {
   for (uint64_t i = 0; i < kRowsOfStep && row_ < rows_; row_++) {
-    const uint64_t before = sent_bytes_;
+    const uint64_t before = handed_bytes_;
     if (!send_row(row_)) return false;
-    i += before != sent_bytes_ ? 16 : 0;
+    i += before != handed_bytes_ ? 16 : 0;
     if (row_ % 64 == 0) i++;
   }
   if (row_ < rows_) return true;
@@ -393,6 +396,7 @@ void Replicator::describe() {
     memcpy(r.node, name.data(), std::min(name.size(), sizeof(r.node) - 1));
     add(&r, sizeof(r));
   }
+  layout_ = layout_of(description_, holders_.size());
 }
 
 void Replicator::send_description() {
@@ -440,14 +444,17 @@ void Replicator::commit(uint64_t now_ns) {
 void Replicator::settle(uint64_t now_ns) {
   phase_ = Phase::kIdle;
   const Triple now = safety_.triple;
+  bool committed = false;
   for (Target& t : targets_) {
     if (!t.takes_part) continue;
     if (t.committed) {
+      committed = true;
       t.whole = now;
       t.trouble.clear();
     }
     leave(t);
   }
+  gave_up_.clear();
   const Safety before = safety_;
   safety_.parts = safety_.elsewhere = 0;
   for (const Target& t : targets_) {
@@ -457,10 +464,14 @@ void Replicator::settle(uint64_t now_ns) {
   }
   const bool safe = safety_.elsewhere >= stripe_.data;
   if (safe && safety_.safe_ns == 0) safety_.safe_ns = now_ns;
-  if (safe || is_none(keep_)) {
+  if (committed && (safe || is_none(keep_))) {
     base_ = now;
+    base_layout_ = layout_;
     base_checks_ = sent_;
-    if (safe) keep_ = now;
+    if (safe) {
+      keep_ = now;
+      keep_layout_ = layout_;
+    }
   }
   image_.reset();
   if (safety_.parts < targets_.size()) {
@@ -477,6 +488,11 @@ void Replicator::settle(uint64_t now_ns) {
 }
 
 void Replicator::give_up(uint64_t now_ns, const std::string& why) {
+  if (why != gave_up_) {
+    node_.log("session " + session_.name + ": " + session_.dir + ": " + why +
+              "; it is tried again");
+  }
+  gave_up_ = why;
   for (Target& t : targets_) {
     if (t.takes_part) drop(t, why);
   }

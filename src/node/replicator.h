@@ -74,7 +74,7 @@ class Replicator {
   // Other nodes keep some of the parts from now on.
   void set_holders(std::vector<std::string> holders);
   const Safety& safety() const { return safety_; }
-  uint64_t sent_bytes() const { return sent_bytes_; }
+  uint64_t sent_bytes() const { return sent_bytes_; }  // to other nodes
   // Of each holder that has not the newest checkpoint: what is wrong with it; "": nothing yet.
   std::string trouble(unsigned holder) const { return targets_[holder].trouble; }
   format::Triple whole(unsigned holder) const { return targets_[holder].whole; }
@@ -150,6 +150,7 @@ class Replicator {
   uint64_t woken_ns_ = 0, begin_woken_ns_ = 0;
   uint64_t retry_ns_ = 0;
   unsigned failures_ = 0;  // in a row
+  std::string gave_up_;    // why, said already
   uint64_t deadline_ns_ = 0;
 
   std::vector<SeenMetadata> seen_;
@@ -159,14 +160,15 @@ class Replicator {
   std::vector<uint64_t> sent_;  // by slot: check of what holders have, in the transfer under way
   format::Triple base_{};       // what is sent is what differs from this ...
   std::vector<uint64_t> base_checks_;
-  format::Triple keep_{};  // ... and this must not be overwritten
+  uint64_t layout_ = 0, base_layout_ = 0, keep_layout_ = 0;  // of description_, base, keep
+  format::Triple keep_{};                                    // ... and this must not be overwritten
   uint64_t row_ = 0, rows_ = 0;
   unsigned pass_ = 0;
   bool overtaken_ = false;
   std::vector<uint8_t> description_;
   std::vector<uint8_t> scratch_;  // a page of each part
   Safety safety_;
-  uint64_t sent_bytes_ = 0;
+  uint64_t handed_bytes_ = 0, sent_bytes_ = 0;  // to all holders; to other nodes
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };
 

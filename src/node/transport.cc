@@ -717,9 +717,28 @@ Result<bool> UcxTransport::arm() {
 
 }  // namespace
 
+namespace {
+
+// Where the environment says nothing else. Before any other thread is there: crstored makes its
+// first transport when it starts.
+void set_up_ucx() {
+  static const bool once = [] {
+    // Who takes the place of another need not wait until the kernel forgets its port.
+    setenv("UCX_TCP_CM_REUSEADDR", "y", 0);
+    // UCX 1.13 ends the process (tcp_ep.c, an assertion about PUT_TX_WAITING_ACK) when a peer dies
+    // in the middle of such a put; without them it sends the same bytes as messages.
+    setenv("UCX_TCP_PUT_ENABLE", "n", 0);
+    return true;
+  }();
+  (void)once;
+}
+
+}  // namespace
+
 Result<std::unique_ptr<Transport>> Transport::create(const TransportOptions& options,
                                                      TransportHandler* handler) {
   quieten_ucx();
+  set_up_ucx();
   auto made = std::make_unique<UcxTransport>(options, handler);
   CR_TRYV(made->start());
   return std::unique_ptr<Transport>(std::move(made));

@@ -60,6 +60,17 @@ class Store {
   std::unique_ptr<PartStore> store_;
 };
 
+// Of all parts that are made here.
+uint64_t layout() {
+  const auto d = cr_test::SyntheticPart().description();
+  std::vector<uint64_t> aligned((d.size() + 7) / 8);
+  memcpy(aligned.data(), d.data(), d.size());
+  const auto view = cr::format::read_description(
+      {reinterpret_cast<const uint8_t*>(aligned.data()), d.size()}, 1 << 20);
+  cr_assert(view.has_value());
+  return cr::node::layout_of(d, view->holders.size());
+}
+
 PartOffer offer(uint8_t n, uint64_t sequence, unsigned holder = 0) {
   PartOffer o{};
   memcpy(o.session_id, session(n).data(), 16);
@@ -71,6 +82,7 @@ PartOffer offer(uint8_t n, uint64_t sequence, unsigned holder = 0) {
   o.rows = 40;
   o.uid = 1000;
   memcpy(o.name, "prog", 4);
+  o.base_layout = o.keep_layout = layout();
   return o;
 }
 
@@ -126,7 +138,7 @@ bool take_in(Store& store, const PartOffer& o, const Rows& rows) {
 }
 
 void expect_rows(Store& store, const PartOffer& o, const Rows& rows) {
-  auto part = store->load(session(o.session_id[0]), o.holder, o.triple);
+  auto part = store->load(session(o.session_id[0]), o.holder, o.triple, layout());
   cr_assert(part.has_value(), "sequence %lu: %s", o.triple.sequence, part.error().what);
   const auto& v = (*part)->view;
   cr_assert_eq(v.header.rows, rows.size());
@@ -137,7 +149,7 @@ void expect_rows(Store& store, const PartOffer& o, const Rows& rows) {
 }
 
 bool has(Store& store, const PartOffer& o) {
-  return store->load(session(o.session_id[0]), o.holder, o.triple).has_value();
+  return store->load(session(o.session_id[0]), o.holder, o.triple, layout()).has_value();
 }
 
 Errc begin_error(Store& store, const std::function<void(PartOffer&)>& change) {
@@ -282,6 +294,11 @@ Test(part_store, the_base_is_used_and_what_is_to_be_kept_is) {
   o = offer(1, 3);
   o.base = offer(1, 2).triple;
   o.kind = cr::format::kProtectRs;
+  cr_assert_not(begin(store, o)->has_base());
+  cr_assert(has(store, offer(1, 2)), "the newest stays");
+  // A part of the same checkpoint with other slots is another one.
+  o.kind = offer(1, 3).kind;
+  o.base_layout++;
   cr_assert_not(begin(store, o)->has_base());
   cr_assert(has(store, offer(1, 2)), "the newest stays");
   take_in(store, offer(1, 3), rows);
