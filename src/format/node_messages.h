@@ -54,8 +54,8 @@ struct PartOffer {
   Triple triple;
   Triple base;  // what the rows that are not sent are like; zeros: zeros
   Triple keep;  // must not be overwritten; zeros: nothing
-  // PartEntry::layout of these two. A session that comes back is given slots anew, so that there may
-  // be two parts of one checkpoint that do not fit together.
+  // PartEntry::layout of these two. A session that comes back is given slots anew, so there may be
+  // two parts of one checkpoint that do not fit together.
   uint64_t base_layout, keep_layout;
   uint32_t kind, data_parts, parity_parts, holder;
   uint64_t rows;  // about so many

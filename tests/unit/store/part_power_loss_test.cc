@@ -96,6 +96,11 @@ class Story {
     offer.triple = {1, attempts_ + 1, attempts_ + 1};
     if (!full) offer.base = newest_;
     offer.keep = newest_;
+    for (const auto& e : store_->list()) {
+      if (cr::node::operator==(e.triple, newest_)) {
+        offer.base_layout = offer.keep_layout = e.layout;
+      }
+    }
     offer.kind = cr::format::kProtectReplica;
     offer.data_parts = offer.parity_parts = 1;
     offer.rows = rows_.size();
