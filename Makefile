@@ -85,7 +85,7 @@ lib_flags = $(CXX_COMMON) -fPIC -ftls-model=initial-exec \
             $(if $(filter freestanding,$(call kind_of,$(1))),$(FREESTANDING))
 blob_flags := $(CXX_COMMON) $(FREESTANDING) -fpie -fno-jump-tables -fcf-protection=none \
               -ffunction-sections -fdata-sections -fno-tree-loop-distribute-patterns \
-              -fno-asynchronous-unwind-tables
+              -fno-asynchronous-unwind-tables -DCR_NO_VARIABLES
 host_flags := $(CXX_COMMON) $(SANFLAGS)
 tool_flags := -std=c++20 -O2 -g -fno-omit-frame-pointer $(WARN) $(INC) -I. $(SANFLAGS)
 test_flags := -std=c++20 -O2 -g -fno-omit-frame-pointer -Wall -Wextra $(INC) -I. $(SANFLAGS)
@@ -293,6 +293,9 @@ $(foreach s,$(demos_SRCS),$(eval $(call small_rule,demos,$(s),$(LIBCR),$$(call w
 $(foreach s,$(SYSTEM_LIB_SRCS),$(eval $(call small_rule,tests/programs,$(s),$(LIBCR),$$(call with_libcr,../../lib))))
 $(foreach s,$(SYSTEM_PLAIN_SRCS),$(eval $(call small_rule,tests/programs,$(s),,)))
 $(foreach s,$(bench_SRCS),$(eval $(call small_rule,bench,$(s),$(LIBCR),$$(call with_libcr,../lib))))
+# This one measures a layer by itself.
+$(OUT)/bench/link: with_libcr = $(AGENT_A) -lucp -lucs -lcrypto $(TOOL_LIBS)
+$(OUT)/bench/link: $(AGENT_A)
 
 # Plug-ins: one file, one shared object, of nothing but the C library.
 PLUGINS := $(patsubst plugins/%.c,$(OUT)/lib/%.so,$(wildcard plugins/*.c))

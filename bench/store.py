@@ -131,6 +131,32 @@ def ucx_bandwidth(mib=1024):
     return float(final.group(1).split()[4]) * 2**20  # the overall bandwidth in MB/s
 
 
+def link_bandwidth(mode, mib=1024):
+    """Bytes per second of chunks from one process's memory into another's (bench/link.cc)."""
+    done = subprocess.run([common.program("link"), str(mib), mode], check=True, capture_output=True,
+                          text=True)
+    return float(done.stdout)
+
+
+def links(runs):
+    """The table of links against ucx_perftest, in turns."""
+    rates = {"perftest": [], "pages": [], "tags": [], "encrypt": []}
+    for _ in range(runs):
+        rates["perftest"].append(ucx_bandwidth() or float("nan"))
+        for mode in ("pages", "tags", "encrypt"):
+            rates[mode].append(link_bandwidth(mode))
+    rows = []
+    for mode, what in (("pages", "default: a checksum of each page"), ("tags", "--tag-blocks"),
+                       ("encrypt", "--encrypt")):
+        ratios = [a / b for a, b in zip(rates[mode], rates["perftest"])]
+        rows.append([what, f"{common.median(rates[mode]) / 2**30:.2f}",
+                     f"{common.median(rates['perftest']) / 2**30:.2f}",
+                     f"{common.median(ratios):.2f}"])
+        print(*rows[-1], sep=" | ", flush=True)
+    return common.table(["chunks from memory to memory", "GiB/s", "ucx_perftest tag_bw, GiB/s",
+                         "ratio"], rows)
+
+
 def measure(mib, protect, nodes_count, runs):
     """(first checkpoint: bytes, window), [(bytes, window) of those after], seconds to come back on
     another node."""
@@ -178,6 +204,7 @@ def main():
     common.be_first()
     where = common.machine()
     rows = []
+    table_of_links = links(arguments.runs)
     for protect in arguments.protect:
         numbers = list(map(int, re.findall(r"\d+", protect)))
         count = max(2, sum(numbers)) + 1
@@ -203,7 +230,11 @@ def main():
             + common.table(
                 ["protection", "MiB", "first checkpoint: window, ms", "sent, GiB/s",
                  "ucx_perftest tag_bw, GiB/s", "ratio", "window of later ones, ms", "sent, MiB",
-                 "full / delta", "back on another node, ms"], rows))
+                 "full / delta", "back on another node, ms"], rows)
+            + "\nThe links alone, one chunk of 1 MiB after the other, each page compared by the "
+            "receiver. ucx_perftest sends one buffer of 1 MiB again and again, looks at nothing, and "
+            "uses puts, which crstored does not, as UCX 1.13 ends the process if a peer dies in one.\n\n"
+            + table_of_links)
     common.write_section("store", text)
 
 

@@ -46,7 +46,8 @@ constexpr char kHelp[] =
     "      --durable=power|crash\n"
     "                       a part counts when it is on stable storage, or when the kernel has it\n"
     "                       (default power)\n"
-    "      --encrypt        encrypt what is sent (AES-256-GCM); it is always authenticated\n"
+    "      --encrypt        encrypt and authenticate all that is sent (AES-256-GCM)\n"
+    "      --tag-blocks     authenticate pages, too, not only messages and the pages' checksums\n"
     "      --strict-racks   refuse to put two parts of a session on one rack\n"
     "      --silence SECONDS\n"
     "                       a node that says nothing for so long is gone (default 5)\n"
@@ -69,7 +70,7 @@ struct Options {
 constexpr const char* kValues[] = {"store",   "socket",  "members",      "name",
                                    "key",     "cluster", "listen",       "dram",
                                    "durable", "silence", "repair-after", "make-key"};
-constexpr const char* kFlags[] = {"encrypt", "strict-racks", "for-all-users"};
+constexpr const char* kFlags[] = {"encrypt", "tag-blocks", "strict-racks", "for-all-users"};
 
 bool takes_value(const std::string& name) { return std::ranges::count(kValues, name) != 0; }
 bool is_flag(const std::string& name) { return std::ranges::count(kFlags, name) != 0; }
@@ -203,6 +204,7 @@ node::NodeConfig configure(const Options& o) {
     c.repair_after_ns = static_cast<uint64_t>(s * 1e9);
   }
   c.encrypt = o.set.contains("encrypt");
+  c.tag_blocks = o.set.contains("tag-blocks");
   c.strict_racks = o.set.contains("strict-racks");
   c.for_all_users = o.set.contains("for-all-users");
   return c;

@@ -107,6 +107,7 @@ Cluster::Options Daemon::cluster_options() const {
   o.link.cluster = config_.cluster;
   o.link.node = config_.members.self().name;
   o.link.encrypt = config_.encrypt;
+  o.link.tag_blocks = config_.tag_blocks;
   o.link.heartbeat_ns = config_.heartbeat_ns;
   o.link.silence_ns = config_.silence_ns;
   o.key_file = config_.key_file;
@@ -615,6 +616,7 @@ void Daemon::run(int stop_fd) {
     bool more = false;
     if (hub_) {
       for (int i = 0; i < 64 && hub_->progress(now_ns()) != 0; i++) more = i == 63;
+      if (!more) holder_->settle();
       hub_->tick(now_ns());
     }
     uint64_t next = hub_ ? std::min(keep_links(now), hub_->next_tick_ns()) : ~uint64_t{0};

@@ -35,6 +35,7 @@ struct NodeConfig {
   uint64_t dram_bytes = uint64_t{256} << 20;
   bool durable = true;
   bool encrypt = false;
+  bool tag_blocks = false;  // LinkOptions
   bool strict_racks = false;
   bool for_all_users = false;  // the socket is open to all; each sees only its own sessions
   uint64_t heartbeat_ns = 1'000'000'000, silence_ns = 5'000'000'000;

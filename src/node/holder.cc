@@ -133,20 +133,45 @@ void Holder::on_chunk(LinkId link, const PartChunk& c) {
     return fail(link, c.transfer, {Errc::kDamaged, 0, "a chunk breaks the rules"});
   }
   uint8_t* data = t.windows->data() + c.window * kChunkBytes;
-  auto done = hub_.open_block(link, c.seal, data, c.seal.bytes);
   const std::span<const uint8_t> bytes{data, c.seal.bytes};
-  if (done) {
-    done = c.kind == kChunkOfRows ? t.receiver->add_rows(bytes, c.rows)
-                                  : t.receiver->add_description(c.off, bytes);
+  const uint64_t digest = hub_.has_tags(link) ? 0 : chunk_digest(c, bytes);
+  auto done = hub_.open_block(link, c.seal, data, c.seal.bytes, &digest);
+  if (done && c.kind == kChunkOfRows) done = verify_rows(bytes, c.rows);
+  if (done) done = finish_rows(link, c.transfer, t);
+  if (done && c.kind == kChunkOfRows) {
+    done = t.receiver->add_rows(bytes, c.rows);
+  } else if (done) {
+    done = t.receiver->add_description(c.off, bytes);
   }
   if (!done) {
     log_("a chunk could not be taken in: " + std::string(done.error().what));
     return fail(link, c.transfer, done.error());
   }
+  t.writing = static_cast<int>(c.window);
+  if (c.kind != kChunkOfRows) (void)finish_rows(link, c.transfer, t);
+}
+
+// The rows that are being written; then their window is free again.
+Result<void> Holder::finish_rows(LinkId link, uint64_t transfer, Transfer& t) {
+  if (t.writing < 0) return {};
+  CR_TRYV(t.receiver->finish_rows());
   PartChunkDone d{};
-  d.transfer = c.transfer;
-  d.window = c.window;
+  d.transfer = transfer;
+  d.window = static_cast<uint32_t>(std::exchange(t.writing, -1));
   (void)send_struct(hub_, link, kPartChunkDone, d);
+  return {};
+}
+
+void Holder::settle() {
+  std::vector<std::pair<Key, Error>> failed;
+  for (auto& [key, t] : transfers_) {
+    if (auto done = finish_rows(key.first, key.second, t); !done)
+      failed.push_back({key, done.error()});
+  }
+  for (const auto& [key, error] : failed) {
+    log_("a chunk could not be written: " + std::string(error.what));
+    fail(key.first, key.second, error);
+  }
 }
 
 void Holder::on_commit(LinkId link, const PartCommit& c) {

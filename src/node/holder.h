@@ -27,14 +27,18 @@ class Holder {
   // true: the message was one for a holder.
   bool on_message(LinkId link, uint16_t type, std::span<const uint8_t> payload);
   void on_down(LinkId link);
+  // To be called when no message is at hand: what is being written is waited for, and its windows
+  // are given back.
+  void settle();
 
   uint64_t lent_bytes() const { return lent_; }
   size_t transfers() const { return transfers_.size(); }
 
  private:
   struct Transfer {
-    std::unique_ptr<PartReceiver> receiver;
     std::shared_ptr<os::Mapping> windows;  // a put that has begun keeps them
+    std::unique_ptr<PartReceiver> receiver;
+    int writing = -1;  // the window that the receiver is writing
     RegionId region = RegionId::kNone;
     uint32_t window_count = 0;
   };
@@ -45,6 +49,7 @@ class Holder {
   void on_list(LinkId link, const format::ListParts& list);
   void on_fetch(LinkId link, const format::FetchRows& fetch);
   void on_remove(LinkId link, const format::RemoveSession& remove);
+  Result<void> finish_rows(LinkId link, uint64_t transfer, Transfer& t);
   Result<void> fill_block(const format::FetchRows& fetch, std::vector<uint8_t>* ret,
                           uint64_t* ret_damaged_row);
   void fail(LinkId link, uint64_t transfer, const Error& error);

@@ -766,14 +766,14 @@ Result<format::BlockSeal> LinkHub::put_block(LinkId id, std::span<const uint8_t>
 }
 
 Result<void> LinkHub::open_block(LinkId id, const format::BlockSeal& seal, void* data,
-                                 uint64_t bytes) {
+                                 uint64_t bytes, const uint64_t* xxh3) {
   Link* link = state_->find(id);
   if (link == nullptr) return kNoLink;
   if (!link->ciphers) return kNotUp;
   CR_TRYV(format::read_block_seal(reinterpret_cast<const uint8_t*>(&seal), sizeof(seal)));
   if (bytes != seal.bytes) return Error{Errc::kInvalid, 0, "not the length of the sealed block"};
   if (!link->tagged_blocks) {
-    if (format::checksum(data, bytes) == seal.xxh3) return {};
+    if ((xxh3 != nullptr ? *xxh3 : format::checksum(data, bytes)) == seal.xxh3) return {};
     return Error{Errc::kDamaged, 0, "the data are not what the peer sealed"};
   }
   const SealHead head{seal.counter, seal.bytes, seal.xxh3};
@@ -811,6 +811,11 @@ Result<LinkStatus> LinkHub::status(LinkId id) const {
 bool LinkHub::outgoing(LinkId id) const {
   const Link* link = state_->find(id);
   return link != nullptr && link->outgoing;
+}
+
+bool LinkHub::has_tags(LinkId id) const {
+  const Link* link = state_->find(id);
+  return link != nullptr && link->tagged_blocks;
 }
 
 int LinkHub::event_fd() const { return state_->transport->event_fd(); }

@@ -132,7 +132,8 @@ class LinkHub : private TransportHandler {
   // Puts a block into a region of the peer, sealed. data: not changed by the caller until on_done
   // (with encryption it is copied, and may change at once); 1 byte to 64 MiB. offset: in the
   // region.
-  // xxh3: XXH3-64 of data, where the caller has it already; nullptr: it is computed.
+  // xxh3: what goes into the seal instead of XXH3-64 of data; nullptr: that is computed. A caller
+  // may have it already, or seal less than all, if the peer compares the rest in another way.
   // Returns the seal, to be sent in a message when on_done has told success: then the block is
   // complete in the peer's memory. Several blocks may be in flight; but a message waits until the
   // blocks before it are sent, pings too, so never as many as the network needs silence_ns for.
@@ -147,13 +148,17 @@ class LinkHub : private TransportHandler {
   // make it known as free to the peer only when it has been used.
   // Errors: kNotFound, kInvalid (bytes is not seal.bytes), kDamaged (not the block that was
   // sealed, or not all of it; with encryption the memory is filled with zeros).
-  Result<void> open_block(LinkId id, const format::BlockSeal& seal, void* data, uint64_t bytes);
+  // xxh3: what the peer must have sealed; nullptr: XXH3-64 of data. With tags they alone count.
+  Result<void> open_block(LinkId id, const format::BlockSeal& seal, void* data, uint64_t bytes,
+                          const uint64_t* xxh3 = nullptr);
 
   // The epoch that all frames from now on carry. Must not fall.
   void set_epoch(uint64_t epoch);
   Result<LinkStatus> status(LinkId id) const;
   // Both sides see the same: the node that connected is the one for which this is true.
   bool outgoing(LinkId id) const;
+  // Blocks of this link have tags (LinkOptions::tag_blocks). false: or there is no such link.
+  bool has_tags(LinkId id) const;
 
   int event_fd() const;
   Result<bool> arm();                  // as Transport::arm()

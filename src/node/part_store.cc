@@ -270,6 +270,27 @@ Result<void> PartStore::make_session(const SessionId& id) {
   return {};
 }
 
+uint64_t chunk_digest(const format::PartChunk& chunk, std::span<const uint8_t> data) {
+  const uint64_t rows = chunk.kind == format::kChunkOfRows ? chunk.rows : 0;
+  const uint64_t bytes = rows * sizeof(format::RowRecord);
+  return format::checksum(data.data(), rows > 0 && bytes <= data.size() ? bytes : data.size());
+}
+
+Result<void> verify_rows(std::span<const uint8_t> chunk, uint32_t rows) {
+  const Error bad{Errc::kDamaged, 0, "a chunk of rows is not what was sent"};
+  if (rows > format::kChunkRows || chunk.size() < format::kChunkPagesOff) return bad;
+  uint64_t at = format::kChunkPagesOff;
+  for (uint32_t i = 0; i < rows; i++) {
+    format::RowRecord r;
+    memcpy(&r, chunk.data() + i * sizeof(r), sizeof(r));
+    if (r.check == 0) continue;
+    if (chunk.size() - at < kPageSize || format::row_check(chunk.data() + at) != r.check)
+      return bad;
+    at += kPageSize;
+  }
+  return {};
+}
+
 PartReceiver::PartReceiver(PartStore& store, const format::PartOffer& offer)
     : store_(store), offer_(offer) {
   store_.busy_.insert({id(), offer_.holder});
@@ -359,7 +380,8 @@ Result<std::unique_ptr<PartReceiver>> PartReceiver::begin(PartStore& store,
   return r;
 }
 
-Result<void> PartReceiver::put_rows(std::span<const uint8_t> chunk, uint32_t rows) {
+Result<void> PartReceiver::add_rows(std::span<const uint8_t> chunk, uint32_t rows) {
+  writing_ = true;
   const Error bad{Errc::kDamaged, 0, "a chunk of rows breaks the rules"};
   if (rows > format::kChunkRows || chunk.size() < format::kChunkPagesOff) return bad;
   uint64_t at = format::kChunkPagesOff, least = 0;
@@ -376,14 +398,13 @@ Result<void> PartReceiver::put_rows(std::span<const uint8_t> chunk, uint32_t row
     CR_TRYV(writer_->put(r.row, r.check, chunk.data() + at));
     at += kPageSize;
   }
-  return {};
+  return writer_->flush();
 }
 
-Result<void> PartReceiver::add_rows(std::span<const uint8_t> chunk, uint32_t rows) {
-  const auto put = put_rows(chunk, rows);
-  const auto drained = writer_->drain();  // the memory is given back, also after an error
-  if (!put) return put.error();
-  if (!drained) return drained.error();
+Result<void> PartReceiver::finish_rows() {
+  if (!writing_) return {};
+  CR_TRYV(writer_->drain());
+  writing_ = false;
   os::fault_point(os::FaultPoint::kPartReceived);
   return {};
 }
@@ -398,6 +419,7 @@ Result<void> PartReceiver::add_description(uint64_t off, std::span<const uint8_t
 }
 
 Result<void> PartReceiver::commit(const format::PartCommit& c) {
+  CR_TRYV(finish_rows());
   const Error bad{Errc::kDamaged, 0, "a commit breaks the rules"};
   if (c.rows > most_rows_ || description_.size() != c.description_bytes || description_.empty() ||
       is_none(c.triple)) {

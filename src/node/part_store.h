@@ -76,6 +76,12 @@ class PartStore {
 Result<void> read_rows(const store::LoadedPart& part, uint64_t first, uint64_t count, uint8_t* ret,
                        uint64_t* ret_row);
 
+// The digest that such a chunk is sealed with (BlockSeal::xxh3). Of a chunk of rows it is that of the
+// RowRecords, because these have a checksum of each page.
+uint64_t chunk_digest(const format::PartChunk& chunk, std::span<const uint8_t> data);
+// Whether the pages are what the RowRecords say. kDamaged: they are not, or a rule is broken.
+Result<void> verify_rows(std::span<const uint8_t> chunk, uint32_t rows);
+
 // Takes in one checkpoint's part.
 class PartReceiver {
  public:
@@ -89,9 +95,11 @@ class PartReceiver {
   PartReceiver& operator=(const PartReceiver&) = delete;
   bool has_base() const { return base_ != nullptr; }
 
-  // A chunk (node_messages.h) of so many rows. kDamaged: it breaks a rule. The memory may be used
-  // again afterwards. After an error the transfer is over.
+  // A chunk (node_messages.h) of so many rows, in memory that must not change until finish_rows().
+  // kDamaged: it breaks a rule. After an error the transfer is over.
   Result<void> add_rows(std::span<const uint8_t> chunk, uint32_t rows);
+  // Before the next add_rows().
+  Result<void> finish_rows();
   Result<void> add_description(uint64_t off, std::span<const uint8_t> bytes);
   // Afterwards nothing more may be added.
   Result<void> commit(const format::PartCommit& commit);
@@ -102,13 +110,13 @@ class PartReceiver {
   SessionId id() const { return session_id_of(offer_.session_id); }
   format::PartHeader header() const;
   Result<int> choose_buffer(store::PartState (&old)[2]);
-  Result<void> put_rows(std::span<const uint8_t> chunk, uint32_t rows);
 
   PartStore& store_;
   format::PartOffer offer_;
   uint64_t most_rows_ = 0;  // of chunks and of the commit
   std::unique_ptr<store::LoadedPart> base_;
   std::unique_ptr<store::PartWriter> writer_;
+  bool writing_ = false;  // rows that finish_rows() was not called for yet
   std::vector<uint8_t> description_;
 };
 

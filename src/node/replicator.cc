@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <bit>
 #include <utility>
 
 #include "format/part_reader.h"
@@ -18,7 +19,9 @@ namespace {
 using namespace format;
 
 constexpr uint64_t kUnknown = ~uint64_t{0};  // a check that no row has
-constexpr uint64_t kRowsOfStep = 512;
+constexpr uint64_t kUnitBytes = store::kUnitPages * kPageSize;
+constexpr uint64_t kUnitsOfStep = 512, kMostBytesOfStep = 2 * kChunkBytes;
+static_assert(store::kUnitPages <= 64 && store::kUnitPages <= kChunkRows);
 constexpr unsigned kMostPasses = 12;
 constexpr uint64_t kSecond = 1'000'000'000, kLeastRetryNs = kSecond / 4,
                    kMostRetryNs = 30 * kSecond;
@@ -37,7 +40,7 @@ Replicator::Replicator(Node node, ProtectedSession session, std::unique_ptr<stor
       session_(std::move(session)),
       erasure_(std::move(erasure)),
       stripe_(erasure_->stripe()) {
-  scratch_.resize(stripe_.parts() * kPageSize);
+  scratch_.resize(stripe_.parts() * kUnitBytes);
 }
 
 Result<std::unique_ptr<Replicator>> Replicator::make(Node node, ProtectedSession session,
@@ -94,17 +97,15 @@ unsigned Replicator::participants() const {
 
 // Forgets the transfer; buffers under way stay with their callbacks.
 void Replicator::leave(Target& t) {
-  if (t.region != RemoteRegionId::kNone && node_.hub != nullptr) {
-    const auto busy = [](const std::shared_ptr<Buffer>& b) { return b.use_count() > 1; };
-    if (std::ranges::none_of(t.buffers, busy)) node_.hub->drop_region(t.region);
-  }
+  // Else it ends with the link.
+  if (t.region != RemoteRegionId::kNone && *t.puts == 0) node_.hub->drop_region(t.region);
   t.region = RemoteRegionId::kNone;
+  t.puts.reset();
+  t.window_busy.clear();
   t.takes_part = t.accepted = t.committed = t.full = false;
   t.link = LinkId::kNone;
   t.receiver.reset();
-  t.buffers.clear();
-  t.filling = 0;
-  t.rows = t.pages = 0;
+  t.written.reset();
   t.described = 0;
 }
 
@@ -197,164 +198,238 @@ void Replicator::offer(Target& t) {
 void Replicator::offer_own(Target& t, const PartOffer& o) {
   auto receiver = PartReceiver::begin(*node_.store, o);
   if (!receiver) return drop(t, words(receiver.error()));
-  auto memory =
-      os::Mapping::map(-1, kChunkBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS);
-  if (!memory) return drop(t, words(memory.error()));
   t.receiver = std::move(*receiver);
   t.full = !t.receiver->has_base();
-  t.buffers.push_back(std::make_shared<Buffer>(Buffer{std::move(*memory), false}));
   t.takes_part = t.accepted = true;
 }
 
 bool Replicator::has_room(const Target& t) const {
-  return !t.takes_part || !t.buffers[t.filling]->busy;
+  return !t.takes_part || t.own || std::ranges::count(t.window_busy, false) != 0;
 }
 
 bool Replicator::all_have_room() const {
   return std::ranges::all_of(targets_, [this](const Target& t) { return has_room(t); });
 }
 
-bool Replicator::row_has_changed(uint64_t row, bool* ret_nonzero) const {
-  bool changed = false;
-  *ret_nonzero = false;
-  for (unsigned c = 0; c < stripe_.data; c++) {
-    const uint64_t slot = stripe_.slot(row, c), check = check_of(slot);
-    changed |= check != sent_check(slot);
-    *ret_nonzero |= check != 0;
-  }
-  return changed;
-}
-
-// Reads the row's data into scratch_: of all columns, or of those that have changed. false: some
-// page is not what it was any more.
-bool Replicator::read_columns(uint64_t row, bool all) {
-  for (unsigned c = 0; c < stripe_.data; c++) {
-    const uint64_t slot = stripe_.slot(row, c), check = check_of(slot);
-    uint8_t* page = scratch_.data() + c * kPageSize;
-    if (!all && check == sent_check(slot)) continue;
-    if (check == 0) {
-      memset(page, 0, kPageSize);
-      continue;
+// Copies are the same for all that have the same base.
+void Replicator::make_streams() {
+  streams_.clear();
+  const bool copies = stripe_.data == 1;
+  for (size_t i = 0; i < targets_.size(); i++) {
+    if (!targets_[i].takes_part) continue;
+    const auto same = std::ranges::find_if(streams_, [&](const Stream& s) {
+      return copies && targets_[s.targets[0]].full == targets_[i].full;
+    });
+    if (same == streams_.end()) {
+      streams_.push_back({{i}, nullptr});
+    } else {
+      same->targets.push_back(i);
     }
-    const auto read = image_->read(content_.where[slot], check, page);
-    if (!read || !*read) return false;
   }
-  return true;
 }
 
-void Replicator::put_row(Target& t, uint64_t row, uint64_t check, const uint8_t* page) {
-  if (!t.takes_part) return;
-  uint8_t* memory = t.buffers[t.filling]->memory.data();
-  const RowRecord r{row, check};
-  memcpy(memory + t.rows * sizeof(r), &r, sizeof(r));
-  t.rows++;
-  if (check != 0) {
-    memcpy(memory + kChunkPagesOff + t.pages * kPageSize, page, kPageSize);
-    t.pages++;
-  }
-  if (t.rows == kChunkRows) flush(t);
+// One that nobody uses. There are never many more than there are windows.
+Result<Replicator::Buffer> Replicator::take_buffer() {
+  const auto free =
+      std::ranges::find_if(buffers_, [](const Buffer& b) { return b.use_count() == 1; });
+  if (free != buffers_.end()) return *free;
+  auto memory =
+      os::Mapping::map(-1, kChunkBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS);
+  if (!memory) return memory.error();
+  buffers_.push_back(std::make_shared<os::Mapping>(std::move(*memory)));
+  return buffers_.back();
 }
 
-void Replicator::flush(Target& t) {
-  if (!t.takes_part || t.rows == 0) return;
-  hand_over(t, kChunkOfRows, 0, kChunkPagesOff + t.pages * kPageSize);
-  t.rows = t.pages = 0;
-}
-
-// buffers[filling] goes to the holder; afterwards that is another one.
-void Replicator::hand_over(Target& t, uint32_t kind, uint64_t off, uint64_t bytes) {
-  handed_bytes_ += bytes;
-  if (!t.own) sent_bytes_ += bytes;
-  const std::shared_ptr<Buffer> buffer = t.buffers[t.filling];
-  const std::span<const uint8_t> data{buffer->memory.data(), bytes};
-  if (t.own) {
-    const auto done = kind == kChunkOfRows ? t.receiver->add_rows(data, t.rows)
-                                           : t.receiver->add_description(off, data);
-    if (!done) drop(t, words(done.error()));
-    return;
-  }
-  PartChunk chunk{};
-  chunk.transfer = t.transfer;
-  chunk.window = static_cast<uint32_t>(t.filling);
-  chunk.kind = kind;
-  chunk.rows = kind == kChunkOfRows ? t.rows : 0;
-  chunk.off = off;
-  auto message = std::make_shared<PartChunk>(chunk);
-  auto seal = node_.hub->put_block(
-      t.link, data, t.region, t.filling * kChunkBytes,
-      [hub = node_.hub, link = t.link, buffer, message](const Result<void>& done) {
-        if (done) (void)send_struct(*hub, link, kPartChunk, *message);
-      });
-  if (!seal) return drop(t, words(seal.error()));
-  message->seal = *seal;
-  buffer->busy = true;
-  t.filling = (t.filling + 1) % t.buffers.size();
-}
-
-// false: it has to wait for a window.
-bool Replicator::send_row(uint64_t row) {
-  bool nonzero = false;
-  const bool changed = row_has_changed(row, &nonzero);
-  const auto wants = [&](const Target& t) { return t.takes_part && t.full && nonzero; };
-  const bool for_full = std::ranges::any_of(targets_, wants);
-  if (!changed && !for_full) return true;
-  if (!all_have_room()) return false;
-  const bool parity = stripe_.data > 1 && stripe_.parity > 0;
-  if (!read_columns(row, parity || for_full)) {
-    overtaken_ = true;
-    if (sent_.size() < content_.checks.size()) sent_.resize(content_.checks.size());
-    for (unsigned c = 0; c < stripe_.data; c++) {
-      if (const uint64_t slot = stripe_.slot(row, c); slot < sent_.size()) sent_[slot] = kUnknown;
+// Reads those of the unit's pages that are wanted into scratch_: of all columns, or only those that
+// have changed. Returns the rows of which some page is not what it was any more.
+uint64_t Replicator::read_unit(uint64_t first, uint64_t rows, bool all) {
+  uint64_t bad = 0;
+  for (unsigned c = 0; c < stripe_.data; c++) {
+    const uint64_t base = stripe_.slot(first, c);
+    uint8_t* pages = scratch_.data() + c * kUnitBytes;
+    const auto wanted = [&](uint64_t r) {
+      return (rows >> r & 1) != 0 && (all || check_of(base + r) != sent_check(base + r));
+    };
+    for (uint64_t r = 0; r < store::kUnitPages;) {
+      const uint64_t from = r++;
+      if (!wanted(from)) continue;
+      if (check_of(base + from) == 0) {
+        memset(pages + from * kPageSize, 0, kPageSize);
+        continue;
+      }
+      const uint64_t where = content_.where[base + from];
+      while (r < store::kUnitPages && wanted(r) && check_of(base + r) != 0 &&
+             content_.where[base + r] == where + (r - from)) {
+        r++;
+      }
+      const auto read = image_->read_pages(where, r - from, pages + from * kPageSize);
+      for (uint64_t k = from; k < r; k++) {
+        const bool same = read && *read && row_check(pages + k * kPageSize) == check_of(base + k);
+        if (!same) bad |= uint64_t{1} << k;
+      }
     }
-    return true;
   }
-  if (parity) {
+  return bad;
+}
+
+void Replicator::encode_unit(uint64_t rows) {
+  for (uint64_t r = 0; r < store::kUnitPages;) {
+    const uint64_t from = r++;
+    if ((rows >> from & 1) == 0) continue;
+    while (r < store::kUnitPages && (rows >> r & 1) != 0) r++;
     const uint8_t* data[kMostPartHolders];
     uint8_t* coded[kMostPartHolders];
-    for (unsigned c = 0; c < stripe_.data; c++) data[c] = scratch_.data() + c * kPageSize;
-    for (unsigned m = 0; m < stripe_.parity; m++) {
-      coded[m] = scratch_.data() + (stripe_.data + m) * kPageSize;
-    }
-    erasure_->encode(data, coded, kPageSize);
+    const auto at = [&](unsigned part) {
+      return scratch_.data() + part * kUnitBytes + from * kPageSize;
+    };
+    for (unsigned c = 0; c < stripe_.data; c++) data[c] = at(c);
+    for (unsigned m = 0; m < stripe_.parity; m++) coded[m] = at(stripe_.data + m);
+    erasure_->encode(data, coded, (r - from) * kPageSize);
   }
-  for (unsigned part = 0; part < stripe_.parts(); part++) {
-    Target& t = targets_[stripe_.holder(row, part)];
-    if (!t.takes_part) continue;
-    const unsigned column = stripe_.data == 1 ? 0 : part;
-    if (column < stripe_.data) {
-      const uint64_t slot = stripe_.slot(row, column), check = check_of(slot);
-      if (check != sent_check(slot) || (t.full && check != 0)) {
-        put_row(t, row, check, scratch_.data() + column * kPageSize);
+}
+
+void Replicator::put_row(Stream& s, uint64_t row, uint64_t check, const uint8_t* page) {
+  if (!s.filling) {
+    auto buffer = take_buffer();
+    if (!buffer) {
+      for (const size_t i : s.targets) drop(targets_[i], words(buffer.error()));
+      return;
+    }
+    s.filling = *buffer;
+  }
+  uint8_t* memory = s.filling->data();
+  const RowRecord r{row, check};
+  memcpy(memory + s.rows * sizeof(r), &r, sizeof(r));
+  s.rows++;
+  if (check != 0) {
+    memcpy(memory + kChunkPagesOff + s.pages * kPageSize, page, kPageSize);
+    s.pages++;
+  }
+  if (s.rows == kChunkRows) flush(s);
+}
+
+void Replicator::flush(Stream& s) {
+  if (s.rows > 0) {
+    PartChunk chunk{};
+    chunk.kind = kChunkOfRows;
+    chunk.rows = s.rows;
+    for (const size_t i : s.targets) {
+      hand_over(targets_[i], s.filling, chunk, kChunkPagesOff + s.pages * kPageSize);
+    }
+  }
+  s.filling.reset();
+  s.rows = s.pages = 0;
+}
+
+// The own part is written while the next chunk is filled.
+void Replicator::hand_over_own(Target& t, const Buffer& buffer, const PartChunk& like,
+                               uint64_t bytes) {
+  const std::span<const uint8_t> data{buffer->data(), bytes};
+  if (like.kind == kChunkOfDescription) {
+    if (auto done = t.receiver->add_description(like.off, data); !done)
+      drop(t, words(done.error()));
+    return;
+  }
+  auto done = t.receiver->finish_rows();
+  t.written = buffer;
+  if (done) done = t.receiver->add_rows(data, like.rows);
+  if (!done) drop(t, words(done.error()));
+}
+
+void Replicator::hand_over(Target& t, const Buffer& buffer, const PartChunk& like, uint64_t bytes) {
+  if (!t.takes_part) return;
+  handed_bytes_ += bytes;
+  if (t.own) return hand_over_own(t, buffer, like, bytes);
+  sent_bytes_ += bytes;
+  const auto window = std::ranges::find(t.window_busy, false) - t.window_busy.begin();
+  auto message = std::make_shared<PartChunk>(like);
+  message->transfer = t.transfer;
+  message->window = static_cast<uint32_t>(window);
+  const std::span<const uint8_t> data{buffer->data(), bytes};
+  const uint64_t digest = chunk_digest(like, data);
+  auto seal = node_.hub->put_block(
+      t.link, data, t.region, message->window * kChunkBytes,
+      [hub = node_.hub, link = t.link, buffer, message, puts = t.puts](const Result<void>& done) {
+        --*puts;
+        if (done) (void)send_struct(*hub, link, kPartChunk, *message);
+      },
+      &digest);
+  if (!seal) return drop(t, words(seal.error()));
+  ++*t.puts;
+  message->seal = *seal;
+  t.window_busy[message->window] = true;
+}
+
+void Replicator::put_unit(uint64_t first, uint64_t rows, uint64_t changed) {
+  for (Stream& s : streams_) {
+    const Target& t = targets_[s.targets[0]];
+    for (uint64_t left = rows; left != 0 && t.takes_part; left &= left - 1) {
+      const auto r = static_cast<uint64_t>(std::countr_zero(left));
+      const uint64_t row = first + r;
+      const unsigned part = stripe_.data == 1 ? 0 : stripe_.part(row, t.holder);
+      const uint8_t* page = scratch_.data() + part * kUnitBytes + r * kPageSize;
+      if (part < stripe_.data) {
+        const uint64_t slot = stripe_.slot(row, part), check = check_of(slot);
+        if (check != sent_check(slot) || (t.full && check != 0)) put_row(s, row, check, page);
+      } else if ((changed >> r & 1) != 0 || t.full) {
+        put_row(s, row, row_check(page), page);
       }
-    } else if (changed || t.full) {
-      const uint8_t* page = scratch_.data() + part * kPageSize;
-      put_row(t, row, row_check(page), page);
     }
   }
+}
+
+// Sends what is wanted of the rows [first, first + count) of one unit. false: it has to wait for a
+// window.
+bool Replicator::send_unit(uint64_t first, uint64_t count) {
+  uint64_t changed = 0, nonzero = 0;
+  for (unsigned c = 0; c < stripe_.data; c++) {
+    const uint64_t base = stripe_.slot(first, c);
+    for (uint64_t r = 0; r < count; r++) {
+      const uint64_t check = check_of(base + r);
+      changed |= static_cast<uint64_t>(check != sent_check(base + r)) << r;
+      nonzero |= static_cast<uint64_t>(check != 0) << r;
+    }
+  }
+  const bool full =
+      std::ranges::any_of(targets_, [](const Target& t) { return t.takes_part && t.full; });
+  uint64_t rows = changed | (full ? nonzero : 0);
+  if (rows == 0) return true;
+  if (!all_have_room()) return false;
+  const bool parity = stripe_.data > 1 && stripe_.parity > 0;
+  const uint64_t bad = read_unit(first, rows, parity || full);
+  overtaken_ |= bad != 0;
+  rows &= ~bad;
+  if (parity) encode_unit(rows);
+  put_unit(first, rows, changed);
   if (sent_.size() < content_.checks.size()) sent_.resize(content_.checks.size());
   for (unsigned c = 0; c < stripe_.data; c++) {
-    if (const uint64_t slot = stripe_.slot(row, c); slot < sent_.size()) {
-      sent_[slot] = check_of(slot);
+    const uint64_t base = stripe_.slot(first, c);
+    for (uint64_t r = 0; r < count && base + r < sent_.size(); r++) {
+      if ((rows >> r & 1) != 0) sent_[base + r] = check_of(base + r);
+      if ((bad >> r & 1) != 0) sent_[base + r] = kUnknown;
     }
   }
   return true;
 }
 
 bool Replicator::send_rows() {
-  for (uint64_t i = 0; i < kRowsOfStep && row_ < rows_; row_++) {
-    const uint64_t before = handed_bytes_;
-    if (!send_row(row_)) return false;
-    i += before != handed_bytes_ ? 16 : 0;
-    if (row_ % 64 == 0) i++;
+  const uint64_t begun = handed_bytes_;
+  for (uint64_t i = 0; i < kUnitsOfStep && handed_bytes_ - begun < kMostBytesOfStep; i++) {
+    if (row_ >= rows_) {
+      if (!all_have_room()) return false;
+      end_pass();
+      return true;
+    }
+    const uint64_t count = std::min(store::kUnitPages, rows_ - row_);
+    if (!send_unit(row_, count)) return false;
+    row_ += count;
   }
-  if (row_ < rows_) return true;
-  end_pass();
   return true;
 }
 
 // What was overwritten while it was read is read again, from the checkpoint that did it.
 void Replicator::end_pass() {
-  for (Target& t : targets_) flush(t);
+  for (Stream& s : streams_) flush(s);
   if (!overtaken_) {
     sent_ = content_.checks;
     describe();
@@ -402,11 +477,18 @@ void Replicator::describe() {
 void Replicator::send_description() {
   for (Target& t : targets_) {
     while (t.takes_part && t.described < description_.size() && has_room(t)) {
+      const auto buffer = take_buffer();
+      if (!buffer) {
+        drop(t, words(buffer.error()));
+        break;
+      }
       const uint64_t bytes = std::min<uint64_t>(kChunkBytes, description_.size() - t.described);
-      memcpy(t.buffers[t.filling]->memory.data(), description_.data() + t.described, bytes);
-      const uint64_t off = t.described;
+      memcpy((*buffer)->data(), description_.data() + t.described, bytes);
+      PartChunk chunk{};
+      chunk.kind = kChunkOfDescription;
+      chunk.off = t.described;
       t.described += bytes;
-      hand_over(t, kChunkOfDescription, off, bytes);
+      hand_over(t, *buffer, chunk, bytes);
     }
   }
 }
@@ -440,6 +522,13 @@ void Replicator::commit(uint64_t now_ns) {
   deadline_ns_ = now_ns + kTransferNs;
 }
 
+// Memory that is only needed while a checkpoint is taken to others.
+void Replicator::release() {
+  image_.reset();
+  streams_.clear();
+  buffers_.clear();
+}
+
 // Every participant has committed or failed.
 void Replicator::settle(uint64_t now_ns) {
   phase_ = Phase::kIdle;
@@ -454,6 +543,7 @@ void Replicator::settle(uint64_t now_ns) {
     }
     leave(t);
   }
+  release();
   gave_up_.clear();
   const Safety before = safety_;
   safety_.parts = safety_.elsewhere = 0;
@@ -473,7 +563,6 @@ void Replicator::settle(uint64_t now_ns) {
       keep_layout_ = layout_;
     }
   }
-  image_.reset();
   if (safety_.parts < targets_.size()) {
     failures_++;
     wanted_ = true;
@@ -496,7 +585,7 @@ void Replicator::give_up(uint64_t now_ns, const std::string& why) {
   for (Target& t : targets_) {
     if (t.takes_part) drop(t, why);
   }
-  image_.reset();
+  release();
   phase_ = Phase::kIdle;
   failures_++;
   wanted_ = !ended_ || failures_ < 3;
@@ -539,6 +628,7 @@ bool Replicator::step(uint64_t now_ns) {
       return false;
     case Phase::kOffer:
       if (!all(&Target::accepted)) return false;
+      make_streams();
       phase_ = Phase::kSend;
       return true;
     case Phase::kSend:
@@ -546,9 +636,8 @@ bool Replicator::step(uint64_t now_ns) {
     case Phase::kDescribe: {
       send_description();
       const bool handed = std::ranges::all_of(targets_, [this](const Target& t) {
-        const auto busy = [](const std::shared_ptr<Buffer>& b) { return b->busy; };
         return !t.takes_part ||
-               (t.described == description_.size() && std::ranges::none_of(t.buffers, busy));
+               (t.described == description_.size() && std::ranges::count(t.window_busy, true) == 0);
       });
       if (handed) commit(now_ns);
       return handed;
@@ -578,19 +667,12 @@ bool Replicator::on_message(LinkId link, uint16_t type, std::span<const uint8_t>
       return true;
     }
     t.region = *region;
-    for (uint32_t i = 0; i < a.windows; i++) {
-      auto memory =
-          os::Mapping::map(-1, kChunkBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS);
-      if (!memory) {
-        drop(t, words(memory.error()));
-        return true;
-      }
-      t.buffers.push_back(std::make_shared<Buffer>(Buffer{std::move(*memory), false}));
-    }
+    t.puts = std::make_shared<unsigned>(0);
+    t.window_busy.assign(a.windows, false);
     t.full = a.has_base == 0;
     t.accepted = true;
   } else if (PartChunkDone d; type == kPartChunkDone && read_struct(payload, &d)) {
-    if (d.window < t.buffers.size()) t.buffers[d.window]->busy = false;
+    if (d.window < t.window_busy.size()) t.window_busy[d.window] = false;
   } else if (PartCommitted c; type == kPartCommitted && read_struct(payload, &c)) {
     t.committed = phase_ == Phase::kCommit;
   } else if (PartFailed f; type == kPartFailed && read_struct(payload, &f)) {

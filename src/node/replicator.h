@@ -87,11 +87,8 @@ class Replicator {
     kDescribe,  // the description is sent
     kCommit,    // until each participant has committed or failed
   };
-  // Memory of one window's size on its way.
-  struct Buffer {
-    os::Mapping memory;
-    bool busy = false;  // the window of the same number is
-  };
+  // Memory of one window's size; on its way, or free if nobody else has a pointer to it.
+  using Buffer = std::shared_ptr<os::Mapping>;
   struct Target {
     std::string node;
     unsigned holder = 0;
@@ -104,11 +101,17 @@ class Replicator {
     LinkId link = LinkId::kNone;
     uint64_t transfer = 0;
     RemoteRegionId region = RemoteRegionId::kNone;
+    std::shared_ptr<unsigned> puts;          // to the region, under way
+    std::vector<bool> window_busy;           // of the region
+    Buffer written;                          // own: what the receiver is writing; outlives it
     std::unique_ptr<PartReceiver> receiver;  // own
-    std::vector<std::shared_ptr<Buffer>> buffers;
-    size_t filling = 0;
-    uint32_t rows = 0, pages = 0;  // in buffers[filling]
-    uint64_t described = 0;        // bytes of the description that were handed over
+    uint64_t described = 0;                  // bytes of the description that were handed over
+  };
+  // What one target gets, or all targets if it is the same for them.
+  struct Stream {
+    std::vector<size_t> targets;
+    Buffer filling;
+    uint32_t rows = 0, pages = 0;  // in it
   };
   Replicator(Node node, ProtectedSession session, std::unique_ptr<store::Erasure> erasure);
 
@@ -116,13 +119,18 @@ class Replicator {
   Result<void> look();
   void offer(Target& t);
   void offer_own(Target& t, const format::PartOffer& offer);
+  void make_streams();
   bool send_rows();
-  bool send_row(uint64_t row);
-  bool row_has_changed(uint64_t row, bool* ret_nonzero) const;
-  bool read_columns(uint64_t row, bool all);
-  void put_row(Target& t, uint64_t row, uint64_t check, const uint8_t* page);
-  void flush(Target& t);
-  void hand_over(Target& t, uint32_t kind, uint64_t off, uint64_t bytes);
+  bool send_unit(uint64_t first, uint64_t count);
+  uint64_t read_unit(uint64_t first, uint64_t rows, bool all);
+  void encode_unit(uint64_t rows);
+  void put_unit(uint64_t first, uint64_t rows, uint64_t changed);
+  void put_row(Stream& s, uint64_t row, uint64_t check, const uint8_t* page);
+  void flush(Stream& s);
+  Result<Buffer> take_buffer();
+  void hand_over(Target& t, const Buffer& buffer, const format::PartChunk& like, uint64_t bytes);
+  void hand_over_own(Target& t, const Buffer& buffer, const format::PartChunk& like,
+                     uint64_t bytes);
   void end_pass();
   void describe();
   void send_description();
@@ -131,6 +139,7 @@ class Replicator {
   void give_up(uint64_t now_ns, const std::string& why);
   void drop(Target& t, const std::string& why);
   void leave(Target& t);
+  void release();
   bool has_room(const Target& t) const;
   bool all_have_room() const;
   uint64_t check_of(uint64_t slot) const {
@@ -166,7 +175,9 @@ class Replicator {
   unsigned pass_ = 0;
   bool overtaken_ = false;
   std::vector<uint8_t> description_;
-  std::vector<uint8_t> scratch_;  // a page of each part
+  std::vector<uint8_t> scratch_;  // of a unit: the pages of each part, one part behind the other
+  std::vector<Stream> streams_;
+  std::vector<Buffer> buffers_;
   Safety safety_;
   uint64_t handed_bytes_ = 0, sent_bytes_ = 0;  // to all holders; to other nodes
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);

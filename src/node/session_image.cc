@@ -237,18 +237,25 @@ void SessionImage::place(std::vector<SeenMetadata>& seen, store::SlotMap& map, S
   }
 }
 
-Result<bool> SessionImage::read(uint64_t where, uint64_t check, uint8_t* page) const {
+Result<bool> SessionImage::read_pages(uint64_t where, uint64_t count, uint8_t* pages) const {
   const uint64_t index = where >> kMemberShift, part = where >> kSourceShift & 0xf;
   const uint64_t number = where & kPageMask;
   if (part > 0) {
-    memcpy(page, (*seen_)[index].bytes[part - 1].data() + number * kPageSize, kPageSize);
+    const uint8_t* bytes = (*seen_)[index].bytes[part - 1].data();
+    memcpy(pages, bytes + number * kPageSize, count * kPageSize);
     return true;
   }
   const Member& m = *sources_[index];
-  auto done = read_all(m.fd.get(), page, kPageSize, m.super.payload_off + number * kPageSize);
+  const uint64_t off = m.super.payload_off + number * kPageSize;
+  auto done = read_all(m.fd.get(), pages, count * kPageSize, off);
   if (!done && done.error().code == Errc::kBusy) return false;
   if (!done) return done.error();
-  return format::row_check(page) == check;
+  return true;
+}
+
+Result<bool> SessionImage::read(uint64_t where, uint64_t check, uint8_t* page) const {
+  CR_TRY(const bool there, read_pages(where, 1, page));
+  return there && format::row_check(page) == check;
 }
 
 bool SessionImage::is_current() const {

@@ -49,6 +49,8 @@ class SessionImage {
 
   // Reads a page that is not zeros. false: it is not what it was.
   Result<bool> read(uint64_t where, uint64_t check, uint8_t* page) const;
+  // Reads pages at `where`, `where` + 1 ..., and compares nothing. false: they are not there.
+  Result<bool> read_pages(uint64_t where, uint64_t count, uint8_t* pages) const;
   // Nothing of it was overwritten so far.
   bool is_current() const;
 

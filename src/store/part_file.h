@@ -53,6 +53,7 @@ class PartWriter {
   // check: format::row_check() of the page; 0: zeros, and `page` is not looked at. The page must
   // stay until drain(). A row may be put again, behind a drain().
   Result<void> put(uint64_t row, uint64_t check, const uint8_t* page);
+  Result<void> flush();  // hands what was put to the kernel, which need not wait for drain()
   Result<void> drain();
   // Brings rows over from the base, description, barrier, WRITE_LOCK = 1, barrier. Of the header
   // what says where things lie is filled in here.
@@ -66,7 +67,6 @@ class PartWriter {
   Result<void> lock();
   Result<void> write_header(format::PartHeader& header);
   Result<void> write_row(uint64_t row, uint64_t check, const uint8_t* page);
-  Result<void> flush();
   Result<void> bring_over(uint64_t rows);
   Result<void> drop_rows(uint64_t rows);
   Result<void> make_room(uint64_t rows);

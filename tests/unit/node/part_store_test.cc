@@ -103,7 +103,8 @@ struct Chunk {
   Errc give_to(PartReceiver& receiver) const {
     const std::vector<uint8_t> memory(bytes);  // of just this length
     const auto added = receiver.add_rows(memory, rows);
-    return added.error().code;
+    const auto finished = receiver.finish_rows();  // the memory ends here
+    return (added ? finished : added).error().code;
   }
 };
 

@@ -138,6 +138,8 @@ class Story {
     const auto flush = [&] {
       const auto added = receiver.add_rows({chunk.data(), at}, count);
       cr_assert(added.has_value(), "%s", added.error().what);
+      const auto finished = receiver.finish_rows();
+      cr_assert(finished.has_value(), "%s", finished.error().what);
       at = cr::format::kChunkPagesOff;
       count = 0;
     };
