@@ -89,6 +89,7 @@ struct PartChunk {
 };
 CR_ON_DISK(PartChunk, 72);
 
+inline constexpr uint32_t kNoWindow = 0xffffffff;  // PartChunkDone: the holder is still at work
 struct PartChunkDone {
   uint64_t transfer;
   uint32_t window;

@@ -25,6 +25,7 @@ using rawsys::now_ns;
 
 constexpr uint64_t kSecond = 1'000'000'000;
 constexpr uint64_t kEndNs = 5 * kSecond;
+constexpr unsigned kStoreThreads = 4;
 constexpr size_t kMostRequestBytes = 1 << 20, kMostClients = 1024;
 
 Json failure(const std::string& text) { return {{"ok", false}, {"error", text}}; }
@@ -52,6 +53,8 @@ Result<std::unique_ptr<Daemon>> Daemon::create(NodeConfig config,
   }
   d->posted_ = os::Fd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!d->posted_) return Error{Errc::kSystem, errno, "eventfd"};
+  d->threads_ = std::make_unique<StoreThreads>(
+      kStoreThreads, [d = d.get()](StoreThreads::Task task) { d->later(std::move(task)); });
   CR_TRYV(d->start_links(ret_text));
   CR_TRYV(d->listen(ret_text));
   return d;
@@ -69,6 +72,7 @@ Daemon::~Daemon() {
   }
   sessions_.clear();
   holder_.reset();
+  threads_.reset();
   if (listen_) unlink(config_.socket_path.c_str());
 }
 
@@ -136,7 +140,7 @@ Result<void> Daemon::start_links(std::string* ret_text) {
         "; see the member list, or name an address with --listen";
     return port.error();
   }
-  holder_ = std::make_unique<Holder>(*hub_, *store_, config_.dram_bytes, log_);
+  holder_ = std::make_unique<Holder>(*hub_, *store_, *threads_, config_.dram_bytes, log_);
   for (const Member& m : config_.members.list) {
     if (m.name != self.name) peers_[m.name];
   }
@@ -271,6 +275,7 @@ void Daemon::begin_repair(ProtectedSession s, const std::vector<std::string>& ol
   if (!placed) return refuse(text);
   Replicator::Node node{hub_.get(),
                         store_.get(),
+                        threads_.get(),
                         config_.members.self().name,
                         [this](const std::string& n) { return link_to(n); },
                         [this](const std::string& n) { return may_come(n); },
@@ -417,6 +422,7 @@ void Daemon::on_protect(Client& c, const Json& request) {
   const std::string id = to_hex(s.id);
   Replicator::Node node{hub_.get(),
                         store_.get(),
+                        threads_.get(),
                         config_.members.self().name,
                         [this](const std::string& n) { return link_to(n); },
                         [this](const std::string& n) { return may_come(n); },
@@ -616,10 +622,10 @@ void Daemon::run(int stop_fd) {
     bool more = false;
     if (hub_) {
       for (int i = 0; i < 64 && hub_->progress(now_ns()) != 0; i++) more = i == 63;
-      if (!more) holder_->settle();
       hub_->tick(now_ns());
     }
     uint64_t next = hub_ ? std::min(keep_links(now), hub_->next_tick_ns()) : ~uint64_t{0};
+    if (holder_) next = std::min(next, holder_->tick(now));
     replace_holders();
     look_for_repairs(now);
     next = std::min(next, now + kSecond);

@@ -118,6 +118,7 @@ class Daemon : private LinkHandler {
   os::Fd lock_, listen_, posted_;
   std::unique_ptr<LinkHub> hub_;
   std::unique_ptr<Holder> holder_;
+  std::unique_ptr<StoreThreads> threads_;
   struct Peer {
     LinkId link = LinkId::kNone;
     bool up = false;

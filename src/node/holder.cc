@@ -9,6 +9,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "rawsys/rawsys.h"
+
 namespace cr::node {
 namespace {
 
@@ -16,6 +18,7 @@ using namespace format;
 
 constexpr uint32_t kWindows = 4;
 constexpr uint64_t kMostFetchBytes = 8 << 20;
+constexpr uint64_t kStillNs = 5'000'000'000;
 
 bool is_good(const PartOffer& o) {
   const uint64_t parts = uint64_t{o.data_parts} + o.parity_parts;
@@ -93,6 +96,27 @@ void Holder::fail(LinkId link, uint64_t transfer, const Error& error) {
   end({link, transfer});
 }
 
+// Does the job in a thread of the store; then, if the transfer still goes on, fails or does `done`.
+void Holder::run(const Key& key, Transfer& t, std::function<Error(PartReceiver*)> job,
+                 std::function<void(Transfer&)> done) {
+  auto outcome = std::make_shared<Outcome>();
+  t.jobs++;
+  t.told_ns = rawsys::now_ns();
+  threads_.run(
+      t.part,
+      [outcome, job = std::move(job), receiver = t.receiver, windows = t.windows] {
+        outcome->error = job(receiver.get());
+      },
+      [this, outcome, key, serial = t.serial, done = std::move(done)] {
+        const auto at = transfers_.find(key);
+        if (at == transfers_.end() || at->second.serial != serial) return;
+        at->second.jobs--;
+        if (outcome->error.code == Errc::kOk) return done(at->second);
+        log_("a part could not be taken in: " + std::string(outcome->error.what));
+        fail(key.first, key.second, outcome->error);
+      });
+}
+
 void Holder::on_offer(LinkId link, const PartOffer& offer) {
   const Key key{link, offer.transfer};
   end(key);
@@ -103,91 +127,101 @@ void Holder::on_offer(LinkId link, const PartOffer& offer) {
     return fail(link, offer.transfer,
                 {Errc::kBusy, EBUSY, "all memory that may be lent (--dram) is in use"});
   }
-  auto receiver = PartReceiver::begin(store_, offer);
-  if (!receiver) return fail(link, offer.transfer, receiver.error());
-  Transfer t;
-  t.receiver = std::move(*receiver);
-  t.window_count = windows;
   auto memory = os::Mapping::map(-1, windows * kChunkBytes, PROT_READ | PROT_WRITE,
                                  MAP_PRIVATE | MAP_ANONYMOUS);
   if (!memory) return fail(link, offer.transfer, memory.error());
+  Transfer& t = transfers_[key];
+  t.serial = ++last_serial_;
+  t.window_count = windows;
   t.windows = std::make_shared<os::Mapping>(std::move(*memory));
+  t.part = {session_id_of(offer.session_id), offer.holder};
+  lent_ += t.windows->size();
+  auto begun = std::make_shared<std::shared_ptr<PartReceiver>>();
+  run(
+      key, t,
+      [store = &store_, offer, begun](PartReceiver*) {
+        auto receiver = PartReceiver::begin(*store, offer);
+        if (!receiver) return receiver.error();
+        *begun = std::move(*receiver);
+        return Error{};
+      },
+      [this, key, begun](Transfer& now) {
+        now.receiver = std::move(*begun);
+        accept(key, now);
+      });
+}
+
+void Holder::accept(const Key& key, Transfer& t) {
   auto region = hub_.register_region(t.windows->data(), t.windows->size(), t.windows);
-  if (!region) return fail(link, offer.transfer, region.error());
+  if (!region) return fail(key.first, key.second, region.error());
   t.region = region->id;
   PartAccept a{};
-  a.transfer = offer.transfer;
-  a.windows = windows;
+  a.transfer = key.second;
+  a.windows = t.window_count;
   a.has_base = t.receiver->has_base() ? 1 : 0;
   a.region = region->wire;
-  lent_ += t.windows->size();
-  transfers_.emplace(key, std::move(t));
-  if (!send_struct(hub_, link, kPartAccept, a)) end(key);
+  if (!send_struct(hub_, key.first, kPartAccept, a)) end(key);
 }
 
 void Holder::on_chunk(LinkId link, const PartChunk& c) {
-  const auto at = transfers_.find({link, c.transfer});
+  const Key key{link, c.transfer};
+  const auto at = transfers_.find(key);
   if (at == transfers_.end()) return;  // it has failed, and the source was told
   Transfer& t = at->second;
-  if (c.window >= t.window_count || c.seal.bytes > kChunkBytes) {
+  if (!t.receiver || c.window >= t.window_count || c.seal.bytes > kChunkBytes) {
     return fail(link, c.transfer, {Errc::kDamaged, 0, "a chunk breaks the rules"});
   }
   uint8_t* data = t.windows->data() + c.window * kChunkBytes;
   const std::span<const uint8_t> bytes{data, c.seal.bytes};
   const uint64_t digest = hub_.has_tags(link) ? 0 : chunk_digest(c, bytes);
-  auto done = hub_.open_block(link, c.seal, data, c.seal.bytes, &digest);
-  if (done && c.kind == kChunkOfRows) done = verify_rows(bytes, c.rows);
-  if (done) done = finish_rows(link, c.transfer, t);
-  if (done && c.kind == kChunkOfRows) {
-    done = t.receiver->add_rows(bytes, c.rows);
-  } else if (done) {
-    done = t.receiver->add_description(c.off, bytes);
-  }
-  if (!done) {
+  if (auto done = hub_.open_block(link, c.seal, data, c.seal.bytes, &digest); !done) {
     log_("a chunk could not be taken in: " + std::string(done.error().what));
     return fail(link, c.transfer, done.error());
   }
-  t.writing = static_cast<int>(c.window);
-  if (c.kind != kChunkOfRows) (void)finish_rows(link, c.transfer, t);
-}
-
-// The rows that are being written; then their window is free again.
-Result<void> Holder::finish_rows(LinkId link, uint64_t transfer, Transfer& t) {
-  if (t.writing < 0) return {};
-  CR_TRYV(t.receiver->finish_rows());
-  PartChunkDone d{};
-  d.transfer = transfer;
-  d.window = static_cast<uint32_t>(std::exchange(t.writing, -1));
-  (void)send_struct(hub_, link, kPartChunkDone, d);
-  return {};
-}
-
-void Holder::settle() {
-  std::vector<std::pair<Key, Error>> failed;
-  for (auto& [key, t] : transfers_) {
-    if (auto done = finish_rows(key.first, key.second, t); !done)
-      failed.push_back({key, done.error()});
-  }
-  for (const auto& [key, error] : failed) {
-    log_("a chunk could not be written: " + std::string(error.what));
-    fail(key.first, key.second, error);
-  }
+  run(
+      key, t, [bytes, c](PartReceiver* receiver) { return receiver->take_in(c, bytes).error(); },
+      [this, key, window = c.window](Transfer&) {
+        PartChunkDone d{};
+        d.transfer = key.second;
+        d.window = window;
+        (void)send_struct(hub_, key.first, kPartChunkDone, d);
+      });
 }
 
 void Holder::on_commit(LinkId link, const PartCommit& c) {
-  const auto at = transfers_.find({link, c.transfer});
+  const Key key{link, c.transfer};
+  const auto at = transfers_.find(key);
   if (at == transfers_.end()) return;
-  const auto done = at->second.receiver->commit(c);
-  if (!done) {
-    log_("a part could not be committed: " + std::string(done.error().what));
-    return fail(link, c.transfer, done.error());
+  if (!at->second.receiver) {
+    return fail(link, c.transfer, {Errc::kDamaged, 0, "a commit breaks the rules"});
   }
-  PartCommitted d{};
-  d.transfer = c.transfer;
-  d.triple = c.triple;
-  d.bytes_written = at->second.receiver->bytes_written();
-  end(at->first);
-  (void)send_struct(hub_, link, kPartCommitted, d);
+  run(
+      key, at->second, [c](PartReceiver* receiver) { return receiver->commit(c).error(); },
+      [this, key = Key(key), triple = c.triple](Transfer& now) {
+        PartCommitted d{};
+        d.transfer = key.second;
+        d.triple = triple;
+        d.bytes_written = now.receiver->bytes_written();
+        end(key);
+        (void)send_struct(hub_, key.first, kPartCommitted, d);
+      });
+}
+
+// A slow disk is no reason for the source to give up.
+uint64_t Holder::tick(uint64_t now_ns) {
+  uint64_t next = ~uint64_t{0};
+  for (auto& [key, t] : transfers_) {
+    if (t.jobs == 0) continue;
+    if (now_ns - t.told_ns >= kStillNs) {
+      t.told_ns = now_ns;
+      PartChunkDone d{};
+      d.transfer = key.second;
+      d.window = kNoWindow;
+      (void)send_struct(hub_, key.first, kPartChunkDone, d);
+    }
+    next = std::min(next, t.told_ns + kStillNs);
+  }
+  return next;
 }
 
 void Holder::on_list(LinkId link, const ListParts& l) {
@@ -208,6 +242,7 @@ void Holder::on_list(LinkId link, const ListParts& l) {
   (void)hub_.send(link, kPartList, message);
 }
 
+// In a thread of the store.
 Result<void> Holder::fill_block(const FetchRows& f, std::vector<uint8_t>* ret,
                                 uint64_t* ret_damaged_row) {
   auto part = store_.load(session_id_of(f.session_id), f.holder, f.triple, f.layout);
@@ -232,31 +267,40 @@ Result<void> Holder::fill_block(const FetchRows& f, std::vector<uint8_t>* ret,
 }
 
 void Holder::on_fetch(LinkId link, const FetchRows& f) {
-  Fetched answer{};
-  answer.request = f.request;
-  auto block = std::make_shared<std::vector<uint8_t>>();
-  const auto refuse = [&](const Error& e) {
-    answer.code = static_cast<uint32_t>(e.code);
-    answer.sys_errno = e.sys_errno;
-    (void)send_struct(hub_, link, kFetched, answer);
+  struct Work {
+    Fetched answer{};
+    Error error;
+    std::vector<uint8_t> block;
   };
-  if (auto filled = fill_block(f, block.get(), &answer.damaged_row); !filled) {
-    return refuse(filled.error());
-  }
-  auto region = hub_.import_region(link, f.region);
-  if (!region) return refuse(region.error());
-  auto answer_later = std::make_shared<Fetched>(answer);
-  const RemoteRegionId remote = *region;
-  auto seal = hub_.put_block(link, *block, remote, f.window_off,
-                             [this, link, remote, block, answer_later](const Result<void>& done) {
-                               hub_.drop_region(remote);
-                               if (done) (void)send_struct(hub_, link, kFetched, *answer_later);
-                             });
-  if (!seal) {
-    hub_.drop_region(remote);
-    return refuse(seal.error());
-  }
-  answer_later->seal = *seal;
+  auto work = std::make_shared<Work>();
+  work->answer.request = f.request;
+  threads_.run(
+      {session_id_of(f.session_id), f.holder},
+      [this, f, work] {
+        work->error = fill_block(f, &work->block, &work->answer.damaged_row).error();
+      },
+      [this, link, f, work] {
+        const auto refuse = [&](const Error& e) {
+          work->answer.code = static_cast<uint32_t>(e.code);
+          work->answer.sys_errno = e.sys_errno;
+          (void)send_struct(hub_, link, kFetched, work->answer);
+        };
+        if (work->error.code != Errc::kOk) return refuse(work->error);
+        auto region = hub_.import_region(link, f.region);
+        if (!region) return refuse(region.error());
+        const RemoteRegionId remote = *region;
+        auto seal = hub_.put_block(link, work->block, remote, f.window_off,
+                                   [this, link, remote, work](const Result<void>& done) {
+                                     hub_.drop_region(remote);
+                                     if (done)
+                                       (void)send_struct(hub_, link, kFetched, work->answer);
+                                   });
+        if (!seal) {
+          hub_.drop_region(remote);
+          return refuse(seal.error());
+        }
+        work->answer.seal = *seal;
+      });
 }
 
 void Holder::on_remove(LinkId link, const RemoveSession& r) {

@@ -2,7 +2,7 @@
 // holder.h - what a node does for its neighbours: takes in their parts, lists and returns them.
 // Invariant: a transfer that ends in any other way than by PartCommitted leaves no part that
 // counts; memory for what is under way never exceeds the bound.
-// Context: N; one thread. Doc: docs/store.md.
+// Context: N; one thread, beside which the store's threads read and write. Doc: docs/store.md.
 #pragma once
 
 #include <functional>
@@ -13,6 +13,7 @@
 
 #include "node/link.h"
 #include "node/part_store.h"
+#include "node/store_threads.h"
 #include "os/fd.h"
 
 namespace cr::node {
@@ -20,36 +21,51 @@ namespace cr::node {
 class Holder {
  public:
   // most_bytes: of windows that are lent to all peers.
-  Holder(LinkHub& hub, PartStore& store, uint64_t most_bytes, std::function<void(std::string)> log)
-      : hub_(hub), store_(store), most_bytes_(most_bytes), log_(std::move(log)) {}
+  // threads: their daemon's thread is that which calls the functions of this class.
+  Holder(LinkHub& hub, PartStore& store, StoreThreads& threads, uint64_t most_bytes,
+         std::function<void(std::string)> log)
+      : hub_(hub),
+        store_(store),
+        threads_(threads),
+        most_bytes_(most_bytes),
+        log_(std::move(log)) {}
   ~Holder();
 
   // true: the message was one for a holder.
   bool on_message(LinkId link, uint16_t type, std::span<const uint8_t> payload);
   void on_down(LinkId link);
-  // To be called when no message is at hand: what is being written is waited for, and its windows
-  // are given back.
-  void settle();
+  // Tells sources for which something is being written since long that it is. When again.
+  uint64_t tick(uint64_t now_ns);
 
   uint64_t lent_bytes() const { return lent_; }
   size_t transfers() const { return transfers_.size(); }
 
  private:
   struct Transfer {
-    std::shared_ptr<os::Mapping> windows;  // a put that has begun keeps them
-    std::unique_ptr<PartReceiver> receiver;
-    int writing = -1;  // the window that the receiver is writing
+    uint64_t serial = 0;                     // no other one has it
+    std::shared_ptr<os::Mapping> windows;    // a put that has begun keeps them
+    std::shared_ptr<PartReceiver> receiver;  // nullptr: the offer is being looked at
     RegionId region = RegionId::kNone;
     uint32_t window_count = 0;
+    StoreThreads::Key part;
+    unsigned jobs = 0;  // under way
+    uint64_t told_ns = 0;
   };
   using Key = std::pair<LinkId, uint64_t>;
+  // How a job ended, for both threads in turn.
+  struct Outcome {
+    Error error;
+    std::shared_ptr<PartReceiver> receiver;
+  };
   void on_offer(LinkId link, const format::PartOffer& offer);
   void on_chunk(LinkId link, const format::PartChunk& chunk);
   void on_commit(LinkId link, const format::PartCommit& commit);
   void on_list(LinkId link, const format::ListParts& list);
   void on_fetch(LinkId link, const format::FetchRows& fetch);
   void on_remove(LinkId link, const format::RemoveSession& remove);
-  Result<void> finish_rows(LinkId link, uint64_t transfer, Transfer& t);
+  void accept(const Key& key, Transfer& t);
+  void run(const Key& key, Transfer& t, std::function<Error(PartReceiver*)> job,
+           std::function<void(Transfer&)> done);
   Result<void> fill_block(const format::FetchRows& fetch, std::vector<uint8_t>* ret,
                           uint64_t* ret_damaged_row);
   void fail(LinkId link, uint64_t transfer, const Error& error);
@@ -57,10 +73,12 @@ class Holder {
 
   LinkHub& hub_;
   PartStore& store_;
+  StoreThreads& threads_;
   const uint64_t most_bytes_;
   std::function<void(std::string)> log_;
   std::map<Key, Transfer> transfers_;
   uint64_t lent_ = 0;
+  uint64_t last_serial_ = 0;
 };
 
 // Sends a message that is one struct.

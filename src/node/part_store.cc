@@ -242,7 +242,10 @@ Result<unsigned> PartStore::remove(const SessionId& id, uint32_t uid) {
     }
   }
   const std::string dir = session_dir(id);
-  synced_.erase(id);
+  {
+    const std::lock_guard held(mutex_);
+    synced_.erase(id);
+  }
   unsigned files = 0;
   for (const std::string& name : names_in(dir)) {
     if (unlink((dir + "/" + name).c_str()) == 0) files++;
@@ -262,12 +265,26 @@ Result<void> PartStore::make_session(const SessionId& id) {
     return Error{Errc::kSystem, made.error().sys_errno,
                  "making a session's directory in the store"};
   }
-  if (!durable_ || synced_.contains(id)) return {};
+  {
+    const std::lock_guard held(mutex_);
+    if (!durable_ || synced_.contains(id)) return {};
+  }
   for (const std::string& name : names_in(dir)) CR_TRYV(store::sync_file(dir + "/" + name));
   CR_TRYV(store::sync_directory(dir));
   CR_TRYV(store::sync_directory(dir_ + "/sessions"));
+  const std::lock_guard held(mutex_);
   synced_.insert(id);
   return {};
+}
+
+bool PartStore::begin_part(const SessionId& id, unsigned holder) {
+  const std::lock_guard held(mutex_);
+  return busy_.insert({id, holder}).second;
+}
+
+void PartStore::end_part(const SessionId& id, unsigned holder) {
+  const std::lock_guard held(mutex_);
+  busy_.erase({id, holder});
 }
 
 uint64_t chunk_digest(const format::PartChunk& chunk, std::span<const uint8_t> data) {
@@ -292,11 +309,9 @@ Result<void> verify_rows(std::span<const uint8_t> chunk, uint32_t rows) {
 }
 
 PartReceiver::PartReceiver(PartStore& store, const format::PartOffer& offer)
-    : store_(store), offer_(offer) {
-  store_.busy_.insert({id(), offer_.holder});
-}
+    : store_(store), offer_(offer) {}
 
-PartReceiver::~PartReceiver() { store_.busy_.erase({id(), offer_.holder}); }
+PartReceiver::~PartReceiver() { store_.end_part(id(), offer_.holder); }
 
 // What the offer says of the part's header.
 PartHeader PartReceiver::header() const {
@@ -359,7 +374,7 @@ Result<int> PartReceiver::choose_buffer(store::PartState (&old)[2]) {
 
 Result<std::unique_ptr<PartReceiver>> PartReceiver::begin(PartStore& store,
                                                           const format::PartOffer& offer) {
-  if (store.busy_.contains({session_id_of(offer.session_id), offer.holder})) {
+  if (!store.begin_part(session_id_of(offer.session_id), offer.holder)) {
     return Error{Errc::kBusy, EBUSY, "the part is being taken in already"};
   }
   std::unique_ptr<PartReceiver> r(new PartReceiver(store, offer));
@@ -376,7 +391,7 @@ Result<std::unique_ptr<PartReceiver>> PartReceiver::begin(PartStore& store,
   const uint64_t base_rows = r->base_ ? r->base_->view.header.rows : 0;
   r->most_rows_ = std::min(possible, 2 * std::max(offer.rows, base_rows) + kSpareRows);
   CR_TRY(r->writer_, store::PartWriter::open(store::part_path(dir, offer.holder, to),
-                                             store.durable(), r->base_.get()));
+                                             store.durable(), r->base_.get(), &old[to]));
   return r;
 }
 
@@ -407,6 +422,13 @@ Result<void> PartReceiver::finish_rows() {
   writing_ = false;
   os::fault_point(os::FaultPoint::kPartReceived);
   return {};
+}
+
+Result<void> PartReceiver::take_in(const format::PartChunk& chunk, std::span<const uint8_t> bytes) {
+  if (chunk.kind != format::kChunkOfRows) return add_description(chunk.off, bytes);
+  CR_TRYV(verify_rows(bytes, chunk.rows));
+  CR_TRYV(add_rows(bytes, chunk.rows));
+  return finish_rows();
 }
 
 Result<void> PartReceiver::add_description(uint64_t off, std::span<const uint8_t> bytes) {

@@ -3,13 +3,14 @@
 // taking in new ones.
 // Invariant: what is told of the store is read from the parts themselves, so nothing is lost with
 // this process; a part counts when its WRITE_LOCK does (part_file.h).
-// Context: N; one thread each. Doc: docs/store.md.
+// Context: N; a PartStore from several threads, everything else from one. Doc: docs/store.md.
 //
 //   STORE/sessions/SESSION-ID/part.HOLDER.BUFFER
 #pragma once
 
 #include <array>
 #include <memory>
+#include <mutex>
 #include <set>
 #include <span>
 #include <string>
@@ -64,9 +65,13 @@ class PartStore {
   friend class PartReceiver;
   PartStore(std::string dir, bool durable) : dir_(std::move(dir)), durable_(durable) {}
   Result<void> make_session(const SessionId& id);
+  // false: the part is being taken in already.
+  bool begin_part(const SessionId& id, unsigned holder);
+  void end_part(const SessionId& id, unsigned holder);
 
   std::string dir_;
   bool durable_;
+  std::mutex mutex_;                               // of what follows
   std::set<SessionId> synced_;                     // whose files' names are durable
   std::set<std::pair<SessionId, unsigned>> busy_;  // parts that are being taken in
 };
@@ -76,8 +81,8 @@ class PartStore {
 Result<void> read_rows(const store::LoadedPart& part, uint64_t first, uint64_t count, uint8_t* ret,
                        uint64_t* ret_row);
 
-// The digest that such a chunk is sealed with (BlockSeal::xxh3). Of a chunk of rows it is that of the
-// RowRecords, because these have a checksum of each page.
+// The digest that such a chunk is sealed with (BlockSeal::xxh3). Of a chunk of rows it is that of
+// the RowRecords, because these have a checksum of each page.
 uint64_t chunk_digest(const format::PartChunk& chunk, std::span<const uint8_t> data);
 // Whether the pages are what the RowRecords say. kDamaged: they are not, or a rule is broken.
 Result<void> verify_rows(std::span<const uint8_t> chunk, uint32_t rows);
@@ -100,6 +105,9 @@ class PartReceiver {
   Result<void> add_rows(std::span<const uint8_t> chunk, uint32_t rows);
   // Before the next add_rows().
   Result<void> finish_rows();
+  // A chunk that came from another node: it is compared with its checksums, and added. The memory
+  // may change again afterwards.
+  Result<void> take_in(const format::PartChunk& chunk, std::span<const uint8_t> bytes);
   Result<void> add_description(uint64_t off, std::span<const uint8_t> bytes);
   // Afterwards nothing more may be added.
   Result<void> commit(const format::PartCommit& commit);

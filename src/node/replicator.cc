@@ -26,6 +26,7 @@ constexpr unsigned kMostPasses = 12;
 constexpr uint64_t kSecond = 1'000'000'000, kLeastRetryNs = kSecond / 4,
                    kMostRetryNs = 30 * kSecond;
 constexpr uint64_t kTransferNs = 60 * kSecond;  // without any progress
+constexpr unsigned kOwnWindows = 4;
 
 uint64_t g_transfer = 0;  // numbers are unique in this process
 
@@ -105,7 +106,7 @@ void Replicator::leave(Target& t) {
   t.takes_part = t.accepted = t.committed = t.full = false;
   t.link = LinkId::kNone;
   t.receiver.reset();
-  t.written.reset();
+  t.jobs = 0;
   t.described = 0;
 }
 
@@ -196,15 +197,47 @@ void Replicator::offer(Target& t) {
 }
 
 void Replicator::offer_own(Target& t, const PartOffer& o) {
-  auto receiver = PartReceiver::begin(*node_.store, o);
-  if (!receiver) return drop(t, words(receiver.error()));
-  t.receiver = std::move(*receiver);
-  t.full = !t.receiver->has_base();
-  t.takes_part = t.accepted = true;
+  t.takes_part = true;
+  t.window_busy.assign(kOwnWindows, false);
+  auto begun = std::make_shared<std::shared_ptr<PartReceiver>>();
+  run_own(
+      t,
+      [store = node_.store, o, begun](PartReceiver*) {
+        auto receiver = PartReceiver::begin(*store, o);
+        if (!receiver) return receiver.error();
+        *begun = std::move(*receiver);
+        return Error{};
+      },
+      [begun](Target& now) {
+        now.receiver = std::move(*begun);
+        now.full = !now.receiver->has_base();
+        now.accepted = true;
+      });
+}
+
+// Does the job in a thread of the store; then, if the transfer still goes on, drops the part or
+// does `done`.
+void Replicator::run_own(Target& t, std::function<Error(PartReceiver*)> job,
+                         std::function<void(Target&)> done) {
+  auto error = std::make_shared<Error>();
+  t.jobs++;
+  node_.threads->run(
+      {session_.id, t.holder},
+      [error, job = std::move(job), receiver = t.receiver] { *error = job(receiver.get()); },
+      [this, alive = alive_, error, transfer = t.transfer, holder = t.holder,
+       done = std::move(done)] {
+        if (!*alive || holder >= targets_.size()) return;
+        Target& now = targets_[holder];
+        if (!now.takes_part || now.transfer != transfer) return;
+        now.jobs--;
+        deadline_ns_ = node_.now_ns() + kTransferNs;
+        if (error->code == Errc::kOk) return done(now);
+        drop(now, words(*error));
+      });
 }
 
 bool Replicator::has_room(const Target& t) const {
-  return !t.takes_part || t.own || std::ranges::count(t.window_busy, false) != 0;
+  return !t.takes_part || std::ranges::count(t.window_busy, false) != 0;
 }
 
 bool Replicator::all_have_room() const {
@@ -321,34 +354,32 @@ void Replicator::flush(Stream& s) {
   s.rows = s.pages = 0;
 }
 
-// The own part is written while the next chunk is filled.
-void Replicator::hand_over_own(Target& t, const Buffer& buffer, const PartChunk& like,
-                               uint64_t bytes) {
-  const std::span<const uint8_t> data{buffer->data(), bytes};
-  if (like.kind == kChunkOfDescription) {
-    if (auto done = t.receiver->add_description(like.off, data); !done)
-      drop(t, words(done.error()));
-    return;
-  }
-  auto done = t.receiver->finish_rows();
-  t.written = buffer;
-  if (done) done = t.receiver->add_rows(data, like.rows);
-  if (!done) drop(t, words(done.error()));
-}
-
 void Replicator::hand_over(Target& t, const Buffer& buffer, const PartChunk& like, uint64_t bytes) {
   if (!t.takes_part) return;
   handed_bytes_ += bytes;
-  if (t.own) return hand_over_own(t, buffer, like, bytes);
+  const auto window =
+      static_cast<uint32_t>(std::ranges::find(t.window_busy, false) - t.window_busy.begin());
+  const std::span<const uint8_t> data{buffer->data(), bytes};
+  t.window_busy[window] = true;
+  if (t.own) {
+    return run_own(
+        t,
+        [buffer, data, like](PartReceiver* receiver) {
+          if (like.kind == kChunkOfDescription) {
+            return receiver->add_description(like.off, data).error();
+          }
+          if (auto added = receiver->add_rows(data, like.rows); !added) return added.error();
+          return receiver->finish_rows().error();
+        },
+        [window](Target& now) { now.window_busy[window] = false; });
+  }
   sent_bytes_ += bytes;
-  const auto window = std::ranges::find(t.window_busy, false) - t.window_busy.begin();
   auto message = std::make_shared<PartChunk>(like);
   message->transfer = t.transfer;
-  message->window = static_cast<uint32_t>(window);
-  const std::span<const uint8_t> data{buffer->data(), bytes};
+  message->window = window;
   const uint64_t digest = chunk_digest(like, data);
   auto seal = node_.hub->put_block(
-      t.link, data, t.region, message->window * kChunkBytes,
+      t.link, data, t.region, window * kChunkBytes,
       [hub = node_.hub, link = t.link, buffer, message, puts = t.puts](const Result<void>& done) {
         --*puts;
         if (done) (void)send_struct(*hub, link, kPartChunk, *message);
@@ -357,7 +388,6 @@ void Replicator::hand_over(Target& t, const Buffer& buffer, const PartChunk& lik
   if (!seal) return drop(t, words(seal.error()));
   ++*t.puts;
   message->seal = *seal;
-  t.window_busy[message->window] = true;
 }
 
 void Replicator::put_unit(uint64_t first, uint64_t rows, uint64_t changed) {
@@ -512,11 +542,9 @@ void Replicator::commit(uint64_t now_ns) {
   for (Target& t : targets_) {
     if (!t.takes_part || !t.own) continue;
     c.transfer = t.transfer;
-    if (auto done = t.receiver->commit(c); !done) {
-      drop(t, words(done.error()));
-    } else {
-      t.committed = true;
-    }
+    run_own(
+        t, [c](PartReceiver* receiver) { return receiver->commit(c).error(); },
+        [](Target& now) { now.committed = true; });
   }
   phase_ = Phase::kCommit;
   deadline_ns_ = now_ns + kTransferNs;
@@ -615,6 +643,9 @@ bool Replicator::step(uint64_t now_ns) {
   if (participants() == 0) {
     settle(now_ns);
     return wanted_ && now_ns >= retry_ns_;
+  }
+  if (std::ranges::any_of(targets_, [](const Target& t) { return t.jobs > 0; })) {
+    deadline_ns_ = std::max(deadline_ns_, now_ns + kSecond);  // a slow disk is waited for
   }
   if (now_ns > deadline_ns_) {
     give_up(now_ns, "no progress for a minute");

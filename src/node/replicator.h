@@ -14,6 +14,7 @@
 #include "node/link.h"
 #include "node/part_store.h"
 #include "node/session_image.h"
+#include "node/store_threads.h"
 #include "store/erasure.h"
 
 namespace cr::node {
@@ -40,6 +41,7 @@ class Replicator {
   struct Node {
     LinkHub* hub;  // nullptr: there are no other nodes
     PartStore* store;
+    StoreThreads* threads;
     std::string own;
     std::function<LinkId(const std::string&)> link_to;  // kNone: not connected now
     std::function<bool(const std::string&)> may_come;   // ... but perhaps in a moment
@@ -102,9 +104,9 @@ class Replicator {
     uint64_t transfer = 0;
     RemoteRegionId region = RemoteRegionId::kNone;
     std::shared_ptr<unsigned> puts;          // to the region, under way
-    std::vector<bool> window_busy;           // of the region
-    Buffer written;                          // own: what the receiver is writing; outlives it
-    std::unique_ptr<PartReceiver> receiver;  // own
+    std::vector<bool> window_busy;           // of the region; own: of so many chunks
+    std::shared_ptr<PartReceiver> receiver;  // own
+    unsigned jobs = 0;                       // own: of it, under way
     uint64_t described = 0;                  // bytes of the description that were handed over
   };
   // What one target gets, or all targets if it is the same for them.
@@ -129,8 +131,8 @@ class Replicator {
   void flush(Stream& s);
   Result<Buffer> take_buffer();
   void hand_over(Target& t, const Buffer& buffer, const format::PartChunk& like, uint64_t bytes);
-  void hand_over_own(Target& t, const Buffer& buffer, const format::PartChunk& like,
-                     uint64_t bytes);
+  void run_own(Target& t, std::function<Error(PartReceiver*)> job,
+               std::function<void(Target&)> done);
   void end_pass();
   void describe();
   void send_description();

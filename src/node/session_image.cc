@@ -102,15 +102,26 @@ Result<void> SessionImage::load(Member& m, uint64_t bytes) {
   return {};
 }
 
+// Of the two buffers the one that says it is newer, without believing it.
+int SessionImage::newer_buffer(const std::string& dir) {
+  SuperBlock s[2] = {};
+  for (int i = 0; i < 2; i++) {
+    auto fd = os::open_file(store::buffer_path(dir, i), O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
+    if (!fd || !read_all(fd->get(), &s[i], sizeof(s[i]), 0) || s[i].write_lock != 1) s[i] = {};
+  }
+  return is_newer(s[1], s[0]) ? 1 : 0;
+}
+
 Result<std::unique_ptr<SessionImage::Member>> SessionImage::open_member(const std::string& dir,
                                                                         const std::string& name,
                                                                         const SuperBlock* like) {
   const std::string own = name.empty() ? dir : dir + "/" + name;
-  std::unique_ptr<Member> best;
   Error why{Errc::kNotWhole, ENOENT, "there is no whole checkpoint yet"};
-  // Twice, as checkpoints go on between the looks at one buffer and at the other.
-  for (int look = 0; look < 4 && (look < 2 || !best); look++) {
-    const int i = look % 2;
+  // The newer one, then the other; and again, as checkpoints go on meanwhile.
+  int first = 0;
+  for (int look = 0; look < 4; look++) {
+    if (look % 2 == 0) first = newer_buffer(own);
+    const int i = look % 2 == 0 ? first : 1 - first;
     auto m = open_buffer(store::buffer_path(own, i));
     if (!m) {
       if (m.error().code != Errc::kSystem || m.error().sys_errno != ENOENT) why = m.error();
@@ -122,13 +133,11 @@ Result<std::unique_ptr<SessionImage::Member>> SessionImage::open_member(const st
       why = {Errc::kBusy, 0, "the processes' images are of different checkpoints"};
       continue;
     }
-    if (best && !is_newer(s, best->super)) continue;
-    best = std::move(*m);
-    best->name = name;
-    best->buffer = i;
+    (*m)->name = name;
+    (*m)->buffer = i;
+    return m;
   }
-  if (!best) return why;
-  return best;
+  return why;
 }
 
 Result<std::unique_ptr<SessionImage>> SessionImage::open(const std::string& dir) {

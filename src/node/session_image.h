@@ -68,6 +68,7 @@ class SessionImage {
                                                      const std::string& name,
                                                      const format::SuperBlock* like);
   static Result<std::unique_ptr<Member>> open_buffer(const std::string& path);
+  static int newer_buffer(const std::string& dir);
   static Result<void> load(Member& member, uint64_t bytes);
 
   std::vector<std::unique_ptr<Member>> members_;

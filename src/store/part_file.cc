@@ -153,9 +153,11 @@ std::vector<uint64_t> damaged_rows(const format::PartView& part) {
 }
 
 Result<std::unique_ptr<PartWriter>> PartWriter::open(const std::string& path, bool durable,
-                                                     const LoadedPart* base) {
+                                                     const LoadedPart* base,
+                                                     const PartState* known) {
   // Of what the file holds only a whole part says what its rows are.
-  const PartState old = load_part(path);
+  const PartState loaded = known != nullptr ? PartState() : load_part(path);
+  const PartState& old = known != nullptr ? *known : loaded;
   if (!old.part && !may_replace(old)) return old.error;
   const bool is_locked = is_unfinished(path, old);
   if (!old.part && !is_locked) {

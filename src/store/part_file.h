@@ -47,8 +47,10 @@ class PartWriter {
   // base: what rows are that are not put, the other buffer's; nullptr: zeros. It must stay until
   // commit() has returned. A file that is no whole part is replaced, but not one that cannot be
   // read now, or that a newer version or another machine wrote: then its error is returned.
+  // old: what load_part() said of the file; nullptr: it is asked here.
   static Result<std::unique_ptr<PartWriter>> open(const std::string& path, bool durable,
-                                                  const LoadedPart* base);
+                                                  const LoadedPart* base,
+                                                  const PartState* old = nullptr);
 
   // check: format::row_check() of the page; 0: zeros, and `page` is not looked at. The page must
   // stay until drain(). A row may be put again, behind a drain().

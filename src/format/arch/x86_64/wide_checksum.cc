@@ -2,8 +2,8 @@
 // wide_checksum.cc - XXH3-64 with the vectors of AVX2: the same value in half the time.
 // Invariant: nothing of this file runs on a processor without AVX2. Context: N, H, S, R.
 //
-// The pragma makes the compiler use the vectors, the macro xxHash; a header that xxHash would include
-// by the compiler's own macros is included here, because g++ does not set those for a pragma.
+// The pragma makes the compiler use the vectors, the macro xxHash. A header that xxHash includes if
+// the compiler has a macro for them is included here, as g++ sets none for a pragma.
 #pragma GCC target("avx2")
 
 #include <immintrin.h>
