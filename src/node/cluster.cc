@@ -153,13 +153,21 @@ void Cluster::list_of(const std::string& node, const SessionId* only, std::vecto
   }
 }
 
-std::vector<FoundPart> Cluster::list(const SessionId* only) {
+std::vector<FoundPart> Cluster::list_on(const std::string& node, const SessionId* only) {
   std::vector<FoundPart> all;
-  for (const PartEntry& e : options_.store->list(only)) {
-    all.push_back({options_.members.self().name, e});
+  if (node != options_.members.self().name) {
+    if (peers_[node].up) list_of(node, only, &all);
+    return all;
   }
-  for (auto& [name, peer] : peers_) {
-    if (peer.up) list_of(name, only, &all);
+  for (const PartEntry& e : options_.store->list(only)) all.push_back({node, e});
+  return all;
+}
+
+std::vector<FoundPart> Cluster::list(const SessionId* only) {
+  std::vector<FoundPart> all = list_on(options_.members.self().name, only);
+  for (const auto& [name, peer] : peers_) {
+    const std::vector<FoundPart> more = list_on(name, only);
+    all.insert(all.end(), more.begin(), more.end());
   }
   return all;
 }
@@ -184,7 +192,10 @@ Result<void> Cluster::fetch(const FoundPart& part, uint32_t kind, uint64_t off, 
     const auto code = fetched.code <= static_cast<uint32_t>(Errc::kLast)
                           ? static_cast<Errc>(fetched.code)
                           : Errc::kDamaged;
-    return Error{code, fetched.sys_errno, "the node could not give its part"};
+    return Error{code, fetched.sys_errno,
+                 code == Errc::kNotFound  ? "the part is not there any more"
+                 : code == Errc::kDamaged ? "a row is not what its checksum says"
+                                          : "the node could not give its part"};
   }
   if (fetched.seal.bytes != bytes) return Error{Errc::kDamaged, 0, "its answer is too short"};
   CR_TRYV(hub_->open_block(peers_[part.node].link, fetched.seal, window_.data(), bytes));

@@ -42,8 +42,11 @@ class Cluster : private LinkHandler {
 
   // Parts of all nodes that can be reached, or of one session.
   std::vector<FoundPart> list(const SessionId* only);
+  // The same of one node.
+  std::vector<FoundPart> list_on(const std::string& node, const SessionId* only);
   // Rows [first, first + count) of a part into `ret` (count * 4096 bytes), each good. On kDamaged
-  // *ret_row is the first row that is not.
+  // *ret_row is the first row that is not. kNotFound: the part is not there any more, as is usual
+  // where the session runs and newer checkpoints take its place.
   Result<void> fetch_rows(const FoundPart& part, uint64_t first, uint64_t count, uint8_t* ret,
                           uint64_t* ret_row);
   Result<std::vector<uint8_t>> fetch_description(const FoundPart& part);

@@ -26,6 +26,8 @@ using rawsys::now_ns;
 constexpr uint64_t kSecond = 1'000'000'000;
 constexpr uint64_t kEndNs = 5 * kSecond;
 constexpr unsigned kStoreThreads = 4;
+constexpr uint64_t kSayAgainNs = 3600 * kSecond;  // of a refusal that does not end
+constexpr size_t kMostRefusals = 1024;            // that are remembered
 constexpr size_t kMostRequestBytes = 1 << 20, kMostClients = 1024;
 
 Json failure(const std::string& text) { return {{"ok", false}, {"error", text}}; }
@@ -155,6 +157,8 @@ void Daemon::on_up(LinkId id, const std::string& peer) {
   p->second.failures = 0;
   p->second.gone_ns = 0;
   p->second.trouble.clear();
+  std::erase_if(refusals_,
+                [&](const auto& r) { return r.first.starts_with("node " + peer + " "); });
   for (auto& [name, session] : sessions_) session->on_up(peer);
 }
 
@@ -170,7 +174,7 @@ void Daemon::on_down(LinkId id, const Error&, const std::string& text) {
   for (auto& [name, session] : sessions_) session->on_down(id, text);
   for (auto& [name, peer] : peers_) {
     if (peer.link != id) continue;
-    if (peer.up || peer.trouble.empty()) log_(text);
+    if (peer.up || (peer.trouble.empty() && !refusals_.contains(text))) log_(text);
     peer.link = LinkId::kNone;
     peer.up = false;
     if (peer.gone_ns == 0) peer.gone_ns = now_ns();
@@ -180,7 +184,19 @@ void Daemon::on_down(LinkId id, const Error&, const std::string& text) {
   }
 }
 
-void Daemon::on_refused(format::WireReason, const std::string&, const std::string& text) {
+// Who is refused tries again and again, each time from another port.
+void Daemon::on_refused(format::WireReason, const std::string& address, const std::string& text) {
+  const auto& members = config_.members.list;
+  const bool incoming =
+      std::ranges::none_of(members, [&](const Member& m) { return address_of(m) == address; });
+  std::string what = text;
+  if (const size_t at = what.find(address); incoming && at != std::string::npos) {
+    what.erase(at + address.rfind(':'), address.size() - address.rfind(':'));
+  }
+  if (refusals_.size() >= kMostRefusals) refusals_.clear();
+  const auto [said, fresh] = refusals_.try_emplace(what, now_ns());
+  if (!fresh && now_ns() - said->second < kSayAgainNs) return;
+  said->second = now_ns();
   log_(text);
 }
 

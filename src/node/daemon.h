@@ -131,6 +131,7 @@ class Daemon : private LinkHandler {
   std::map<std::string, std::unique_ptr<Replicator>> sessions_;  // by hexadecimal id
   std::map<std::string, Repair> repairs_;                        // likewise
   std::string cannot_replace_;                                   // said already
+  std::map<std::string, uint64_t> refusals_;                     // said already, and when
   uint64_t look_ns_ = 0;
   bool looking_ = false;
   std::vector<std::string> lacking_;  // sessions that lacked parts when it was looked last

@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/fsuid.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -22,6 +23,19 @@ using format::PartHeader;
 using format::Triple;
 
 constexpr uint64_t kSpareRows = 65536;  // by which a session may grow while it is sent
+
+// A thread that makes files for a user has that user's rights (requests.cc); the store is read with
+// those of this process all the same.
+class OwnRights {
+ public:
+  OwnRights() : before_(setfsuid(geteuid())) {}
+  ~OwnRights() { setfsuid(static_cast<uid_t>(before_)); }
+  OwnRights(const OwnRights&) = delete;
+  OwnRights& operator=(const OwnRights&) = delete;
+
+ private:
+  const int before_;
+};
 
 struct CloseDir {
   void operator()(DIR* d) const { closedir(d); }
@@ -173,6 +187,7 @@ std::string PartStore::session_dir(const SessionId& id) const {
 
 std::vector<PartEntry> PartStore::list(const SessionId* only,
                                        std::vector<std::string>* ret_bad) const {
+  const OwnRights rights;
   std::vector<std::string> sessions;
   if (only != nullptr) {
     sessions.push_back(to_hex(*only));
@@ -186,7 +201,7 @@ std::vector<PartEntry> PartStore::list(const SessionId* only,
     for (const std::string& name : names_in(dir)) {
       unsigned holder = 0;
       if (!is_part_name(name, &holder)) continue;
-      const store::PartState s = store::load_part(dir + "/" + name);
+      const store::PartState s = store::load_part_copy(dir + "/" + name);
       SessionId id;
       if (s.part && from_hex(session, &id) && is_of(*s.part, id, holder)) {
         of_session.push_back(entry_of(*s.part));
@@ -206,14 +221,15 @@ std::vector<PartEntry> PartStore::list(const SessionId* only,
 Result<std::unique_ptr<store::LoadedPart>> PartStore::load(const SessionId& id, unsigned holder,
                                                            const Triple& triple,
                                                            uint64_t layout) const {
+  const OwnRights rights;
   for (int buffer = 0; buffer < 2; buffer++) {
-    store::PartState s = store::load_part(store::part_path(session_dir(id), holder, buffer));
+    store::PartState s = store::load_part_copy(store::part_path(session_dir(id), holder, buffer));
     if (s.part && is_of(*s.part, id, holder) && s.part->view.header.triple == triple &&
         has_layout(*s.part, layout)) {
       return std::move(s.part);
     }
   }
-  return Error{Errc::kNotFound, ENOENT, "there is no such part here"};
+  return Error{Errc::kNotFound, 0, "there is no such part here any more"};
 }
 
 Result<void> PartStore::note_source(const SessionId& id, const std::string& dir) {
@@ -329,12 +345,19 @@ PartHeader PartReceiver::header() const {
 
 Result<void> read_rows(const store::LoadedPart& part, uint64_t first, uint64_t count, uint8_t* ret,
                        uint64_t* ret_row) {
-  for (uint64_t row = first; row < first + count; row++) {
+  Result<void> all_good;
+  for (uint64_t row = first; row < first + count && all_good; row++) {
     *ret_row = row;
-    CR_TRY(const bool good, store::read_row(part, row, ret + (row - first) * kPageSize));
-    if (!good) return Error{Errc::kDamaged, 0, "a row is not what its checksum says"};
+    const auto good = store::read_row(part, row, ret + (row - first) * kPageSize);
+    if (!good) all_good = good.error();
+    if (good && !*good) {
+      all_good = Error{Errc::kDamaged, 0, "a row is not what its checksum says"};
+    }
   }
-  return {};
+  // Another thread may have begun to write the next checkpoint's rows there.
+  CR_TRY(const bool unchanged, store::is_unchanged(part));
+  if (!unchanged) return Error{Errc::kNotFound, 0, "a newer checkpoint was written over it"};
+  return all_good;
 }
 
 // The new part goes where neither its base lies nor what is to be kept; if these are two, it has no

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "format/part_reader.h"
@@ -19,6 +20,11 @@ using namespace format;
 using store::Stripe;
 
 constexpr uint64_t kNowhere = ~uint64_t{0};
+constexpr unsigned kMostLooks = 30;     // for a part that was written over, without any progress
+constexpr size_t kMostDamageWords = 4;  // rows that an error message names
+
+// A newer checkpoint was written over the part, or it was removed.
+bool is_superseded(const Error& e) { return e.code == Errc::kNotFound; }
 
 // Blocks of rows in which every holder keeps one logical part, with what is missing decoded.
 class BlockReader {
@@ -34,6 +40,7 @@ class BlockReader {
 
   uint64_t decoded_rows() const { return decoded_; }
   const std::vector<std::string>& damaged() const { return damaged_; }
+  bool was_superseded() const { return superseded_; }
 
  private:
   uint8_t* memory_of(unsigned part) const {
@@ -49,6 +56,7 @@ class BlockReader {
   unsigned have_one_ = 0;
   uint64_t decoded_ = 0;
   std::vector<std::string> damaged_;
+  bool superseded_ = false;  // some part
 };
 
 bool BlockReader::fetch(uint64_t first, uint64_t count, unsigned part) {
@@ -56,6 +64,10 @@ bool BlockReader::fetch(uint64_t first, uint64_t count, unsigned part) {
     uint64_t row = 0;
     const auto done = cluster_.fetch_rows(p, first, count, memory_of(part), &row);
     if (done) return true;
+    if (is_superseded(done.error())) {
+      superseded_ = true;
+      continue;
+    }
     damaged_.push_back(p.node + ": part " + std::to_string(p.entry.holder) + ", row " +
                        std::to_string(row) + ": " + words_of(done.error()));
   }
@@ -98,6 +110,8 @@ class PartSource : public SlotSource {
   Result<void> read(uint64_t slot, uint8_t* page, std::string* ret_text) override;
   Result<std::vector<SlotPages>> next(std::string* ret_text) override;
   const BlockReader& reader() const { return reader_; }
+  // Of a failure: parts that it needs have a newer checkpoint now.
+  bool was_superseded() const { return superseded_ || reader_.was_superseded(); }
 
  private:
   Result<void> load(uint64_t first, std::string* ret_text);
@@ -110,6 +124,7 @@ class PartSource : public SlotSource {
   DescriptionView view_;
   uint64_t block_ = kNowhere, count_ = 0;  // the rows that reader_ has
   uint64_t next_ = 0;                      // row
+  bool superseded_ = false;
 };
 
 Result<void> PartSource::describe(std::string* ret_text) {
@@ -119,6 +134,7 @@ Result<void> PartSource::describe(std::string* ret_text) {
       auto bytes = cluster_.fetch_description(p);
       if (!bytes) {
         why = bytes.error();
+        superseded_ |= is_superseded(why);
         *ret_text = p.node + ": " + words_of(why);
         continue;
       }
@@ -234,17 +250,22 @@ Result<RecoveryResult> make_image(Cluster& cluster, const Available& from, const
     return Error{Errc::kNotWhole, 0, "too few parts were found"};
   }
   PartSource source(cluster, from, **erasure);
+  const auto failed = [&](const Error& error) {
+    if (ret_text->empty()) *ret_text = words_of(error);
+    const std::vector<std::string>& damaged = source.reader().damaged();
+    for (size_t i = 0; i < std::min(damaged.size(), kMostDamageWords); i++) {
+      *ret_text += "; " + damaged[i];
+    }
+    return source.was_superseded() ? Error{Errc::kNotFound, 0, "its parts are newer now"} : error;
+  };
   ret_text->clear();
-  if (auto described = source.describe(ret_text); !described) {
-    if (ret_text->empty()) *ret_text = words_of(described.error());
-    return described.error();
-  }
+  if (auto described = source.describe(ret_text); !described) return failed(described.error());
   const auto in_rows = [&](const MakeProgress& p) {
     const uint64_t row = kPageSize * from.protection.data;
     if (progress) progress({p.done_bytes / row, p.total_bytes / row});
   };
   const auto bytes = make_image_of(source, dir, durable, in_rows, ret_text);
-  if (!bytes) return bytes.error();
+  if (!bytes) return failed(bytes.error());
   RecoveryResult r;
   r.bytes = *bytes;
   r.decoded_rows = source.reader().decoded_rows();
@@ -252,22 +273,58 @@ Result<RecoveryResult> make_image(Cluster& cluster, const Available& from, const
   return r;
 }
 
-std::vector<std::string> verify_parts(Cluster& cluster, const Available& of) {
+namespace {
+
+// What the node keeps as that holder of the session now.
+std::optional<FoundPart> look_again(Cluster& cluster, const FoundPart& old) {
+  const SessionId id = session_id_of(old.entry.session_id);
+  std::optional<FoundPart> newest;
+  for (FoundPart& p : cluster.list_on(old.node, &id)) {
+    if (p.entry.holder != old.entry.holder) continue;
+    if (!newest || is_newer(p.entry.triple, newest->entry.triple)) newest = std::move(p);
+  }
+  return newest;
+}
+
+// "": every row is right.
+Result<std::string> verify_part(Cluster& cluster, FoundPart p, std::vector<uint8_t>* memory,
+                                std::string* ret_text) {
+  unsigned looks = 0;
+  for (uint64_t row = 0; row < p.entry.rows;) {
+    const uint64_t count = std::min(Cluster::kMostRows, p.entry.rows - row);
+    const std::string part = p.node + ": part " + std::to_string(p.entry.holder);
+    uint64_t wrong = row;
+    const auto done = cluster.fetch_rows(p, row, count, memory->data(), &wrong);
+    if (done) {
+      row += count;
+      looks = 0;
+      continue;
+    }
+    if (!is_superseded(done.error())) {
+      return part + " of checkpoint " + std::to_string(p.entry.triple.sequence) + ": row " +
+             std::to_string(wrong) + ": " + words_of(done.error());
+    }
+    if (++looks > kMostLooks) {
+      *ret_text = part + " is written over faster than it can be read; try again, or while the " +
+                  "program takes fewer checkpoints";
+      return Error{Errc::kTimeout, 0, "a part does not stay"};
+    }
+    auto newer = look_again(cluster, p);
+    if (!newer) return std::string();  // it is no longer kept there
+    p = std::move(*newer);
+  }
+  return std::string();
+}
+
+}  // namespace
+
+Result<std::vector<std::string>> verify_parts(Cluster& cluster, const std::vector<FoundPart>& parts,
+                                              std::string* ret_text) {
   std::vector<std::string> bad;
   std::vector<uint8_t> memory(Cluster::kMostRows * kPageSize);
-  for (const auto& holder : of.holders) {
-    for (const FoundPart& p : holder) {
-      for (uint64_t row = 0; row < p.entry.rows; row += Cluster::kMostRows) {
-        const uint64_t count = std::min(Cluster::kMostRows, p.entry.rows - row);
-        uint64_t wrong = row;
-        const auto done = cluster.fetch_rows(p, row, count, memory.data(), &wrong);
-        if (done) continue;
-        bad.push_back(p.node + ": part " + std::to_string(p.entry.holder) + " of checkpoint " +
-                      std::to_string(p.entry.triple.sequence) + ": row " + std::to_string(wrong) +
-                      ": " + words_of(done.error()));
-        break;
-      }
-    }
+  for (const FoundPart& p : parts) {
+    CR_TRY(std::string line, verify_part(cluster, p, &memory, ret_text));
+    if (!line.empty() && std::ranges::find(bad, line) == bad.end()) bad.push_back(std::move(line));
   }
   return bad;
 }

@@ -39,13 +39,17 @@ struct RecoveryResult {
   std::vector<std::string> damaged;  // "NODE: part 1 of ...: row 7 is damaged"
 };
 // Makes `dir`, which must not be there yet, an image directory with that checkpoint in image.0. On
-// failure the text says what is missing, and what was made is removed.
+// failure the text says what is missing, and what was made is removed. kNotFound: newer checkpoints
+// were written over its parts meanwhile; look again for what there is.
 Result<RecoveryResult> make_image(Cluster& cluster, const Available& from, const std::string& dir,
                                   bool durable,
                                   const std::function<void(const RecoveryProgress&)>& progress,
                                   std::string* ret_text);
 
-// Reads every row of every part; what is damaged, a line each.
-std::vector<std::string> verify_parts(Cluster& cluster, const Available& of);
+// Reads every row of each of the parts of a session; what is damaged, a line each. Where a newer
+// checkpoint is written over a part, it goes on with that one. kTimeout: that happened again and
+// again before any row could be read.
+Result<std::vector<std::string>> verify_parts(Cluster& cluster, const std::vector<FoundPart>& parts,
+                                              std::string* ret_text);
 
 }  // namespace cr::node

@@ -4,6 +4,7 @@
 // another user's session, but root.
 // Context: N; a thread of its own each.
 #include <errno.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/fsuid.h>
 #include <sys/stat.h>
@@ -19,6 +20,9 @@
 
 namespace cr::node {
 namespace {
+
+constexpr unsigned kMostLooks = 10;
+constexpr int kLookAgainMs = 30;
 
 Json failure(const std::string& text) { return {{"ok", false}, {"error", text}}; }
 
@@ -56,6 +60,37 @@ std::vector<Found> sessions_of(const std::vector<FoundPart>& parts, uint32_t uid
   }
   std::ranges::sort(all, {}, &Found::name);
   return all;
+}
+
+bool has_whole(const Found& f) { return std::ranges::any_of(f.checkpoints, &Available::is_whole); }
+
+bool has_all_parts(const Found& f) {
+  return std::ranges::any_of(f.checkpoints,
+                             [](const Available& a) { return a.parts() == a.holders.size(); });
+}
+
+bool same(const std::vector<FoundPart>& a, const std::vector<FoundPart>& b) {
+  return std::ranges::equal(a, b, [](const FoundPart& x, const FoundPart& y) {
+    return x.node == y.node && x.entry.triple == y.entry.triple &&
+           x.entry.holder == y.entry.holder && x.entry.layout == y.entry.layout &&
+           session_id_of(x.entry.session_id) == session_id_of(y.entry.session_id);
+  });
+}
+
+// What there is, of all sessions or of one. Nodes are asked one after the other, so of a session
+// that runs each may tell of another moment. Where something is missing they are asked again, until
+// it is there or nothing changes any more.
+std::vector<Found> look(Cluster& cluster, const SessionId* only, uint32_t uid,
+                        bool (*is_good)(const Found&)) {
+  std::vector<FoundPart> parts = cluster.list(only);
+  for (unsigned i = 1;; i++) {
+    std::vector<Found> found = sessions_of(parts, uid);
+    if (i == kMostLooks || std::ranges::all_of(found, is_good)) return found;
+    poll(nullptr, 0, kLookAgainMs);
+    std::vector<FoundPart> now = cluster.list(only);
+    if (same(parts, now)) return found;
+    parts = std::move(now);
+  }
 }
 
 // By name, or by the beginning of its number. Several: an error that lists them.
@@ -152,6 +187,32 @@ std::string local_image(const RequestContext& context, const Found& f, const Jso
   return "";
 }
 
+// Makes an image of the newest checkpoint, or of the one that is asked for. If newer ones are
+// written over it meanwhile, of one of those. f, ret: what was known and chosen last.
+Result<RecoveryResult> make_newest(Cluster& cluster, const std::string& dir, bool durable,
+                                   uint64_t sequence, Found* f, const Available** ret,
+                                   const std::function<void(const RecoveryProgress&)>& progress,
+                                   std::string* ret_text) {
+  for (unsigned i = 1;; i++) {
+    *ret = choose_checkpoint(*f, sequence, ret_text);
+    if (*ret == nullptr) return Error{Errc::kNotWhole, 0, "no checkpoint can be had"};
+    auto made = make_image(cluster, **ret, dir, durable, progress, ret_text);
+    if (made) return made;
+    *ret_text =
+        f->name + ": checkpoint " + std::to_string((*ret)->triple.sequence) + ": " + *ret_text;
+    if (made.error().code != Errc::kNotFound) return made.error();
+    if (i == kMostLooks) {
+      *ret_text +=
+          "; newer checkpoints are written over it faster than it can be read: try again, "
+          "or while the program takes fewer of them";
+      return made.error();
+    }
+    const std::vector<Found> now = look(cluster, &f->id, 0, has_whole);
+    if (now.empty()) return made.error();
+    *f = now[0];
+  }
+}
+
 Json get(const RequestContext& context, Cluster& cluster, const Found& f, const Json& request) {
   std::string text;
   const Available* a = choose_checkpoint(f, number_of(request, "sequence"), &text);
@@ -169,18 +230,19 @@ Json get(const RequestContext& context, Cluster& cluster, const Found& f, const 
   const std::string dir = text_of(request, "dir");
   if (!dir.starts_with('/')) return failure(dir + ": give an absolute path");
   become(context);
+  Found newest = f;
   uint64_t told_ns = 0;
   const auto progress = [&](const RecoveryProgress& p) {
-    const uint64_t now = rawsys::now_ns();
-    if (now - told_ns < 200'000'000 && p.done_bytes != p.total_bytes) return;
-    told_ns = now;
+    const uint64_t ns = rawsys::now_ns();
+    if (ns - told_ns < 200'000'000 && p.done_bytes != p.total_bytes) return;
+    told_ns = ns;
     context.tell({{"event", "progress"},
                   {"done", p.done_bytes * kPageSize * a->protection.data},
                   {"total", p.total_bytes * kPageSize * a->protection.data}});
   };
-  const auto made = make_image(cluster, *a, dir, context.durable, progress, &text);
-  if (!made)
-    return failure(f.name + ": checkpoint " + std::to_string(a->triple.sequence) + ": " + text);
+  const auto made = make_newest(cluster, dir, context.durable, number_of(request, "sequence"),
+                                &newest, &a, progress, &text);
+  if (!made) return failure(text);
   Json j{{"ok", true}, {"dir", dir}, {"session", to_hex(f.id)}, {"name", f.name}};
   j["protect"] = store::to_string(a->protection);
   j["bytes"] = made->bytes;
@@ -230,8 +292,9 @@ Json repair(const RequestContext& context, Cluster& cluster, const Found& f) {
   s.origin = origin.empty() ? own : origin;
   mkdir(context.repair_dir.c_str(), 0700);
   remove_image(s.dir);  // of one that was killed
-  const auto made = make_image(cluster, *a, s.dir, false, {}, &text);
-  if (!made) return failure(f.name + ": " + text);
+  Found newest = f;
+  const auto made = make_newest(cluster, s.dir, false, 0, &newest, &a, {}, &text);
+  if (!made) return failure(text);
   std::vector<std::string> old;
   for (size_t h = 0; h < a->holders.size(); h++) {
     old.push_back(a->holders[h].empty() ? "?" + std::to_string(h) : a->holders[h][0].node);
@@ -240,15 +303,26 @@ Json repair(const RequestContext& context, Cluster& cluster, const Found& f) {
   return {};
 }
 
-Json verify(Cluster& cluster, const Found& f) {
-  Json bad = Json::array();
-  for (const Available& a : f.checkpoints) {
-    for (const std::string& line : verify_parts(cluster, a)) bad.push_back(line);
-    if (!a.is_whole()) {
-      bad.push_back("checkpoint " + std::to_string(a.triple.sequence) + ": " + a.words());
+// Besides damage it is told if no checkpoint has all its parts: one more node lost, and there may
+// be none at all.
+Json verify(const RequestContext& context, Cluster& cluster, const Found& f) {
+  std::string text;
+  std::vector<FoundPart> parts = cluster.list(&f.id);
+  auto bad = verify_parts(cluster, parts, &text);
+  if (!bad) return failure(f.name + ": " + text);
+  const std::vector<Found> now = look(cluster, &f.id, context.uid, has_all_parts);
+  for (const Found& found : now) {
+    if (has_all_parts(found)) continue;
+    for (const Available& a : found.checkpoints) {
+      bad->push_back("checkpoint " + std::to_string(a.triple.sequence) + ": " + a.words());
+      if (a.is_whole()) break;  // older ones are not needed any more
     }
   }
-  return {{"ok", true}, {"name", f.name}, {"session", to_hex(f.id)}, {"bad", bad}};
+  return {{"ok", true},
+          {"name", f.name},
+          {"session", to_hex(f.id)},
+          {"bad", *bad},
+          {"unreachable", unreachable_json(cluster)}};
 }
 
 }  // namespace
@@ -284,7 +358,7 @@ Json do_request(const RequestContext& context, const Json& request) {
   if (!opened) return failure(text.empty() ? opened.error().what : text);
   Cluster& cluster = **opened;
   const std::string op = text_of(request, "op"), name = text_of(request, "name");
-  const std::vector<Found> all = sessions_of(cluster.list(nullptr), context.uid);
+  const std::vector<Found> all = look(cluster, nullptr, context.uid, has_whole);
   if (op == "ls") {
     Json sessions = Json::array();
     for (const Found& f : all) sessions.push_back(session_json(f));
@@ -293,7 +367,7 @@ Json do_request(const RequestContext& context, const Json& request) {
   const Found* f = choose(all, name, cluster, &text);
   if (f == nullptr) return failure(text);
   if (op == "get") return get(context, cluster, *f, request);
-  if (op == "verify") return verify(cluster, *f);
+  if (op == "verify") return verify(context, cluster, *f);
   if (op == "repair") return repair(context, cluster, *f);
   if (op == "rm") {
     const auto removed = cluster.remove(f->id, context.uid, &text);

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 
 #include "format/checksum.h"
 #include "os/fault.h"
@@ -22,6 +23,7 @@ using os::fault_point;
 using os::FaultPoint;
 
 constexpr uint64_t kTailBlock = 4096;
+constexpr int kMostLooks = 16;  // at a part that is written meanwhile
 constexpr uint64_t kWriteBytes = 1 << 20;
 alignas(4096) constexpr uint8_t kZeros[kPageSize] = {};
 
@@ -81,6 +83,63 @@ Result<void> make_part(const std::string& path, bool durable) {
   return {};
 }
 
+using HeaderBytes = std::array<uint8_t, sizeof(PartHeader)>;
+
+Result<void> read_bytes(int fd, uint8_t* to, uint64_t bytes, uint64_t off) {
+  for (uint64_t done = 0; done < bytes;) {
+    const ssize_t n = pread(fd, to + done, bytes - done, static_cast<off_t>(off + done));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return Error{Errc::kSystem, errno, "reading a part"};
+    if (n == 0) return Error{Errc::kDamaged, 0, "a part ends too early"};
+    done += static_cast<uint64_t>(n);
+  }
+  return {};
+}
+
+// Zeros if the file is shorter.
+Result<HeaderBytes> header_of(int fd) {
+  HeaderBytes bytes{};
+  const auto done = read_bytes(fd, bytes.data(), bytes.size(), 0);
+  if (!done && done.error().code != Errc::kDamaged) return done.error();
+  if (!done) bytes.fill(0);
+  return bytes;
+}
+
+// Opens the file, if it may be trusted. Returns its length.
+Result<uint64_t> open_part(const std::string& path, LoadedPart* part, bool* ret_exists) {
+  part->path = path;
+  part->fd = os::Fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
+  *ret_exists = part->fd || errno != ENOENT;
+  if (!*ret_exists) return Error{Errc::kNotWhole, ENOENT, "there is no such part yet"};
+  if (!part->fd) return Error{Errc::kSystem, errno, "opening a part"};
+  struct stat st;
+  if (fstat(part->fd.get(), &st) != 0) return Error{Errc::kSystem, errno, "fstat"};
+  if ((st.st_mode & 022) != 0 || (st.st_uid != geteuid() && st.st_uid != 0)) {
+    return Error{Errc::kPermission, 0, "others may write it, so it cannot be trusted (chmod 600)"};
+  }
+  return static_cast<uint64_t>(st.st_size);
+}
+
+Result<void> map_part(LoadedPart* part, uint64_t bytes) {
+  if (bytes > 0) {
+    CR_TRY(part->mapping, os::Mapping::map(part->fd.get(), bytes, PROT_READ, MAP_SHARED));
+  }
+  CR_TRY(part->view, format::read_part(part->mapping.data(), bytes));
+  return {};
+}
+
+// header: the file's first bytes.
+Result<void> copy_part(LoadedPart* part, uint64_t bytes, const HeaderBytes& header) {
+  CR_TRY(const PartHeader h, format::read_part_header(header.data(), bytes));
+  CR_TRY(part->mapping, os::Mapping::map(-1, bytes, PROT_READ | PROT_WRITE,
+                                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE));
+  memcpy(part->mapping.data(), header.data(), header.size());
+  const uint64_t off = std::min(h.description_off, bytes);
+  CR_TRYV(read_bytes(part->fd.get(), part->mapping.data() + off, bytes - off, off));
+  CR_TRY(part->view, format::read_part(part->mapping.data(), bytes));
+  return {};
+}
+
 }  // namespace
 
 std::string part_path(const std::string& dir, unsigned holder, int buffer) {
@@ -90,41 +149,38 @@ std::string part_path(const std::string& dir, unsigned holder, int buffer) {
 PartState load_part(const std::string& path) {
   PartState s;
   auto part = std::make_unique<LoadedPart>();
-  part->path = path;
-  part->fd = os::Fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
-  if (!part->fd) {
-    s.exists = errno != ENOENT;
-    s.error = errno == ENOENT ? Error{Errc::kNotWhole, ENOENT, "there is no such part yet"}
-                              : Error{Errc::kSystem, errno, "opening a part"};
-    return s;
-  }
-  s.exists = true;
-  struct stat st;
-  if (fstat(part->fd.get(), &st) != 0) {
-    s.error = {Errc::kSystem, errno, "fstat"};
-    return s;
-  }
-  if ((st.st_mode & 022) != 0 || (st.st_uid != geteuid() && st.st_uid != 0)) {
-    s.error = {Errc::kPermission, 0, "others may write it, so it cannot be trusted (chmod 600)"};
-    return s;
-  }
-  const auto bytes = static_cast<uint64_t>(st.st_size);
-  if (bytes > 0) {
-    auto m = os::Mapping::map(part->fd.get(), bytes, PROT_READ, MAP_SHARED);
-    if (!m) {
-      s.error = m.error();
+  const auto bytes = open_part(path, part.get(), &s.exists);
+  const auto loaded = bytes ? map_part(part.get(), *bytes) : Result<void>(bytes.error());
+  if (!loaded) s.error = loaded.error();
+  if (loaded) s.part = std::move(part);
+  return s;
+}
+
+PartState load_part_copy(const std::string& path) {
+  PartState s;
+  for (int look = 0; look < kMostLooks; look++) {
+    auto part = std::make_unique<LoadedPart>();
+    const auto bytes = open_part(path, part.get(), &s.exists);
+    if (!bytes) {
+      s.error = bytes.error();
       return s;
     }
-    part->mapping = std::move(*m);
-  }
-  auto view = format::read_part(part->mapping.data(), bytes);
-  if (!view) {
-    s.error = view.error();
+    const auto before = header_of(part->fd.get());
+    const auto copied =
+        before ? copy_part(part.get(), *bytes, *before) : Result<void>(before.error());
+    const auto after = header_of(part->fd.get());
+    if (before && after && *after != *before) continue;
+    s.error = copied ? Error{} : copied.error();
+    if (copied) s.part = std::move(part);
     return s;
   }
-  part->view = *view;
-  s.part = std::move(part);
+  s.error = {Errc::kNotWhole, 0, "it is being written"};
   return s;
+}
+
+Result<bool> is_unchanged(const LoadedPart& part) {
+  CR_TRY(const HeaderBytes now, header_of(part.fd.get()));
+  return memcmp(now.data(), &part.view.header, now.size()) == 0;
 }
 
 Result<bool> read_row(const LoadedPart& part, uint64_t row, uint8_t* page) {
@@ -134,13 +190,7 @@ Result<bool> read_row(const LoadedPart& part, uint64_t row, uint8_t* page) {
     memset(page, 0, kPageSize);
     return true;
   }
-  for (uint64_t done = 0; done < kPageSize;) {
-    const ssize_t n = pread(part.fd.get(), page + done, kPageSize - done,
-                            static_cast<off_t>(row_off(row) + done));
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) return Error{Errc::kSystem, n < 0 ? errno : EIO, "reading a part"};
-    done += static_cast<uint64_t>(n);
-  }
+  CR_TRYV(read_bytes(part.fd.get(), page, kPageSize, row_off(row)));
   return format::row_check(page) == check;
 }
 

@@ -32,6 +32,11 @@ struct PartState {
   std::unique_ptr<LoadedPart> part;
 };
 PartState load_part(const std::string& path);
+// The same beside whoever writes it, who may take the file's end away, and the mapping's with it:
+// the mapping is a copy, without the rows. What changes meanwhile is looked at again.
+PartState load_part_copy(const std::string& path);
+// Is it still the part that was loaded? Then what was read of its rows before is its own.
+Result<bool> is_unchanged(const LoadedPart& part);
 
 // Reads a row. false: there is no such row, or it is not what its checksum says. Where a disk fails
 // this gives an error and the mapping a signal; and in memory file systems reading a row of zeros

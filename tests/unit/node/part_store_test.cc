@@ -12,8 +12,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <filesystem>
 #include <functional>
+#include <thread>
 
 #include "tests/unit/format/synthetic_part.h"
 
@@ -143,9 +145,12 @@ void expect_rows(Store& store, const PartOffer& o, const Rows& rows) {
   cr_assert(part.has_value(), "sequence %lu: %s", o.triple.sequence, part.error().what);
   const auto& v = (*part)->view;
   cr_assert_eq(v.header.rows, rows.size());
-  cr_assert(cr::store::damaged_rows(v).empty());
+  std::vector<uint8_t> pages(rows.size() * kPageSize);
+  uint64_t row = 0;
+  const auto read = cr::node::read_rows(**part, 0, rows.size(), pages.data(), &row);
+  cr_assert(read.has_value(), "row %lu: %s", row, read.error().what);
   for (size_t i = 0; i < rows.size(); i++) {
-    cr_assert_eq(v.row(i)[99], static_cast<uint8_t>(rows[i]), "row %zu", i);
+    cr_assert_eq(pages[i * kPageSize + 99], static_cast<uint8_t>(rows[i]), "row %zu", i);
   }
 }
 
@@ -326,6 +331,69 @@ Test(part_store, a_part_is_taken_in_by_one_at_a_time) {
   begin(store, offer(2, 2));
   receiver.reset();
   take_in(store, offer(1, 2), Rows(4, 1));
+}
+
+Test(part_store, what_was_overwritten_is_not_taken_for_damage) {
+  Store store;
+  take_in(store, offer(1, 1), Rows(200, 1));
+  const auto old = store->load(session(1), 0, {1, 1, 1}, layout());
+  cr_assert(old.has_value());
+  std::vector<uint8_t> pages(200 * kPageSize);
+  uint64_t row = 0;
+  cr_assert(cr::node::read_rows(**old, 0, 200, pages.data(), &row).has_value());
+  take_in(store, offer(1, 2), Rows(200, 2));
+  cr_assert(cr::node::read_rows(**old, 0, 200, pages.data(), &row).has_value(), "the other buffer");
+  const auto receiver = begin(store, offer(1, 3));
+  cr_assert_eq(cr::node::read_rows(**old, 0, 200, pages.data(), &row).error().code, Errc::kNotFound,
+               "its buffer is being written");
+  finish(*receiver, 3, 200);
+  cr_assert_eq(cr::node::read_rows(**old, 0, 200, pages.data(), &row).error().code, Errc::kNotFound,
+               "its buffer has another part");
+  cr_assert_eq(store->load(session(1), 0, {1, 1, 1}, layout()).error().code, Errc::kNotFound);
+}
+
+// Tools read the store in threads of their own.
+Test(part_store, parts_are_read_beside_who_writes_them, .timeout = 120) {
+  Store store;
+  const auto rows_of = [](uint64_t sequence) {
+    return Rows(20 + sequence * 37 % 230, sequence % 250 + 1);
+  };
+  for (const uint64_t sequence : {1, 2}) take_in(store, offer(1, sequence), rows_of(sequence));
+  std::atomic<bool> end = false;
+  std::thread writer([&] {
+    for (uint64_t sequence = 3; !end; sequence++) {
+      PartOffer o = offer(1, sequence);
+      if (sequence % 3 != 0) o.base = {1, sequence - 1, sequence - 1};
+      take_in(store, o, rows_of(sequence));
+    }
+  });
+  unsigned whole = 0, overwritten = 0;
+  uint64_t newest = 0;
+  std::vector<uint8_t> pages(256 * kPageSize);
+  while (whole < 300 || overwritten < 30 || newest < 300) {
+    std::vector<std::string> bad;
+    for (const PartEntry& e : store->list(nullptr, &bad)) {
+      newest = std::max(newest, e.triple.sequence);
+      const auto part = store->load(session(1), 0, e.triple, e.layout);
+      uint64_t row = 0;
+      const auto read = part ? cr::node::read_rows(**part, 0, e.rows, pages.data(), &row)
+                             : cr::Result<void>(part.error());
+      if (!read) {
+        cr_assert_eq(read.error().code, Errc::kNotFound, "row %lu: %s", row, read.error().what);
+        overwritten++;
+        continue;
+      }
+      const Rows rows = rows_of(e.triple.sequence);
+      cr_assert_eq(e.rows, rows.size());
+      for (size_t i = 0; i < rows.size(); i++) {
+        cr_assert_eq(pages[i * kPageSize + 99], rows[i], "row %zu of %lu", i, e.triple.sequence);
+      }
+      whole++;
+    }
+    cr_assert(bad.empty(), "%s", bad.empty() ? "" : bad[0].c_str());
+  }
+  end = true;
+  writer.join();
 }
 
 Test(part_store, impossible_offers_are_refused) {
