@@ -1,0 +1,826 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""store_test.py - checkpoints that survive their node: crstored, crstore, crrun --protect and
+crrestore NAME on stand-in nodes (store_cluster.py).
+
+  python3 tests/system/store_test.py 'store/loses_*' --user=root
+  python3 tests/system/store_test.py --thorough
+
+The programs that are lost with their node are those of the crash tests, which find out themselves
+if what comes back is of two moments.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import random
+import re
+import signal
+import socket
+import struct
+import sys
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "crash"))
+import harness  # noqa: E402
+import quick  # noqa: E402
+import trees  # noqa: E402
+from harness import Failure, Session, Skip, Test, User  # noqa: E402
+from store_cluster import Cluster  # noqa: E402
+from subject import LARGE, SMALL, Subject, Super  # noqa: E402
+
+USERS = ("root", "nobody")
+NAME = "job"
+MODES = {  # how many parts there are, how many of them may be lost
+    "replica:2": (2, 1), "replica:3": (3, 2), "xor:3": (3, 1), "xor:4": (4, 1),
+    "rs:2+1": (3, 1), "rs:2+2": (4, 2), "rs:3+2": (5, 2),
+}
+
+
+def expect(condition, message):
+    if not condition:
+        raise Failure(message)
+
+
+def expect_match(expression, text, what):
+    expect(re.search(expression, text), f"{what} should match /{expression}/, got:\n{text}")
+
+
+# ------------------------------------------------------------------------------------- programs --
+
+
+class OnNodes:
+    """A Subject of the crash tests that runs on one node after the other."""
+
+    job_name = NAME
+
+    def options_on(self, protect, options):
+        return ["--durable=crash", *options, "--protect", protect, "--name", self.job_name]
+
+    def restore_on(self, node, options=()):
+        """crrestore NAME; self.image is then where it puts the images if it has to."""
+        self._begin("restore")
+        self.image = self.directory / f"image-{self.lives}.dir"
+        self.foreground = self.workspace.start(
+            [self.workspace.tool("crrestore"), "-v", "--durable=crash", *self.interval, *options,
+             "--dir", str(self.image), self.job_name],
+            stdout="restore.out", stderr=self.error_file, environment=node.environment())
+
+    def restored(self):
+        """(epoch, sequence) of what crrestore says it brings back."""
+        found = self.wait(lambda: re.search(r"restoring checkpoint (\d+)", self.errors()),
+                          "crrestore's line about its checkpoint")
+        return int(found.group(1))
+
+
+class SingleJob(OnNodes, quick.Single):
+    """One thread that takes checkpoints itself, as often as it can."""
+
+    interval = ("-i", "off")
+
+    def __init__(self, workspace, directory=None, name=NAME):
+        super().__init__(workspace)
+        self.job_name = name
+        self.error_name = name  # of the files of crrun's messages
+        if directory is not None:
+            self.directory = directory
+            self.image, self.status = directory / "image.dir", directory / "status"
+
+    def _begin(self, name):
+        super()._begin(f"{self.error_name}-{name}")
+
+    def start_on(self, node, protect, options=()):
+        self.options = self.options_on(protect, [*self.interval, *options])
+        self.start_single(node.environment())
+        self.wait(lambda: self.records()[0] > 2, "the first checkpoints")
+
+    def check_restored_from(self, sequence, _epoch):
+        self.wait(lambda: self.records()[0] > sequence, "progress after the restore")
+        self.check_output()
+
+    def runs_on(self):
+        before = self.records()[0]
+        self.wait(lambda: self.records()[0] > before + 3, "progress")
+        self.check_output()
+
+
+class InvariantJob(OnNodes, Subject):
+    """Four threads that check each other."""
+
+    interval = ("-i", "0.1")
+
+    def start_on(self, node, protect, options=()):
+        self.start(node.environment(), self.options_on(protect, [*self.interval, *options]))
+        self.progress("progress of all threads under crrun")
+
+    def check_restored_from(self, sequence, epoch):
+        self.check_restored(Super(1, epoch, sequence, 0))
+
+    def runs_on(self):
+        self.progress()
+        self.check_output()
+
+    def end(self):
+        self.finish()
+
+
+class TreeJob(Session):
+    """Three processes that pass a token round; the images of two are in members/."""
+
+    interval = ("-i", "0.1")
+
+    def __init__(self, workspace):
+        super().__init__(workspace, [workspace.program("tree_steps")])
+
+    def start_on(self, node, protect, options=()):
+        self.foreground = self.workspace.start(
+            [self.workspace.tool("crrun"), "-d", self.image, "--durable=crash", *self.interval,
+             "--protect", protect, "--name", NAME, *options, "--", *self.command],
+            environment=node.environment())
+        self.name = "crrun"
+        self.wait_ready()
+        trees.steps_go_on(self.workspace, self)
+
+    def restore_on(self, node, options=()):
+        self.restores += 1
+        self.image = str(self.workspace.path / f"image-{self.restores}.dir")
+        self.foreground = self.workspace.start(
+            [self.workspace.tool("crrestore"), "-v", "--durable=crash", *self.interval, *options,
+             "--dir", self.image, NAME],
+            stdout="restore.out", stderr=f"restore-{self.restores}.err",
+            environment=node.environment())
+        self.name = f"crrestore (restore {self.restores})"
+
+    def errors(self):
+        return harness.read_file(self.workspace.path / f"restore-{self.restores}.err")
+
+    def restored(self):
+        return int(self.workspace.wait_until(
+            lambda: re.search(r"restoring checkpoint (\d+)", self.errors()) or self._ended_early(),
+            "crrestore's line about its checkpoint").group(1))
+
+    def _ended_early(self):
+        if self.ended():
+            raise Failure(f"{self.name} {self.ending()}")
+
+    def check_restored_from(self, _sequence, _epoch):
+        self.runs_on()
+
+    def runs_on(self):
+        trees.steps_go_on(self.workspace, self)
+
+    def kill_all(self):
+        self.kill()
+        trees.kill_rest(self.workspace)
+
+    def describe(self):
+        return self.ending() if self.ended() else self.errors()
+
+    def end(self):
+        self.go()
+        self.expect_pass()
+        trees.last_step(self.workspace)
+
+
+# ---------------------------------------------------------------------------- nodes that are lost
+
+
+def available(cluster, node):
+    """sequence -> what `crstore stat` says of that checkpoint."""
+    return {c["sequence"]: c for c in cluster.ask(node, "stat", NAME)["checkpoints"]}
+
+
+def expect_not_enough(cluster, node, least, holders, lost):
+    """crrestore says which parts it lacks or, where no part is left, which nodes, and starts
+    nothing. lost: the parts' numbers."""
+    workspace = cluster.workspace
+    target = workspace.path / "nothing.dir"
+    done = workspace.run([workspace.tool("crrestore"), "--dir", str(target), NAME], check=125,
+                         environment=node.environment())
+    expect(not target.exists(), f"{target} was made")
+    if len(lost) == len(holders):
+        for holder in holders:
+            expect_match(rf"; {holder.name}: node {holder.name} at .*", done.stderr, "crrestore")
+        return
+    said = {int(sequence): {int(part) for part in missing.split(",")} for sequence, missing in
+            re.findall(r"checkpoint (\d+): [^;]*; missing: part ([\d, ]+)", done.stderr)}
+    newer = {sequence: missing for sequence, missing in said.items() if sequence >= least}
+    expect(any(missing == lost for missing in newer.values()),
+           f"crrestore should say that of a checkpoint >= {least} just the parts {sorted(lost)} are "
+           f"missing, got:\n{done.stderr}")
+
+
+def lose_nodes(cluster, job, home, count, spare):
+    """The session's node and others, count in all. Returns what was whole before, and the rest of
+    the holders."""
+    holders = cluster.holders(home)
+    least = cluster.wait_full(home, job=job)
+    lost = [home] + [node for node in holders if node not in (home, spare)][:count - 1]
+    for node in lost[1:]:
+        cluster.lose(node)
+    cluster.kill(home)
+    job.kill_all()
+    cluster.lose(home, job.image)
+    return least, lost
+
+
+def come_back(cluster, job, node, least, epoch=1):
+    """crrestore NAME on the node: not older than `least`, and it goes on."""
+    job.restore_on(node)
+    sequence = job.restored()
+    expect(sequence >= least, f"checkpoint {least} was whole, but {sequence} came back\n"
+                              f"{cluster.logs()}")
+    job.check_restored_from(sequence, epoch)
+    return sequence
+
+
+def run_losses(workspace, make_job, mode, rounds):
+    """As many nodes as may be lost are lost; with one more there is nothing to be had until that
+    one is back."""
+    harness.require_restore(workspace.user)
+    parts, tolerance = MODES[mode]
+    cluster = Cluster(workspace, parts + 1)
+    job = make_job(workspace)
+    home = cluster["a"]
+    job.start_on(home, mode)
+    for life in range(rounds):
+        cluster.wait_full(home, job=job)
+        holders = cluster.holders(home)
+        spare = next(node for node in cluster.nodes if node not in holders)
+        least, lost = lose_nodes(cluster, job, home, tolerance, spare)
+        one_more = next(node for node in holders if node not in lost)
+        if life == 0:  # later on there may be parts of a life before
+            cluster.kill(one_more)
+            expect_not_enough(cluster, spare, least, holders,
+                              {number for number, node in enumerate(holders)
+                               if node in lost or node is one_more})
+            cluster.start(one_more)
+        come_back(cluster, job, spare, least, epoch=life + 1)
+        for node in lost:
+            cluster.start(node)
+        home = spare
+        cluster.wait_full(home, least + 1, job=job)
+        job.runs_on()
+    job.end()
+
+
+# ------------------------------------------------------------------------------- damaged parts --
+
+
+def started(workspace, count, mode, make_job=SingleJob, options=()):
+    """A cluster on whose node a the program runs, and the first checkpoint of which all parts are
+    there."""
+    harness.require_restore(workspace.user)
+    cluster = Cluster(workspace, count, options)
+    job = make_job(workspace)
+    job.start_on(cluster["a"], mode)
+    return cluster, job, cluster.wait_full(cluster["a"], job=job)
+
+
+class PartFile:
+    """A part as it lies in a store (src/format/part.h)."""
+
+    def __init__(self, path):
+        self.path = path
+        data = path.read_bytes()
+        self.whole = struct.unpack_from("<Q", data, 48)[0] == 1
+        self.sequence = struct.unpack_from("<Q", data, 64)[0]
+        self.holder = struct.unpack_from("<I", data, 116)[0]
+        rows, _, _, _, checks = struct.unpack_from("<5Q", data, 136)
+        self.checks = struct.unpack_from(f"<{rows}Q", data, checks) if self.whole else ()
+
+    def row(self, nth):
+        """The nth row that is not zeros, from the end if negative."""
+        return [row for row, check in enumerate(self.checks) if check != 0][nth]
+
+    def flip(self, row):
+        with open(self.path, "r+b") as file:
+            file.seek(4096 + 4096 * row + 1234)
+            byte = file.read(1)[0]
+            file.seek(-1, os.SEEK_CUR)
+            file.write(bytes([byte ^ 0x10]))
+
+
+def newest_part(cluster, node):
+    parts = [PartFile(path) for path in cluster.part_files(node)]
+    return max((part for part in parts if part.whole), key=lambda part: part.sequence)
+
+
+def settled(workspace, mode):
+    """Parts of a session that has ended: cluster, job, sequence, the nodes by the parts' numbers."""
+    cluster, job, _ = started(workspace, MODES[mode][0] + 1, mode)
+    job.end()
+
+    def all_at_rest():
+        newest = max(available(cluster, cluster["a"]).items())[1]
+        return newest if all(h["nodes"] for h in newest["holders"]) else None
+    newest = workspace.wait_until(all_at_rest, "all parts of the last checkpoint")
+    return cluster, job, newest["sequence"], [cluster[h["nodes"][0]] for h in newest["holders"]]
+
+
+def test_bit_flip(workspace):
+    """A row that has changed on the disk is found, and computed from the other parts."""
+    cluster, _, sequence, holders = settled(workspace, "rs:2+1")
+    asked = cluster["a"]
+    expect_match("every row of every part is right", cluster.crstore(asked, "verify", NAME).stdout,
+                 "crstore verify")
+    bad = next(node for node in holders if node is not asked)
+    part = newest_part(cluster, bad)
+    expect(part.sequence == sequence and holders[part.holder] is bad, f"part of {part.path}")
+    row = part.row(len(part.checks) // 3)
+    part.flip(row)
+    said = cluster.crstore(asked, "verify", NAME, check=3).stdout
+    expect_match(rf"^{bad.name}: part {part.holder} of checkpoint {sequence}: row {row}: ", said,
+                 "crstore verify")
+    whole = workspace.path / "got.dir"
+    cluster.crstore(asked, "get", NAME, whole)
+    workspace.run([workspace.tool("crinspect"), "verify", str(whole)], check=0)
+    other = next(node for node in holders if node not in (asked, bad))
+    newest_part(cluster, other).flip(row)
+    too_much = workspace.path / "too_much.dir"
+    done = cluster.crstore(asked, "get", NAME, too_much, check=1)
+    expect_match(rf"checkpoint {sequence}: .*row", done.stderr, "crstore get")
+    expect(not too_much.exists(), "crstore get left a directory that is not whole")
+
+
+def test_bit_flip_of_replica(workspace):
+    """The same where each part is a copy; crrestore on another node goes on from the good one."""
+    cluster, job, sequence, holders = settled(workspace, "replica:2")
+    bad = next(node for node in holders if node.name != "a")
+    part = newest_part(cluster, bad)
+    part.flip(part.row(7))
+    expect_match(rf"^{bad.name}: part {part.holder} of checkpoint {sequence}: row {part.row(7)}: ",
+                 cluster.crstore(cluster["a"], "verify", NAME, check=3).stdout, "crstore verify")
+    spare = next(node for node in cluster.nodes if node not in holders)
+    pathlib.Path(f"{job.status}.stop").unlink()
+    come_back(cluster, job, spare, sequence)
+    job.end()
+
+
+def test_damaged_header(workspace):
+    """A part whose header, description or checksums are damaged does not count."""
+    cluster, _, sequence, holders = settled(workspace, "rs:2+1")
+    bad = next(node for node in holders if node.name != "a")
+    part = newest_part(cluster, bad)
+    with open(part.path, "r+b") as file:
+        file.seek(100)
+        file.write(b"?!")
+    newest = available(cluster, cluster["a"])[sequence]
+    expect(newest["parts"] == 2 and newest["whole"], f"two of three parts are whole: {newest}")
+    cluster.crstore(cluster["a"], "get", NAME, workspace.path / "got.dir")
+
+
+# --------------------------------------------------------------------- agents that die or hang ---
+
+
+def run_fault_point(workspace, point, nths):
+    """crstored of a neighbour dies there, the nth time; its part is the old one or the new one."""
+    cluster, job, _ = started(workspace, 3, "replica:2")
+    home = cluster["a"]
+    other = next(node for node in cluster.holders(home) if node is not home)
+    for nth in nths:
+        least = cluster.wait_full(home, job=job)
+        cluster.restart(other, environment={"CR_FAULT": f"{point}:{nth}"})
+        workspace.wait_until(lambda: not other.is_running(), f"death at {point}:{nth}")
+        expect(other.popen.returncode == -signal.SIGKILL,
+               f"crstored should be killed at {point}:{nth}, it ended with "
+               f"{other.popen.returncode}:\n{cluster.logs()}")
+        parts = [part for part in map(PartFile, cluster.part_files(other)) if part.whole]
+        expect(parts and max(part.sequence for part in parts) >= least,
+               f"{point}:{nth}: a part of checkpoint {least} at least should be whole")
+        cluster.start(other)
+        bad = cluster.ask(home, "verify", NAME)["bad"] if nth == nths[0] else []
+        expect(not any("row" in line for line in bad), f"{point}:{nth}: {bad}")
+        job.runs_on()
+    least = cluster.wait_full(home, job=job)
+    cluster.kill(home)
+    job.kill_all()
+    cluster.lose(home, job.image)
+    come_back(cluster, job, other, least)
+    job.end()
+
+
+def test_stopped_agents(workspace):
+    """Checkpoints go on while crstored does not, here or on a neighbour."""
+    cluster, job, _ = started(workspace, 3, "rs:2+1")
+    home = cluster["a"]
+    for node in (home, next(n for n in cluster.holders(home) if n is not home)):
+        harness.signal_pid(node.popen.pid, signal.SIGSTOP)
+        until = time.monotonic() + 3.0
+        before = job.records()[1]
+        while time.monotonic() < until:
+            job.runs_on()
+        expect(job.records()[1] > before + 10, f"few checkpoints while {node.name} hangs: "
+                                               f"{before} to {job.records()[1]}")
+        harness.signal_pid(node.popen.pid, signal.SIGCONT)
+        cluster.wait_full(home, job.records()[1], job=job)
+    job.end()
+
+
+def test_restarted_agents(workspace):
+    """crstored ends when it is told to, and after that or a kill nothing is lost that it kept."""
+    cluster, _, sequence, holders = settled(workspace, "rs:2+1")
+    for node in cluster.nodes:
+        harness.signal_pid(node.popen.pid, signal.SIGTERM)
+    for node in cluster.nodes:
+        expect(node.popen.wait(timeout=20 * harness.SLOWNESS) == 0,
+               f"crstored ended with {node.popen.returncode}:\n{cluster.logs()}")
+        cluster.start(node)
+    for node in cluster.nodes:
+        cluster.restart(node)
+    newest = available(cluster, holders[1])[sequence]
+    expect(newest["parts"] == 3, f"all parts of checkpoint {sequence} should be there: {newest}")
+    cluster.crstore(cluster["d"], "verify", NAME)
+
+
+def run_chaos(workspace, mode, seed, rounds):
+    """Agents are killed and cables are pulled at any time: the program does not notice, and what was
+    whole stays."""
+    choose = random.Random(f"{seed} {mode}")
+    cluster, job, least = started(workspace, MODES[mode][0] + 1, mode)
+    home = cluster["a"]
+    actions = ("kill", "kill", "stop", *(("cut", "cut") if cluster.in_namespaces else ()))
+    try:
+        for _ in range(rounds):
+            node, action = choose.choice(cluster.nodes), choose.choice(actions)
+            if action == "kill":
+                cluster.kill(node)
+            elif action == "cut":
+                cluster.cut(node)
+            else:
+                harness.signal_pid(node.popen.pid, signal.SIGSTOP)
+            time.sleep(choose.choice((0.02, 0.3, 1.2)) * choose.random())
+            if action == "kill":
+                cluster.start(node)
+            elif action == "cut":
+                cluster.heal(node)
+            else:
+                harness.signal_pid(node.popen.pid, signal.SIGCONT)
+            job.runs_on()
+            if choose.random() < 0.3:
+                least = cluster.wait_full(home, least + 1, job=job)
+        least = cluster.wait_full(home, job.records()[1], job=job)
+        holders = cluster.holders(home)
+        spare = next(node for node in cluster.nodes if node not in holders)
+        least, _ = lose_nodes(cluster, job, home, MODES[mode][1], spare)
+        come_back(cluster, job, spare, least)
+        job.end()
+    except Failure as failure:
+        raise Failure(f"--seed={seed}\n{failure}\n{cluster.logs()}") from None
+
+
+# ------------------------------------------------------------------------------- wrong neighbours
+
+
+def test_wrong_key(workspace):
+    """A node with another key, or of another cluster, is refused: said once, and seen in the status;
+    with the right one all is well."""
+    cluster = Cluster(workspace, 2, start=False)
+    other_key = workspace.path / "other.key"
+    workspace.run([workspace.tool("crstored"), "--make-key", str(other_key)], check=0)
+    harness.require_restore(workspace.user)
+    home, other = cluster.nodes
+    cluster.start(home)
+    cluster.start(other, options=("--key", str(other_key)))
+    job = SingleJob(workspace)
+    job.start_on(home, "replica:2")
+    for said, options in ((r"key", ("--key", str(other_key))), (r"cluster", ("--cluster", "zoo"))):
+        cluster.restart(other, options=options)
+
+        def refused(said=said):
+            state = next(n["state"] for n in cluster.ask(home, "status")["nodes"]
+                         if n["name"] == other.name)
+            return re.search(said, state)
+        workspace.wait_until(refused, f"a refusal because of the {said} in the status")
+        time.sleep(2.5)  # some more attempts
+        expect(cluster.session(home)["parts"][0]["sequence"] > 0
+               or cluster.session(home)["parts"][1]["sequence"] > 0, "its own part is made")
+        lines = [line for line in home.said().splitlines() if re.search(said, line)]
+        expect(1 <= len(lines) <= 2, f"one line about the {said}, got:\n" + "\n".join(lines))
+        job.runs_on()
+    cluster.restart(other)
+    cluster.wait_full(home, job.records()[1], job=job)
+    job.end()
+
+
+def test_garbage(workspace):
+    """Whatever comes to the port, crstored goes on."""
+    cluster, job, _ = started(workspace, 2, "replica:2")
+    home, other = cluster.nodes
+    choose = random.Random(7)
+    script = ("import socket, sys\ns = socket.create_connection((sys.argv[1], int(sys.argv[2])))\n"
+              "s.settimeout(0.2)\n"
+              "try:\n    s.sendall(bytes.fromhex(sys.argv[3]))\n    s.recv(100)\n"
+              "except OSError:\n    pass\n")
+    for number in range(12):
+        if number % 3 == 0:
+            data = b"GET / HTTP/1.0\r\n\r\n"
+        elif number % 3 == 1:
+            data = choose.randbytes(choose.choice((1, 16, 300, 20000)))
+        else:
+            data = bytes(choose.randrange(1, 400))
+        workspace.run([*home.inside, "python3", "-c", script, other.host, str(other.port),
+                       data.hex()], check=0)
+        expect(other.is_running(), f"crstored died of {data[:40].hex()}:\n{cluster.logs()}")
+    cluster.wait_full(home, job.records()[1], job=job)
+    job.end()
+
+
+# ------------------------------------------------------------------------- stores without room ---
+
+
+def small_store(cluster, node, size):
+    """The node's store is a small file system, in a mount namespace of its own. Before its start."""
+    holder = cluster.holder("--mount", "--propagation", "private")
+    node.store.mkdir()
+    node.inside = [*node.inside[:-1], f"--mount=/proc/{holder.pid}/ns/mnt",
+                   f"--wdns={cluster.workspace.path}", "--"]
+    mounted = cluster.workspace.run([*node.inside, "mount", "-t", "tmpfs", "-o",
+                                     f"size={size},mode=700", "none", str(node.store)])
+    if mounted.returncode != 0:
+        raise Skip(f"no tmpfs can be mounted here: {mounted.stderr.strip()}")
+
+
+def is_root(workspace):
+    return os.geteuid() == 0 and workspace.user.uid is None
+
+
+def degrades(cluster, job, expression, spoil, repair):
+    """A neighbour's store refuses: that is said once, seen in the status, and the program goes on;
+    when the store is good again the parts come by themselves."""
+    home = cluster["a"]
+    spoil()
+
+    def troubled(session):
+        return any(re.search(expression, part["trouble"]) for part in session["parts"])
+    cluster.wait_session(home, troubled, f"a trouble /{expression}/", job=job)
+    time.sleep(2.0)  # some more attempts
+    job.runs_on()
+    lines = [line for line in job.errors().splitlines() if re.search(expression, line)]
+    expect(len(lines) == 1, f"crrun should say /{expression}/ once, got:\n{job.errors()}")
+    repair()
+    cluster.wait_full(home, cluster.session(home)["sequence"], job=job)
+    cluster.workspace.wait_until(lambda: "has all its parts again" in job.errors(),
+                                 "crrun's good news")
+    job.end()
+
+
+def test_full_store(workspace):
+    """A disk without room, as a small file system."""
+    harness.require_restore(workspace.user)
+    if not is_root(workspace):
+        raise Skip("mounting a small file system takes root")
+    cluster = Cluster(workspace, 2, start=False)
+    small_store(cluster, cluster["b"], "3m")
+    for node in cluster.nodes:
+        cluster.start(node)
+    job = InvariantJob(workspace, size=SMALL)
+    degrades(cluster, job, "No space left on device",
+             lambda: job.start_on(cluster["a"], "replica:2"),
+             lambda: workspace.run([*cluster["b"].inside, "mount", "-o", "remount,size=100m",
+                                    str(cluster["b"].store)], check=0))
+
+
+def test_read_only_store(workspace):
+    """A store that may not be written to: of root's from the start, of others' from some time on."""
+    if is_root(workspace):
+        cluster = Cluster(workspace, 2, start=False)
+        node = cluster["b"]
+        small_store(cluster, node, "100m")
+        workspace.run([*node.inside, "mount", "-o", "remount,ro", str(node.store)], check=0)
+        done = workspace.run([*node.inside, workspace.tool("crstored"), "--store", str(node.store),
+                              "--socket", str(node.socket)], check=1)
+        expect_match(rf"^crstored: {node.store}: .*Read-only file system; .*--store", done.stderr,
+                     "crstored")
+        return
+    cluster, job, _ = started(workspace, 2, "replica:2", InvariantJob)
+    parts = cluster.part_files(cluster["b"])
+    directory = parts[0].parent
+
+    def spoil():
+        for path in cluster.part_files(cluster["b"]):
+            path.chmod(0o400)
+        directory.chmod(0o500)
+
+    def repair():
+        directory.chmod(0o700)
+        for path in cluster.part_files(cluster["b"]):
+            path.chmod(0o600)
+    degrades(cluster, job, "Permission denied", spoil, repair)
+
+
+# ------------------------------------------------------------------------------- many and large --
+
+
+def test_two_sessions(workspace):
+    """On two nodes that keep each other's parts; one is lost, with its node."""
+    harness.require_restore(workspace.user)
+    cluster = Cluster(workspace, 3)
+    jobs = []
+    for node in cluster.nodes[:2]:
+        directory = workspace.path / f"of-{node.name}"
+        directory.mkdir()
+        workspace.user.give(directory)
+        job = SingleJob(workspace, directory=directory, name=f"job-{node.name}")
+        job.start_on(node, "rs:2+1")
+        jobs.append(job)
+    first, second = jobs
+    least = [cluster.wait_full(node, name=job.job_name, job=job)
+             for node, job in zip(cluster.nodes, jobs)]
+    listed = {s["name"] for s in cluster.ask(cluster["c"], "ls")["sessions"]}
+    expect(listed == {"job-a", "job-b"}, f"crstore ls: {listed}")
+    cluster.kill(cluster["a"])
+    first.kill_pids([first.foreground.pid, *first.pids()])
+    first.wait(first.ended, "death of the first", may_end=True)
+    cluster.lose(cluster["a"], first.image)
+    come_back(cluster, first, cluster["c"], least[0])
+    second.runs_on()
+    first.runs_on()
+    for job in jobs:
+        job.end()
+
+
+def test_larger_than_dram(workspace):
+    """The memory that crstored lends is less than what comes in."""
+    cluster, job, least = started(workspace, 3, "replica:2", options=("--dram", "8M"),
+                                  make_job=lambda w: InvariantJob(w, size=LARGE))
+    image = sum(path.stat().st_size for path in pathlib.Path(job.image).glob("image.*"))
+    expect(image > 16 << 20, f"an image of {image} bytes")
+    home = cluster["a"]
+    other = next(node for node in cluster.holders(home) if node is not home)
+    least = cluster.wait_full(home, least + 1, job=job)
+    cluster.kill(home)
+    job.kill_all()
+    cluster.lose(home, job.image)
+    come_back(cluster, job, other, least)
+    job.end()
+
+
+# ----------------------------------------------------------------------------------- who may what
+
+
+def test_other_users(workspace):
+    """root's crstored serves all; each user sees and gets only sessions of its own."""
+    if not is_root(workspace):
+        raise Skip("needs root, to be several users")
+    workspace.path.chmod(0o755)
+    cluster = Cluster(workspace, 1, options=("--for-all-users",))
+    node = cluster["a"]
+    owner, stranger = User("nobody", 65534), User("stranger", 54321)
+    harness.require_restore(owner)
+    program = [workspace.tool("crrun"), "-d", str(workspace.path / "theirs" / "image.dir"), "-i",
+               "0.2", "--protect", "none", "--name", "secret", "--", "/usr/bin/sleep", "600"]
+    (workspace.path / "theirs").mkdir()
+    owner.give(workspace.path / "theirs")
+    workspace.user = owner
+    workspace.start(program, environment=node.environment())
+    cluster.workspace.wait_until(lambda: "secret" in cluster.crstore(node, "ls").stdout,
+                                 "the session in its owner's list")
+    target = workspace.path / "theirs" / "got.dir"
+    cluster.crstore(node, "get", "secret", target)
+    expect(target.stat().st_uid == owner.uid, f"{target} belongs to {target.stat().st_uid}")
+    workspace.user = stranger
+    for request in (("ls",), ("status",)):
+        expect("secret" not in cluster.crstore(node, *request).stdout,
+               f"crstore {request[0]} shows another user's session")
+        expect("secret" not in json.dumps(cluster.ask(node, *request)),
+               f"crstore --json {request[0]} shows another user's session")
+    for request in (("stat", "secret"), ("verify", "secret"), ("rm", "secret"), ("place", "secret"),
+                    ("get", "secret", "/tmp/nothing")):
+        done = cluster.crstore(node, *request, check=1)
+        expect_match(r"secret: no node .*keeps|no session secret", done.stderr, f"crstore {request[0]}")
+    workspace.user = User("root")
+    for request in ("ls", "status"):
+        expect("secret" in cluster.crstore(node, request).stdout, f"root's crstore {request}")
+    cluster.crstore(node, "rm", "secret")
+    for pid in workspace.processes():
+        harness.signal_pid(pid, signal.SIGKILL)
+
+
+def test_no_crstored(workspace):
+    """The program runs, there is one message; a crstored that comes later takes the session."""
+    harness.require_restore(workspace.user)
+    cluster = Cluster(workspace, 2, start=False)
+    home = cluster["a"]
+    job = SingleJob(workspace)
+    job.start_on(home, "replica:2")
+    time.sleep(2.5)
+    job.runs_on()
+    said = job.errors().splitlines()
+    expect(len(said) == 1, f"crrun should say one thing, got:\n{job.errors()}")
+    expect_match(rf"{home.socket}: no crstored answers there .*start one", said[0], "crrun")
+    for node in cluster.nodes:
+        cluster.start(node)
+    cluster.wait_full(home, job=job)
+    job.end()
+
+
+def test_tools(workspace):
+    """What crstore and crstored say of a session, and of requests that are wrong."""
+    cluster, _, sequence, holders = settled(workspace, "rs:2+1")
+    home = cluster["a"]
+    expect_match(rf"{NAME} .*rs:2\+1 +{sequence} +3/3", cluster.crstore(home, "ls").stdout, "crstore ls")
+    stat = cluster.crstore(home, "stat", NAME).stdout
+    for number, node in enumerate(holders):
+        expect_match(rf"part +{number} +{node.name} ", stat, "crstore stat")
+    for request, expression in ((("stat", "no-such"), "no-such: no node that can be reached"),
+                                (("get", NAME, workspace.path), "name another directory"),
+                                (("get", NAME, "/proc/x/y"), "/proc/x/y: "),
+                                (("--sequence", "999999", "get", NAME, "x"), "999999 cannot be had")):
+        expect_match(expression, cluster.crstore(home, *request, check=1).stderr,
+                     f"crstore {' '.join(map(str, request))}")
+    other = next(node for node in cluster.nodes if node is not home)
+    done = workspace.run([workspace.tool("crstored"), "--store", str(home.store), "--socket",
+                          str(workspace.path / "other.sock")], check=1)
+    expect_match(f"{home.store}: another crstored uses this store", done.stderr, "crstored")
+    done = workspace.run([workspace.tool("crstored"), "--store", str(workspace.path / "new"),
+                          "--socket", str(home.socket)], check=1)
+    expect_match(f"{home.socket}: another crstored listens there", done.stderr, "crstored")
+    cluster.crstore(other, "rm", NAME)
+    expect(not any(cluster.part_files(node) for node in cluster.nodes), "parts are left after rm")
+    expect(cluster.ask(home, "ls")["sessions"] == [], "crstore ls after rm")
+
+
+def run_many_sessions(workspace, count, size):
+    """All at once on one node, their parts on its neighbours."""
+    harness.require_restore(workspace.user)
+    cluster = Cluster(workspace, 4)
+    home = cluster["a"]
+    script = f"import time; b = bytearray({size}); b[::4096] = bytes(range(250)) * 11 [:0] or b[::4096]"
+    for number in range(count):
+        workspace.start([workspace.tool("crrun"), "-d", str(workspace.path / f"{number}.dir"), "-i",
+                         "1", "--durable=crash", "--protect", "rs:2+1", "--name", f"job-{number}",
+                         "--", "/usr/bin/python3", "-c", script + "\nwhile True: time.sleep(0.2)"],
+                        stdout=f"{number}.out", stderr=f"{number}.err",
+                        environment=home.environment())
+
+    def all_safe():
+        time.sleep(0.5)
+        sessions = cluster.ask(home, "status")["sessions"]
+        good = [s for s in sessions if all(part["sequence"] > 0 for part in s["parts"])]
+        return len(good) == count
+    workspace.wait_until(all_safe, f"{count} sessions of which all parts are there")
+    for pid in workspace.processes():
+        harness.signal_pid(pid, signal.SIGKILL)
+    cluster.lose(home)
+    whole = [s for s in cluster.ask(cluster["b"], "ls")["sessions"]
+             if any(c["whole"] for c in s["checkpoints"])]
+    expect(len(whole) == count, f"{len(whole)} of {count} sessions can be had")
+
+
+FAULT_POINTS = ("part_locked", "part_received", "part_written", "part_committed")
+QUICK_LOSSES = {  # what make check runs: the kinds of program for each mode and user
+    ("root", "single"): tuple(MODES), ("root", "invariant"): ("rs:3+2",),
+    ("root", "tree"): ("rs:2+1",), ("nobody", "single"): ("replica:2", "rs:2+2"),
+    ("self", "single"): tuple(MODES), ("self", "tree"): ("rs:2+1",),
+}
+
+
+def tests(thorough=False, seed=1):
+    """All tests, as harness.Test: each function of this file that is named test_*, and what is there
+    in several kinds."""
+    result = harness.tests_of(globals(), "store", __file__, USERS, timeout=120.0)
+
+    def add(name, function, users=USERS, timeout=120.0):
+        for user in harness.usable_users(users):
+            repeat = f"python3 tests/system/store_test.py --thorough {name} --user={user.name}" + \
+                     (f" --seed={seed}" if "chaos" in name else "")
+            result.append(Test(name, user, function, repeat, timeout=timeout))
+    jobs = {"single": SingleJob, "invariant": InvariantJob, "tree": TreeJob}
+    for mode, (_, _) in MODES.items():
+        plain = re.sub("[:+]", "_", mode)
+        for kind, make_job in jobs.items():
+            users = [user for user in ("root", "nobody", "self")
+                     if thorough or mode in QUICK_LOSSES.get((user, kind), ())]
+            add(f"store/loses_{plain}/{kind}",
+                lambda workspace, make_job=make_job, mode=mode:
+                run_losses(workspace, make_job, mode, 2 if thorough else 1),
+                [user for user in users if user != "self" or os.geteuid() != 0])
+        if thorough or mode in ("replica:2", "rs:2+1"):
+            add(f"store/chaos_{plain}", lambda workspace, mode=mode:
+                run_chaos(workspace, mode, seed, 60 if thorough else 8), timeout=300.0)
+    for point in FAULT_POINTS:
+        add(f"store/dies_at_{point}", lambda workspace, point=point:
+            run_fault_point(workspace, point, (1, 2, 3, 5, 8) if thorough else (1, 2)),
+            USERS if thorough else ("root",))
+    if thorough:
+        add("store/hundred_sessions",
+            lambda workspace: run_many_sessions(workspace, 100, 10 << 20), ("root",), 600.0)
+    return result
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Tests the node store.")
+    harness.add_common_arguments(parser)
+    parser.add_argument("--thorough", action="store_true", help="also what make check leaves out")
+    parser.add_argument("--seed", type=int, default=random.randrange(1 << 30),
+                        help="of what is chosen at random (default: another one each time)")
+    arguments = parser.parse_args()
+    print(f"seed {arguments.seed}")
+    return harness.run_main(tests(arguments.thorough, arguments.seed), arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
