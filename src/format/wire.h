@@ -32,8 +32,10 @@ enum WireType : uint16_t {
   kWireHelloAck = 2,
   kWireAuth = 3,
   kWireRefuse = 4,
-  kWirePing = 5,        // payload: WirePing
-  kWirePong = 6,        // payload: the WirePing it answers
+  kWirePing = 5,   // payload: WirePing
+  kWirePong = 6,   // payload: the WirePing it answers
+  kWireKnock = 7,  // below links, over plain TCP; answered by kWireDoor or kWireRefuse
+  kWireDoor = 8,
   kWireFirstFree = 16,  // from here on: the messages of the layers above
 };
 
@@ -132,6 +134,20 @@ struct WireRegion {
   uint64_t cookie;  // random: only who was told can use the region
 };
 CR_ON_DISK(WireRegion, 32);
+
+// ---- below connections: plain TCP to the port of the member list, to hear where UCX listens -----
+struct WireKnock {
+  WirePrefix prefix;
+};
+CR_ON_DISK(WireKnock, 16);
+
+struct WireDoor {
+  WirePrefix prefix;
+  uint32_t port;  // of the same host
+  uint32_t reserved;
+};
+CR_ON_DISK(WireDoor, 24);
+static_assert(sizeof(WireDoor) == sizeof(WireRefuse), "who knocked reads one of them");
 
 // ---- below frames: how a transport moves a block. Headers of UCX active messages ----------------
 enum WireChannel : uint32_t {

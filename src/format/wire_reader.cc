@@ -88,6 +88,16 @@ Result<WireAuth> read_auth(const uint8_t* bytes, uint64_t size) {
   return read_whole<WireAuth>(bytes, size, kWireAuth);
 }
 
+Result<WireKnock> read_knock(const uint8_t* bytes, uint64_t size) {
+  return read_whole<WireKnock>(bytes, size, kWireKnock);
+}
+
+Result<WireDoor> read_door(const uint8_t* bytes, uint64_t size) {
+  CR_TRY(const WireDoor door, read_whole<WireDoor>(bytes, size, kWireDoor));
+  if (door.port == 0 || door.port > 65535 || door.reserved != 0) return kWrongField;
+  return door;
+}
+
 Result<WireReason> read_refuse(const uint8_t* bytes, uint64_t size) {
   WireRefuse r;
   if (size != sizeof(r)) return kWrongLength;

@@ -23,6 +23,9 @@ Result<WireAuth> read_auth(const uint8_t* bytes, uint64_t size);
 // Of any version. A reason that is not known is given out as kReasonNone.
 Result<WireReason> read_refuse(const uint8_t* bytes, uint64_t size);
 
+Result<WireKnock> read_knock(const uint8_t* bytes, uint64_t size);
+Result<WireDoor> read_door(const uint8_t* bytes, uint64_t size);
+
 struct WireFrameView {
   WireFrame frame;
   const uint8_t* header;   // the bytes of `frame`

@@ -619,10 +619,17 @@ void LinkHub::on_down(ConnectionId id, const Error& error) {
   if (link->phase != Phase::kEnding && link->phase != Phase::kRefused) {
     link->error = error;
     link->text = s.who(*link) + ": " + error.what +
+                 (error.sys_errno != 0 ? std::string(": ") + strerror(error.sys_errno) : "") +
                  (link->phase == Phase::kUp ? "; the node or the network has failed"
                                             : "; check that crstored runs there");
   }
   s.handler->on_down(link->id, link->error, link->text);
+}
+
+void LinkHub::on_stranger(WireReason reason, const std::string& address) {
+  const ReasonText& r = kReasons[reason];
+  state_->handler->on_refused(
+      reason, address, "the node at " + address + " was refused: " + r.cause + "; " + r.next);
 }
 
 // ---- the interface -----------------------------------------------------------------------------

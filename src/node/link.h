@@ -176,6 +176,7 @@ class LinkHub : private TransportHandler {
   void on_accept(ConnectionId id, const std::string& address) override;
   void on_message(ConnectionId id, std::span<const uint8_t> bytes) override;
   void on_down(ConnectionId id, const Error& error) override;
+  void on_stranger(format::WireReason reason, const std::string& address) override;
 
   std::unique_ptr<State> state_;
 };

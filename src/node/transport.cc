@@ -6,12 +6,10 @@
 #include "node/transport.h"
 
 #include <errno.h>
-#include <netdb.h>
-#include <netinet/in.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/random.h>
-#include <sys/socket.h>
 #include <ucp/api/ucp.h>
 #include <ucs/debug/log_def.h>
 
@@ -22,12 +20,16 @@
 #include <utility>
 
 #include "format/wire_reader.h"
+#include "node/address.h"
+#include "node/gate.h"
+#include "os/fd.h"
 
 namespace cr::node {
 namespace {
 
 // While the transport is destroyed: how often UCX may have nothing to do before it is given up.
 constexpr unsigned kMostIdleRounds = 100000;
+constexpr unsigned kGateEvery = 64;
 
 Error error_of(ucs_status_t status) {
   switch (status) {
@@ -61,44 +63,7 @@ void quieten_ucx() {
   ucs_log_push_handler(quiet_log);
 }
 
-struct Address {
-  sockaddr_storage storage{};
-  socklen_t bytes = 0;
-};
-
-Result<Address> look_up(const std::string& host, uint16_t port) {
-  addrinfo hints{}, *found = nullptr;
-  hints.ai_socktype = SOCK_STREAM;
-  hints.ai_flags = AI_NUMERICSERV;
-  if (getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &found) != 0) {
-    return Error{Errc::kInvalid, 0, "the host's name or address cannot be resolved"};
-  }
-  Address a;
-  a.bytes = std::min<socklen_t>(found->ai_addrlen, sizeof(a.storage));
-  memcpy(&a.storage, found->ai_addr, a.bytes);
-  freeaddrinfo(found);
-  return a;
-}
-
-uint16_t port_of(const sockaddr_storage& s) {
-  in_port_t port = 0;
-  if (s.ss_family == AF_INET) port = reinterpret_cast<const sockaddr_in&>(s).sin_port;
-  if (s.ss_family == AF_INET6) port = reinterpret_cast<const sockaddr_in6&>(s).sin6_port;
-  return ntohs(port);
-}
-
-std::string text_of(const sockaddr_storage& s) {
-  char host[64] = "", port[16] = "";
-  const socklen_t bytes = s.ss_family == AF_INET6 ? sizeof(sockaddr_in6) : sizeof(sockaddr_in);
-  if (getnameinfo(reinterpret_cast<const sockaddr*>(&s), bytes, host, sizeof(host), port,
-                  sizeof(port), NI_NUMERICHOST | NI_NUMERICSERV) != 0) {
-    return "an unknown address";
-  }
-  const bool v6 = s.ss_family == AF_INET6;
-  return (v6 ? "[" : "") + std::string(host) + (v6 ? "]:" : ":") + port;
-}
-
-class UcxTransport final : public Transport {
+class UcxTransport final : public Transport, private GateHandler {
  public:
   UcxTransport(const TransportOptions& options, TransportHandler* handler)
       : options_(options), handler_(handler) {}
@@ -118,15 +83,18 @@ class UcxTransport final : public Transport {
   void drop_key(RemoteKeyId key) override { keys_.erase(static_cast<uint64_t>(key)); }
   Result<void> put(ConnectionId id, std::span<const uint8_t> data, RemoteKeyId key, uint64_t offset,
                    Done on_done) override;
-  int event_fd() const override { return event_fd_; }
+  int event_fd() const override { return wait_.get(); }
   Result<bool> arm() override;
   unsigned progress() override;
 
  private:
+  struct Operation;
   struct Connection {
     UcxTransport* transport;
     ConnectionId id;
-    ucp_ep_h ep = nullptr;
+    ucp_ep_h ep = nullptr;          // not before it is known where the peer's UCX is
+    Address peer{};                 // of one that this node makes
+    std::vector<Operation*> early;  // that wait until there is an ep
     uint64_t queued_bytes = 0;
     uint64_t operations = 0;  // that have not ended, incoming puts too
     bool may_put = false;
@@ -146,7 +114,8 @@ class UcxTransport final : public Transport {
     bool incoming = false;
     std::shared_ptr<const void> owner{};  // of the memory that an incoming put is written to
     format::WirePut put{};
-    ucs_status_t status = UCS_OK;  // the first failure
+    std::span<const uint8_t> block{};  // of a put
+    ucs_status_t status = UCS_OK;      // the first failure
   };
   enum class What { kAsked, kMessage, kPutAsked, kPutDone, kBroken, kFailed, kClosed, kEnded };
   struct Event {
@@ -182,8 +151,14 @@ class UcxTransport final : public Transport {
   static void on_written(void* request, ucs_status_t status, size_t, void* operation);
   static void on_closed(void* request, ucs_status_t status, void* connection);
 
+  void on_door(uint64_t asked, uint16_t port) override;
+  void on_no_door(uint64_t asked, const Error& error) override;
+  void on_stranger(format::WireReason reason, const std::string& address) override;
+
   Result<void> start_worker(ucp_config_t* config);
-  Result<ConnectionId> make_endpoint(ucp_ep_params_t* params);
+  Result<void> start_gate();
+  Connection* add_connection();
+  Result<void> make_endpoint(Connection* c, ucp_ep_params_t* params);
   Connection* open_connection(ConnectionId id);
   Result<void> set_am_handler(unsigned id, ucp_am_recv_callback_t callback);
   Event* note(const ucp_am_recv_param_t* param, What what);
@@ -192,6 +167,7 @@ class UcxTransport final : public Transport {
   void ucx_done(Operation* operation, ucs_status_t status);
   void peer_done(Operation* operation, ucs_status_t status);
   void end_if_done(Operation* operation);
+  void give_to_ucx(Connection* c, Operation* operation);
   void begin_incoming(const Event& event);
   void answer_put(ConnectionId id, uint64_t put, bool failed);
   void finish_put(const Event& event);
@@ -207,7 +183,9 @@ class UcxTransport final : public Transport {
   ucp_context_h context_ = nullptr;
   ucp_worker_h worker_ = nullptr;
   ucp_listener_h listener_ = nullptr;
-  int event_fd_ = -1;
+  std::unique_ptr<Gate> gate_;
+  os::Fd wait_;              // readable when UCX or the gate has something
+  unsigned since_gate_ = 0;  // calls of progress()
   uint64_t last_id_ = 0;
   std::unordered_map<uint64_t, std::unique_ptr<Connection>> connections_;
   std::unordered_map<ucp_ep_h, ConnectionId> by_endpoint_;  // those that are not ending
@@ -229,9 +207,25 @@ Result<void> UcxTransport::start() {
     if (config != nullptr) ucp_config_release(config);
     return error_of(status);
   }
-  const Result<void> done = start_worker(config);
+  Result<void> done = start_worker(config);
   ucp_config_release(config);
-  if (!done) return done.error();
+  if (done) done = start_gate();
+  return done;
+}
+
+Result<void> UcxTransport::start_gate() {
+  CR_TRY(gate_, Gate::create(this));
+  wait_ = os::Fd(epoll_create1(EPOLL_CLOEXEC));
+  int ucx_fd = -1;
+  const ucs_status_t status = ucp_worker_get_efd(worker_, &ucx_fd);
+  if (status != UCS_OK) return error_of(status);
+  for (const int fd : {ucx_fd, gate_->event_fd()}) {
+    epoll_event e{};
+    e.events = EPOLLIN;
+    if (!wait_ || epoll_ctl(wait_.get(), EPOLL_CTL_ADD, fd, &e) != 0) {
+      return Error{Errc::kSystem, errno, "epoll"};
+    }
+  }
   return {};
 }
 
@@ -245,8 +239,6 @@ Result<void> UcxTransport::start_worker(ucp_config_t* config) {
   worker_params.field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE;
   worker_params.thread_mode = UCS_THREAD_MODE_SINGLE;
   status = ucp_worker_create(context_, &worker_params, &worker_);
-  if (status != UCS_OK) return error_of(status);
-  status = ucp_worker_get_efd(worker_, &event_fd_);
   if (status != UCS_OK) return error_of(status);
   CR_TRYV(set_am_handler(format::kChannelMessage, on_message_am));
   CR_TRYV(set_am_handler(format::kChannelPut, on_put_am));
@@ -413,29 +405,38 @@ UcxTransport::Connection* UcxTransport::open_connection(ConnectionId id) {
   return found == connections_.end() || found->second->ending ? nullptr : found->second.get();
 }
 
-Result<ConnectionId> UcxTransport::make_endpoint(ucp_ep_params_t* params) {
+UcxTransport::Connection* UcxTransport::add_connection() {
   auto c = std::make_unique<Connection>();
   c->transport = this;
   c->id = static_cast<ConnectionId>(++last_id_);
+  Connection* made = c.get();
+  connections_[static_cast<uint64_t>(c->id)] = std::move(c);
+  return made;
+}
+
+Result<void> UcxTransport::make_endpoint(Connection* c, ucp_ep_params_t* params) {
   params->field_mask |= UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE | UCP_EP_PARAM_FIELD_ERR_HANDLER;
   params->err_mode = UCP_ERR_HANDLING_MODE_PEER;
   params->err_handler.cb = on_error;
-  params->err_handler.arg = c.get();
+  params->err_handler.arg = c;
   const ucs_status_t status = ucp_ep_create(worker_, params, &c->ep);
-  if (status != UCS_OK) return error_of(status);
-  const ConnectionId id = c->id;
-  by_endpoint_[c->ep] = id;
-  connections_[static_cast<uint64_t>(id)] = std::move(c);
-  return id;
+  if (status != UCS_OK) {
+    c->ep = nullptr;
+    return error_of(status);
+  }
+  by_endpoint_[c->ep] = c->id;
+  return {};
 }
 
 Result<uint16_t> UcxTransport::listen(const std::string& host, uint16_t port) {
   if (listener_ != nullptr) return Error{Errc::kAlready, 0, "the transport listens already"};
   CR_TRY(const Address address, look_up(host, port));
+  Address of_ucx = address;
+  of_ucx.set_port(0);
   ucp_listener_params_t params{};
   params.field_mask = UCP_LISTENER_PARAM_FIELD_SOCK_ADDR | UCP_LISTENER_PARAM_FIELD_CONN_HANDLER;
-  params.sockaddr.addr = reinterpret_cast<const sockaddr*>(&address.storage);
-  params.sockaddr.addrlen = address.bytes;
+  params.sockaddr.addr = of_ucx.get();
+  params.sockaddr.addrlen = of_ucx.bytes;
   params.conn_handler.cb = on_request;
   params.conn_handler.arg = this;
   ucs_status_t status = ucp_listener_create(worker_, &params, &listener_);
@@ -447,17 +448,37 @@ Result<uint16_t> UcxTransport::listen(const std::string& host, uint16_t port) {
   attr.field_mask = UCP_LISTENER_ATTR_FIELD_SOCKADDR;
   status = ucp_listener_query(listener_, &attr);
   if (status != UCS_OK) return error_of(status);
-  return port_of(attr.sockaddr);
+  return gate_->listen(address, address_of(attr.sockaddr).port());
 }
 
 Result<ConnectionId> UcxTransport::connect(const std::string& host, uint16_t port) {
   CR_TRY(const Address address, look_up(host, port));
+  Connection* c = add_connection();
+  c->peer = address;
+  gate_->ask(static_cast<uint64_t>(c->id), address);
+  return c->id;
+}
+
+void UcxTransport::on_door(uint64_t asked, uint16_t port) {
+  Connection* c = open_connection(static_cast<ConnectionId>(asked));
+  if (c == nullptr) return;
+  c->peer.set_port(port);
   ucp_ep_params_t params{};
   params.field_mask = UCP_EP_PARAM_FIELD_FLAGS | UCP_EP_PARAM_FIELD_SOCK_ADDR;
   params.flags = UCP_EP_PARAMS_FLAGS_CLIENT_SERVER;
-  params.sockaddr.addr = reinterpret_cast<const sockaddr*>(&address.storage);
-  params.sockaddr.addrlen = address.bytes;
-  return make_endpoint(&params);
+  params.sockaddr.addr = c->peer.get();
+  params.sockaddr.addrlen = c->peer.bytes;
+  if (const auto made = make_endpoint(c, &params); !made) return begin_end(c, made.error());
+  for (Operation* o : std::exchange(c->early, {})) give_to_ucx(c, o);
+}
+
+void UcxTransport::on_no_door(uint64_t asked, const Error& error) {
+  Connection* c = open_connection(static_cast<ConnectionId>(asked));
+  if (c != nullptr) begin_end(c, error);
+}
+
+void UcxTransport::on_stranger(format::WireReason reason, const std::string& address) {
+  handler_->on_stranger(reason, address);
 }
 
 void UcxTransport::accept(ucp_conn_request_h request) {
@@ -467,9 +488,14 @@ void UcxTransport::accept(ucp_conn_request_h request) {
   ucp_ep_params_t params{};
   params.field_mask = UCP_EP_PARAM_FIELD_CONN_REQUEST;
   params.conn_request = request;
+  Connection* c = add_connection();
+  const ConnectionId id = c->id;
   // A peer that has gone meanwhile was never told to anybody; nothing is to be said.
-  const auto id = make_endpoint(&params);
-  if (id) handler_->on_accept(*id, known ? text_of(attr.client_address) : "an unknown address");
+  if (!make_endpoint(c, &params)) {
+    connections_.erase(static_cast<uint64_t>(id));
+    return;
+  }
+  handler_->on_accept(id, known ? address_of(attr.client_address).text() : "an unknown address");
 }
 
 void UcxTransport::close(ConnectionId id) {
@@ -480,6 +506,13 @@ void UcxTransport::close(ConnectionId id) {
 void UcxTransport::begin_end(Connection* c, const Error& error) {
   c->ending = true;
   c->error = error;
+  if (c->ep == nullptr) {
+    gate_->forget(static_cast<uint64_t>(c->id));
+    for (Operation* o : std::exchange(c->early, {})) ucx_done(o, UCS_ERR_CANCELED);
+    c->closed = true;
+    events_.push_back({What::kClosed, c->id});
+    return;
+  }
   by_endpoint_.erase(c->ep);
   ucp_request_param_t param{};
   param.op_attr_mask =
@@ -527,15 +560,27 @@ Result<void> UcxTransport::send(ConnectionId id, std::vector<uint8_t> bytes, Don
   Operation* o = begin_operation(c);
   o->bytes = std::move(bytes);
   o->done = std::move(on_done);
+  give_to_ucx(c, o);
+  return {};
+}
+
+// A message or a put, now or when there is somebody to send it to.
+void UcxTransport::give_to_ucx(Connection* c, Operation* o) {
+  if (c->ep == nullptr) return c->early.push_back(o);
   ucp_request_param_t param{};
   param.op_attr_mask =
       UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA | UCP_OP_ATTR_FIELD_FLAGS;
-  param.flags = UCP_AM_SEND_FLAG_REPLY | UCP_AM_SEND_FLAG_EAGER;
   param.cb.send = on_sent;
   param.user_data = o;
-  take_status(o, ucp_am_send_nbx(c->ep, format::kChannelMessage, nullptr, 0, o->bytes.data(),
-                                 o->bytes.size(), &param));
-  return {};
+  if (o->at_peer) {
+    param.flags = UCP_AM_SEND_FLAG_REPLY | UCP_AM_SEND_FLAG_RNDV;
+    take_status(o, ucp_am_send_nbx(c->ep, format::kChannelPut, &o->put, sizeof(o->put),
+                                   o->block.data(), o->block.size(), &param));
+  } else {
+    param.flags = UCP_AM_SEND_FLAG_REPLY | UCP_AM_SEND_FLAG_EAGER;
+    take_status(o, ucp_am_send_nbx(c->ep, format::kChannelMessage, nullptr, 0, o->bytes.data(),
+                                   o->bytes.size(), &param));
+  }
 }
 
 uint64_t UcxTransport::queued_bytes(ConnectionId id) const {
@@ -559,15 +604,9 @@ Result<void> UcxTransport::put(ConnectionId id, std::span<const uint8_t> data, R
   o->done = std::move(on_done);
   o->at_peer = true;
   o->put = {++last_id_, to.number, to.cookie, to.address + offset, data.size()};
+  o->block = data;
   puts_[o->put.put] = o;
-  ucp_request_param_t param{};
-  param.op_attr_mask =
-      UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA | UCP_OP_ATTR_FIELD_FLAGS;
-  param.flags = UCP_AM_SEND_FLAG_REPLY | UCP_AM_SEND_FLAG_RNDV;
-  param.cb.send = on_sent;
-  param.user_data = o;
-  take_status(o, ucp_am_send_nbx(c->ep, format::kChannelPut, &o->put, sizeof(o->put), data.data(),
-                                 data.size(), &param));
+  give_to_ucx(c, o);
   return {};
 }
 
@@ -696,7 +735,12 @@ void UcxTransport::dispatch(Event* event) {
 }
 
 unsigned UcxTransport::progress() {
-  const unsigned done = ucp_worker_progress(worker_);
+  unsigned done = ucp_worker_progress(worker_);
+  // To ask the gate is a system call: not each time while UCX has much to do.
+  if (done == 0 || ++since_gate_ == kGateEvery) {
+    done += gate_->progress();
+    since_gate_ = 0;
+  }
   // Only what is there now: a handler that always sends must not keep us here.
   const auto now = static_cast<unsigned>(events_.size());
   for (unsigned i = 0; i < now; i++) {
@@ -708,7 +752,7 @@ unsigned UcxTransport::progress() {
 }
 
 Result<bool> UcxTransport::arm() {
-  if (!events_.empty()) return false;
+  if (!events_.empty() || gate_->has_news()) return false;
   const ucs_status_t status = ucp_worker_arm(worker_);
   if (status == UCS_OK) return true;
   if (status == UCS_ERR_BUSY) return false;
@@ -723,8 +767,6 @@ namespace {
 // first transport when it starts.
 void set_up_ucx() {
   static const bool once = [] {
-    // Who takes the place of another need not wait until the kernel forgets its port.
-    setenv("UCX_TCP_CM_REUSEADDR", "y", 0);
     // UCX 1.13 ends the process (tcp_ep.c, an assertion about PUT_TX_WAITING_ACK) when a peer dies
     // in the middle of such a put; without them it sends the same bytes as messages.
     setenv("UCX_TCP_PUT_ENABLE", "n", 0);

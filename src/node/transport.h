@@ -14,6 +14,9 @@
 // where there is RDMA. (UCX's own put has no such check, and over tcp it is cut into pieces of
 // 8 KiB that are answered one by one.)
 //
+// UCX listens at a port that the kernel chooses; who connects is told of it at the one that is
+// given (gate.h), if it speaks our protocol.
+//
 // Nothing here is authenticated. Besides, some of UCX's transports write to whatever address their
 // peer names, and they listen on ports of their own: whoever reaches those and speaks UCX's inner
 // protocol can harm this process. The network has to be one that only the nodes reach;
@@ -29,6 +32,7 @@
 #include <vector>
 
 #include "base/base.h"
+#include "format/wire.h"
 
 namespace cr::node {
 
@@ -52,6 +56,8 @@ class TransportHandler {
   // The connection has ended, or could not be made. kOk: by close(). kAgentGone: by the peer or the
   // network; `what` says how. Every on_done of the connection has been called before.
   virtual void on_down(ConnectionId id, const Error& error) = 0;
+  // Who connected to us was sent away before it was a connection.
+  virtual void on_stranger(format::WireReason reason, const std::string& address) = 0;
 };
 
 struct TransportOptions {

@@ -63,6 +63,8 @@ void read_all(const std::vector<uint8_t>& message) {
   if (const auto ack = read_hello_ack(data, size)) check_hello(ack->hello);
   if (const auto auth = read_auth(data, size)) g_sum += auth->proof[0];
   if (const auto reason = read_refuse(data, size)) check(*reason <= kReasonLast);
+  if (read_knock(data, size)) check(size == sizeof(WireKnock));
+  if (const auto door = read_door(data, size)) check(door->port > 0 && door->port <= 65535);
   read_frames(data, size);
   read_parts(data, size);
 }

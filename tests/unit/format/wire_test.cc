@@ -122,6 +122,20 @@ Test(wire, a_refusal_of_any_version_is_understood) {
   cr_assert(read_refuse(bytes_of(r).data(), sizeof(r)).error().code == Errc::kForeign);
 }
 
+Test(wire, the_gate) {
+  const WireKnock knock{make_prefix(kWireKnock, 0, 0)};
+  expect_exact_length(bytes_of(knock), read_knock);
+  WireDoor door{make_prefix(kWireDoor, 8, 0), 65535, 0};
+  expect_exact_length(bytes_of(door), read_door);
+  cr_assert_eq(read_door(bytes_of(door).data(), sizeof(door))->port, 65535u);
+  for (const WireDoor& bad :
+       {WireDoor{door.prefix, 65536, 0}, WireDoor{door.prefix, 0, 0}, WireDoor{door.prefix, 7, 1},
+        WireDoor{make_prefix(kWireRefuse, 8, 0), 7, 0}}) {
+    cr_assert(!read_door(bytes_of(bad).data(), sizeof(bad)).has_value());
+  }
+  cr_assert(!read_refuse(bytes_of(door).data(), sizeof(door)).has_value());
+}
+
 Test(wire, a_frame_is_read_as_it_was_made) {
   for (const size_t n : {size_t{0}, size_t{1}, size_t{100}, size_t{kMostWirePayload}}) {
     const Bytes payload(n, 5);

@@ -143,6 +143,7 @@ struct Raw final : TransportHandler {
     down = true;
     downs++;
   }
+  void on_stranger(cr::format::WireReason, const std::string&) override {}
 
   void dial(uint16_t port) {
     const auto made = transport->connect("127.0.0.1", port);

@@ -26,6 +26,7 @@
 #include <set>
 #include <sstream>
 
+#include "format/wire_reader.h"
 #include "tests/unit/nvheap/random.h"
 
 namespace {
@@ -34,6 +35,7 @@ using namespace cr::node;
 using cr::Errc;
 using cr::Error;
 using cr::Result;
+using cr::format::WireReason;
 using cr_test::Random;
 using Bytes = std::vector<uint8_t>;
 
@@ -49,6 +51,7 @@ struct End final : TransportHandler {
   std::unique_ptr<Transport> transport;
   std::vector<ConnectionId> accepted;
   std::map<ConnectionId, std::vector<Bytes>> messages;
+  std::vector<WireReason> strangers;
   std::map<ConnectionId, std::vector<Errc>> downs;
   std::function<void(ConnectionId)> when_accepted;
   std::function<void(ConnectionId, const Bytes&)> when_message;
@@ -74,6 +77,10 @@ struct End final : TransportHandler {
   void on_down(ConnectionId id, const Error& error) override {
     downs[id].push_back(error.code);
     cr_expect_eq(downs[id].size(), 1u, "on_down more than once");
+  }
+  void on_stranger(WireReason reason, const std::string& address) override {
+    cr_expect(address.starts_with("127.0.0.1:"), "%s", address.c_str());
+    strangers.push_back(reason);
   }
 };
 
@@ -425,6 +432,96 @@ Test(transport, closing_beside_a_stopped_peer_ends_all) {
   }
   kill(child, SIGKILL);
   waitpid(child, nullptr, 0);
+}
+
+Test(transport, strangers_are_sent_away_and_told_of) {
+  End server, client;
+  const uint16_t port = listen(server);
+  const Listening at{htonl(INADDR_LOOPBACK), htons(port), 1};
+  const auto visit = [&](const Bytes& bytes) {
+    const int fd = dial(at);
+    send(fd, bytes.data(), bytes.size(), MSG_NOSIGNAL);
+    return fd;
+  };
+  // What the peer answers until it ends the connection.
+  const auto answer = [&](int fd) {
+    Bytes got(100);
+    ssize_t n = -1;
+    cr_assert(wait_for({&server}, [&] {
+      n = recv(fd, got.data(), got.size(), MSG_DONTWAIT);
+      return n >= 0 || errno != EAGAIN;
+    }));
+    close(fd);
+    got.resize(static_cast<size_t>(std::max<ssize_t>(n, 0)));
+    return got;
+  };
+  const auto bytes_of = [](const auto& message) {
+    const auto* p = reinterpret_cast<const uint8_t*>(&message);
+    return Bytes(p, p + sizeof(message));
+  };
+  const std::string http = "GET / HTTP/1.0\r\n\r\n";
+  auto knock = cr::format::make_prefix(cr::format::kWireKnock, 0, 0);
+  for (const Bytes& garbage : {Bytes(161), Bytes(16, 0xff), Bytes(http.begin(), http.end())}) {
+    cr_assert(answer(visit(garbage)).empty());
+  }
+  cr_assert(server.strangers == std::vector<WireReason>(3, cr::format::kReasonGarbage));
+  knock.version++;
+  const Bytes refusal = answer(visit(bytes_of(knock)));
+  cr_assert(cr::format::read_refuse(refusal.data(), refusal.size()) &&
+            *cr::format::read_refuse(refusal.data(), refusal.size()) == cr::format::kReasonVersion);
+  cr_assert(server.strangers.back() == cr::format::kReasonVersion);
+  knock.version--;
+  knock.payload_bytes = 1;
+  cr_assert(answer(visit(bytes_of(knock))).empty());
+  close(visit(Bytes(5, 'x')));
+  cr_assert(wait_for({&server}, [&] { return server.strangers.size() == 6; }));
+  close(visit({}));  // as somebody does who looks if the port is open: nothing to be told
+  std::vector<int> silent;
+  for (int i = 0; i < 200; i++) {
+    silent.push_back(visit({}));
+    server.transport->progress();
+  }
+  const ConnectionId id = connect(client, port);
+  (void)client.transport->send(id, message(100, 9), {});
+  cr_assert(wait_for({&server, &client}, [&] { return !server.messages.empty(); }));
+  for (const int fd : silent) close(fd);
+  wait_for(
+      {&server}, [] { return false; }, 0);
+  cr_assert_eq(server.strangers.size(), 6u);
+}
+
+Test(transport, another_service_at_the_address_is_told) {
+  End client;
+  const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  sockaddr_in to{};
+  to.sin_family = AF_INET;
+  to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t bytes = sizeof(to);
+  cr_assert_eq(bind(fd, reinterpret_cast<sockaddr*>(&to), sizeof(to)), 0);
+  cr_assert_eq(::listen(fd, 5), 0);
+  getsockname(fd, reinterpret_cast<sockaddr*>(&to), &bytes);
+  for (const bool speaks : {true, false}) {
+    const ConnectionId id = connect(client, ntohs(to.sin_port));
+    const int peer = accept(fd, nullptr, nullptr);
+    const Bytes words(speaks ? 50 : 3, 'w');
+    send(peer, words.data(), words.size(), MSG_NOSIGNAL);
+    if (!speaks) close(peer);
+    cr_assert(wait_for({&client}, [&] { return !client.downs[id].empty(); }));
+    cr_assert(client.downs[id][0] == Errc::kAgentGone);
+    if (speaks) close(peer);
+  }
+  // One that is closed while it asks.
+  const ConnectionId id = connect(client, ntohs(to.sin_port));
+  int failed = 0;
+  cr_assert(client.transport
+                ->send(id, message(10, 1), [&](const Result<void>& r) { failed += r ? 100 : 1; })
+                .has_value());
+  wait_for(
+      {&client}, [] { return false; }, 0);
+  client.transport->close(id);
+  cr_assert(wait_for({&client}, [&] { return !client.downs[id].empty(); }));
+  cr_assert(client.downs[id][0] == Errc::kOk && failed == 1);
+  close(fd);
 }
 
 Test(transport, garbage_on_its_sockets_does_no_harm) {

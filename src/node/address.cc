@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: MIT
+// address.cc - see address.h. Invariant: as there. Context: N.
+#include "node/address.h"
+
+#include <errno.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <stddef.h>
+#include <string.h>
+
+#include <algorithm>
+
+namespace cr::node {
+namespace {
+
+// A sockaddr has its port at the same place in both families.
+static_assert(offsetof(sockaddr_in, sin_port) == offsetof(sockaddr_in6, sin6_port));
+
+}  // namespace
+
+uint16_t Address::port() const {
+  return ntohs(reinterpret_cast<const sockaddr_in&>(storage).sin_port);
+}
+
+void Address::set_port(uint16_t port) {
+  reinterpret_cast<sockaddr_in&>(storage).sin_port = htons(port);
+}
+
+std::string Address::text() const {
+  char host[64] = "", port[16] = "";
+  if (getnameinfo(get(), bytes, host, sizeof(host), port, sizeof(port),
+                  NI_NUMERICHOST | NI_NUMERICSERV) != 0) {
+    return "an unknown address";
+  }
+  const bool v6 = storage.ss_family == AF_INET6;
+  return (v6 ? "[" : "") + std::string(host) + (v6 ? "]:" : ":") + port;
+}
+
+Result<Address> look_up(const std::string& host, uint16_t port) {
+  addrinfo hints{}, *found = nullptr;
+  hints.ai_socktype = SOCK_STREAM;
+  hints.ai_flags = AI_NUMERICSERV;
+  if (getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &found) != 0) {
+    return Error{Errc::kInvalid, 0, "the host's name or address cannot be resolved"};
+  }
+  Address a;
+  a.bytes = std::min<socklen_t>(found->ai_addrlen, sizeof(a.storage));
+  memcpy(&a.storage, found->ai_addr, a.bytes);
+  freeaddrinfo(found);
+  return a;
+}
+
+Result<Address> address_of_socket(int fd) {
+  Address a;
+  a.bytes = sizeof(a.storage);
+  if (getsockname(fd, reinterpret_cast<sockaddr*>(&a.storage), &a.bytes) != 0) {
+    return Error{Errc::kSystem, errno, "getsockname"};
+  }
+  return a;
+}
+
+Address address_of(const sockaddr_storage& storage) {
+  Address a;
+  a.storage = storage;
+  a.bytes = storage.ss_family == AF_INET6 ? sizeof(sockaddr_in6) : sizeof(sockaddr_in);
+  return a;
+}
+
+}  // namespace cr::node

@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: MIT
+// address.h - addresses of the internet protocols, as sockets want them and as people read them.
+// Invariant: what look_up() gives out is a whole sockaddr of its family.
+// Context: N; look_up() may block, for looking up a host's name.
+#pragma once
+
+#include <stdint.h>
+#include <sys/socket.h>
+
+#include <string>
+
+#include "base/base.h"
+
+namespace cr::node {
+
+struct Address {
+  sockaddr_storage storage{};
+  socklen_t bytes = 0;
+
+  const sockaddr* get() const { return reinterpret_cast<const sockaddr*>(&storage); }
+  uint16_t port() const;
+  void set_port(uint16_t port);
+  // "10.0.0.1:7117", "[fe80::1]:7117"
+  std::string text() const;
+};
+
+// Errors: kInvalid (no such host).
+Result<Address> look_up(const std::string& host, uint16_t port);
+// Where a socket is bound to. Errors: kSystem.
+Result<Address> address_of_socket(int fd);
+Address address_of(const sockaddr_storage& storage);
+
+}  // namespace cr::node
