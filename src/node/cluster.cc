@@ -133,23 +133,26 @@ void Cluster::list_of(const std::string& node, const SessionId* only, std::vecto
       unreachable_.emplace(node, answer.error().what);
       return;
     }
-    PartList head;
-    if (answer->size() < sizeof(head)) return;
-    memcpy(&head, answer->data(), sizeof(head));
-    if (head.entries > kMostEntries ||
-        answer->size() != sizeof(head) + head.entries * sizeof(PartEntry)) {
+    const auto list = read_part_list(answer->data(), answer->size());
+    if (!list) {
       unreachable_.emplace(node, "its answer breaks the rules");
       return;
     }
-    for (uint32_t i = 0; i < head.entries; i++) {
-      FoundPart f{node, {}};
-      memcpy(&f.entry, answer->data() + sizeof(head) + i * sizeof(PartEntry), sizeof(f.entry));
-      f.entry.name[sizeof(f.entry.name) - 1] = '\0';
-      f.entry.origin[sizeof(f.entry.origin) - 1] = '\0';
-      ret->push_back(f);
+    const uint32_t count = list->head.entries;
+    for (uint32_t i = 0; i < count; i++) ret->push_back({node, list->entry(i)});
+    more = list->head.more != 0 && count > 0;
+    if (!more) return;
+    // Parts come and go between two answers, so it goes on from the last session's beginning. Only
+    // of a session that fills an answer alone the entries are counted.
+    SessionId last = session_id_of(ret->back().entry.session_id);
+    const bool alone = session_id_of(list->entry(0).session_id) == last;
+    if (alone) {
+      l.skip += count;
+      continue;
     }
-    l.skip += head.entries;
-    more = head.more != 0 && head.entries > 0;
+    while (session_id_of(ret->back().entry.session_id) == last) ret->pop_back();
+    memcpy(l.session_id, last.data(), last.size());
+    l.skip = 0;
   }
 }
 

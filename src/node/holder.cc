@@ -20,14 +20,6 @@ constexpr uint32_t kWindows = 4;
 constexpr uint64_t kMostFetchBytes = 8 << 20;
 constexpr uint64_t kStillNs = 5'000'000'000;
 
-bool is_good(const PartOffer& o) {
-  const uint64_t parts = uint64_t{o.data_parts} + o.parity_parts;
-  return o.kind >= kProtectNone && o.kind <= kProtectRs && o.data_parts > 0 &&
-         parts <= kMostPartHolders && o.holder < parts &&
-         memchr(o.name, 0, sizeof(o.name)) != nullptr &&
-         memchr(o.origin, 0, sizeof(o.origin)) != nullptr;
-}
-
 }  // namespace
 
 Holder::~Holder() {
@@ -36,10 +28,15 @@ Holder::~Holder() {
 
 bool Holder::on_message(LinkId link, uint16_t type, std::span<const uint8_t> payload) {
   const auto with = [&](auto message, void (Holder::*handle)(LinkId, const decltype(message)&)) {
-    if (read_struct(payload, &message)) {
-      (this->*handle)(link, message);
+    const auto read = read_message<decltype(message)>(payload.data(), payload.size());
+    if (read) {
+      (this->*handle)(link, *read);
     } else {
-      log_("a message of type " + std::to_string(type) + " has the wrong size; it was ignored");
+      log_("a message of type " + std::to_string(type) + ": " + read.error().what);
+      // Who sent it need not wait for an answer.
+      if (type <= kPartFailed) {
+        fail(link, number_of_message(payload.data(), payload.size()), read.error());
+      }
     }
     return true;
   };
@@ -120,7 +117,6 @@ void Holder::run(const Key& key, Transfer& t, std::function<Error(PartReceiver*)
 void Holder::on_offer(LinkId link, const PartOffer& offer) {
   const Key key{link, offer.transfer};
   end(key);
-  if (!is_good(offer)) return fail(link, offer.transfer, {Errc::kDamaged, 0, "an offer is wrong"});
   uint32_t windows = kWindows;
   while (windows > 0 && lent_ + windows * kChunkBytes > most_bytes_) windows--;
   if (windows == 0) {
@@ -168,7 +164,7 @@ void Holder::on_chunk(LinkId link, const PartChunk& c) {
   const auto at = transfers_.find(key);
   if (at == transfers_.end()) return;  // it has failed, and the source was told
   Transfer& t = at->second;
-  if (!t.receiver || c.window >= t.window_count || c.seal.bytes > kChunkBytes) {
+  if (!t.receiver || c.window >= t.window_count) {
     return fail(link, c.transfer, {Errc::kDamaged, 0, "a chunk breaks the rules"});
   }
   uint8_t* data = t.windows->data() + c.window * kChunkBytes;

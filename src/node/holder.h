@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "format/node_messages_reader.h"
 #include "node/link.h"
 #include "node/part_store.h"
 #include "node/store_threads.h"
@@ -86,12 +87,12 @@ template <typename T>
 Result<void> send_struct(LinkHub& hub, LinkId link, uint16_t type, const T& message) {
   return hub.send(link, type, {reinterpret_cast<const uint8_t*>(&message), sizeof(message)});
 }
-// Reads one; false: it is of another size.
+// Reads one; false: it is of another size, or breaks a rule.
 template <typename T>
 bool read_struct(std::span<const uint8_t> payload, T* ret) {
-  if (payload.size() != sizeof(T)) return false;
-  __builtin_memcpy(ret, payload.data(), sizeof(T));
-  return true;
+  const auto message = format::read_message<T>(payload.data(), payload.size());
+  if (message) *ret = *message;
+  return message.has_value();
 }
 
 }  // namespace cr::node

@@ -683,7 +683,9 @@ bool Replicator::step(uint64_t now_ns) {
 
 bool Replicator::on_message(LinkId link, uint16_t type, std::span<const uint8_t> payload) {
   uint64_t transfer = 0;
-  if (type < kPartAccept || type > kPartFailed || payload.size() < sizeof(transfer)) return false;
+  const bool to_source = type == kPartAccept || type == kPartChunkDone || type == kPartCommitted ||
+                         type == kPartFailed;
+  if (!to_source || payload.size() < sizeof(transfer)) return false;
   memcpy(&transfer, payload.data(), sizeof(transfer));
   const auto at = std::ranges::find_if(targets_, [&](const Target& t) {
     return t.takes_part && t.link == link && t.transfer == transfer;
@@ -693,7 +695,7 @@ bool Replicator::on_message(LinkId link, uint16_t type, std::span<const uint8_t>
   deadline_ns_ = node_.now_ns() + kTransferNs;
   if (PartAccept a; type == kPartAccept && read_struct(payload, &a) && !t.accepted) {
     auto region = node_.hub->import_region(link, a.region);
-    if (!region || a.windows == 0 || a.windows > kMostWindows) {
+    if (!region) {
       drop(t, "it offered windows that cannot be used");
       return true;
     }
@@ -710,6 +712,8 @@ bool Replicator::on_message(LinkId link, uint16_t type, std::span<const uint8_t>
     const std::string text(f.text, strnlen(f.text, sizeof(f.text)));
     leave(t);
     drop(t, text);
+  } else {
+    drop(t, "it sent a message that breaks the rules");
   }
   return true;
 }
