@@ -63,7 +63,7 @@ Result<void> check_message(const PartChunk& m) {
 }
 
 Result<void> check_message(const PartChunkDone& m) {
-  return expect(m.window < kMostWindows && m.reserved == 0);
+  return expect((m.window < kMostWindows || m.window == kNoWindow) && m.reserved == 0);
 }
 
 Result<void> check_message(const PartCommit& m) {

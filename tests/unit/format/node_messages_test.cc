@@ -130,6 +130,9 @@ Test(node_messages, what_is_said_of_windows) {
                                            [](PartChunkDone& d) { d.window = kMostWindows; },
                                            [](PartChunkDone& d) { d.reserved = 1; },
                                        });
+  const PartChunkDone still{1, kNoWindow, 0};  // the holder is at work
+  const auto* bytes = reinterpret_cast<const uint8_t*>(&still);
+  cr_expect(read_message<PartChunkDone>(bytes, sizeof(still)).has_value());
 }
 
 Test(node_messages, the_end_of_a_transfer) {
