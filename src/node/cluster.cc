@@ -206,6 +206,11 @@ Result<void> Cluster::fetch(const FoundPart& part, uint32_t kind, uint64_t off, 
   return {};
 }
 
+Result<PartCache::Part> Cluster::own_part(const FoundPart& part) {
+  return cache_.load(*options_.store, session_id_of(part.entry.session_id), part.entry.holder,
+                     part.entry.triple, part.entry.layout);
+}
+
 Result<void> Cluster::fetch_rows(const FoundPart& part, uint64_t first, uint64_t count,
                                  uint8_t* ret, uint64_t* ret_row) {
   *ret_row = first;
@@ -213,16 +218,14 @@ Result<void> Cluster::fetch_rows(const FoundPart& part, uint64_t first, uint64_t
   if (part.node != options_.members.self().name) {
     return fetch(part, kChunkOfRows, first, count, ret, count * kPageSize, ret_row);
   }
-  CR_TRY(auto own, options_.store->load(session_id_of(part.entry.session_id), part.entry.holder,
-                                        part.entry.triple, part.entry.layout));
-  return read_rows(*own, first, count, ret, ret_row);
+  CR_TRY(const auto own, own_part(part));
+  return read_current_rows(*own, first, count, ret, ret_row);
 }
 
 Result<std::vector<uint8_t>> Cluster::fetch_description(const FoundPart& part) {
   std::vector<uint8_t> all(part.entry.description_bytes);
   if (part.node == options_.members.self().name) {
-    CR_TRY(auto own, options_.store->load(session_id_of(part.entry.session_id), part.entry.holder,
-                                          part.entry.triple, part.entry.layout));
+    CR_TRY(const auto own, own_part(part));
     return std::vector<uint8_t>(own->view.description_bytes.begin(),
                                 own->view.description_bytes.end());
   }

@@ -72,11 +72,13 @@ class Cluster : private LinkHandler {
   // Sends, and waits for the answer with that number.
   template <typename T>
   Result<std::vector<uint8_t>> ask(const std::string& node, uint16_t type, T& message);
+  Result<PartCache::Part> own_part(const FoundPart& part);
   Result<void> fetch(const FoundPart& part, uint32_t kind, uint64_t off, uint64_t count,
                      uint8_t* ret, uint64_t bytes, uint64_t* ret_row);
   void list_of(const std::string& node, const SessionId* only, std::vector<FoundPart>* ret);
 
   Options options_;
+  PartCache cache_;  // of own parts
   std::unique_ptr<LinkHub> hub_;
   std::map<std::string, Peer> peers_;
   std::map<std::string, std::string> unreachable_;

@@ -205,6 +205,7 @@ void Holder::on_commit(LinkId link, const PartCommit& c) {
 
 // A slow disk is no reason for the source to give up.
 uint64_t Holder::tick(uint64_t now_ns) {
+  cache_.forget_before(now_ns - std::min(now_ns, kStillNs));
   uint64_t next = ~uint64_t{0};
   for (auto& [key, t] : transfers_) {
     if (t.jobs == 0) continue;
@@ -241,7 +242,7 @@ void Holder::on_list(LinkId link, const ListParts& l) {
 // In a thread of the store.
 Result<void> Holder::fill_block(const FetchRows& f, std::vector<uint8_t>* ret,
                                 uint64_t* ret_damaged_row) {
-  auto part = store_.load(session_id_of(f.session_id), f.holder, f.triple, f.layout);
+  auto part = cache_.load(store_, session_id_of(f.session_id), f.holder, f.triple, f.layout);
   if (!part) return part.error();
   const PartView& v = (*part)->view;
   const Error range{Errc::kInvalid, 0, "what is asked for is out of range"};
@@ -259,7 +260,7 @@ Result<void> Holder::fill_block(const FetchRows& f, std::vector<uint8_t>* ret,
     return range;
   }
   ret->resize(f.count * kPageSize);
-  return read_rows(**part, f.off, f.count, ret->data(), ret_damaged_row);
+  return read_current_rows(**part, f.off, f.count, ret->data(), ret_damaged_row);
 }
 
 void Holder::on_fetch(LinkId link, const FetchRows& f) {

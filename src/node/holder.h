@@ -78,6 +78,7 @@ class Holder {
   const uint64_t most_bytes_;
   std::function<void(std::string)> log_;
   std::map<Key, Transfer> transfers_;
+  PartCache cache_;  // of parts that are fetched
   uint64_t lent_ = 0;
   uint64_t last_serial_ = 0;
 };

@@ -14,6 +14,7 @@
 
 #include "format/checksum.h"
 #include "os/fault.h"
+#include "rawsys/rawsys.h"
 
 namespace cr::node {
 namespace {
@@ -343,21 +344,47 @@ PartHeader PartReceiver::header() const {
   return h;
 }
 
-Result<void> read_rows(const store::LoadedPart& part, uint64_t first, uint64_t count, uint8_t* ret,
-                       uint64_t* ret_row) {
-  Result<void> all_good;
-  for (uint64_t row = first; row < first + count && all_good; row++) {
-    *ret_row = row;
-    const auto good = store::read_row(part, row, ret + (row - first) * kPageSize);
-    if (!good) all_good = good.error();
-    if (good && !*good) {
-      all_good = Error{Errc::kDamaged, 0, "a row is not what its checksum says"};
+Result<PartCache::Part> PartCache::load(const PartStore& store, const SessionId& id,
+                                        unsigned holder, const Triple& triple, uint64_t layout) {
+  const std::pair key{id, holder};
+  {
+    const std::lock_guard held(mutex_);
+    const auto at = std::ranges::find_if(entries_, [&](const Entry& e) {
+      return e.key == key && e.layout == layout && e.part->view.header.triple == triple;
+    });
+    if (at != entries_.end()) {
+      Entry found = std::move(*at);
+      entries_.erase(at);
+      const auto same = store::is_unchanged(*found.part);
+      if (same && *same) {
+        found.used_ns = rawsys::now_ns();
+        entries_.push_back(found);
+        return found.part;
+      }
     }
   }
+  auto loaded = store.load(id, holder, triple, layout);
+  if (!loaded) return loaded.error();
+  Part part = std::move(*loaded);
+  const std::lock_guard held(mutex_);
+  if (entries_.size() == kMost) entries_.erase(entries_.begin());
+  entries_.push_back({key, layout, rawsys::now_ns(), part});
+  return part;
+}
+
+void PartCache::forget_before(uint64_t ns) {
+  const std::lock_guard held(mutex_);
+  std::erase_if(entries_, [ns](const Entry& e) { return e.used_ns < ns; });
+}
+
+Result<void> read_current_rows(const store::LoadedPart& part, uint64_t first, uint64_t count,
+                               uint8_t* ret, uint64_t* ret_row) {
+  const auto all_good = store::read_rows(part, first, count, ret, ret_row);
   // Another thread may have begun to write the next checkpoint's rows there.
   CR_TRY(const bool unchanged, store::is_unchanged(part));
   if (!unchanged) return Error{Errc::kNotFound, 0, "a newer checkpoint was written over it"};
-  return all_good;
+  if (!all_good) return all_good.error();
+  return {};
 }
 
 // The new part goes where neither its base lies nor what is to be kept; if these are two, it has no

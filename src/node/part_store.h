@@ -76,10 +76,32 @@ class PartStore {
   std::set<std::pair<SessionId, unsigned>> busy_;  // parts that are being taken in
 };
 
+// The parts that were read last, so that whoever reads one from beginning to end loads it once. Any
+// thread.
+class PartCache {
+ public:
+  using Part = std::shared_ptr<const store::LoadedPart>;
+  // As PartStore::load().
+  Result<Part> load(const PartStore& store, const SessionId& id, unsigned holder,
+                    const format::Triple& triple, uint64_t layout);
+  // Lets go what was not used since then; CLOCK_MONOTONIC in nanoseconds.
+  void forget_before(uint64_t ns);
+
+ private:
+  static constexpr size_t kMost = 2;
+  struct Entry {
+    std::pair<SessionId, unsigned> key;
+    uint64_t layout, used_ns;
+    Part part;
+  };
+  std::mutex mutex_;
+  std::vector<Entry> entries_;  // the newest use last
+};
+
 // Rows [first, first + count), which the part has, each good. On kDamaged *ret_row is the first
 // that is not.
-Result<void> read_rows(const store::LoadedPart& part, uint64_t first, uint64_t count, uint8_t* ret,
-                       uint64_t* ret_row);
+Result<void> read_current_rows(const store::LoadedPart& part, uint64_t first, uint64_t count,
+                               uint8_t* ret, uint64_t* ret_row);
 
 // The digest that such a chunk is sealed with (BlockSeal::xxh3). Of a chunk of rows it is that of
 // the RowRecords, because these have a checksum of each page.

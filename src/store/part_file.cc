@@ -183,15 +183,32 @@ Result<bool> is_unchanged(const LoadedPart& part) {
   return memcmp(now.data(), &part.view.header, now.size()) == 0;
 }
 
-Result<bool> read_row(const LoadedPart& part, uint64_t row, uint8_t* page) {
-  if (row >= part.view.checks.size()) return false;
-  const uint64_t check = part.view.checks[row];
-  if (check == 0) {
-    memset(page, 0, kPageSize);
-    return true;
+Result<void> read_rows(const LoadedPart& part, uint64_t first, uint64_t count, uint8_t* pages,
+                       uint64_t* ret_row) {
+  const auto& checks = part.view.checks;
+  *ret_row = first;
+  if (first > checks.size() || count > checks.size() - first) {
+    return Error{Errc::kInvalid, 0, "the part has no such row"};
   }
-  CR_TRYV(read_bytes(part.fd.get(), page, kPageSize, row_off(row)));
-  return format::row_check(page) == check;
+  for (uint64_t i = 0; i < count;) {
+    const uint64_t from = i;
+    while (i < count && checks[first + i] != 0) i++;
+    *ret_row = first + from;
+    if (i > from) {
+      CR_TRYV(read_bytes(part.fd.get(), pages + from * kPageSize, (i - from) * kPageSize,
+                         row_off(first + from)));
+    } else {
+      memset(pages + i++ * kPageSize, 0, kPageSize);
+    }
+    for (uint64_t k = from; k < i; k++) {
+      *ret_row = first + k;
+      const uint64_t check = checks[first + k];
+      if (check != 0 && format::row_check(pages + k * kPageSize) != check) {
+        return Error{Errc::kDamaged, 0, "a row is not what its checksum says"};
+      }
+    }
+  }
+  return {};
 }
 
 std::vector<uint64_t> damaged_rows(const format::PartView& part) {

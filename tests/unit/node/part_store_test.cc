@@ -147,7 +147,7 @@ void expect_rows(Store& store, const PartOffer& o, const Rows& rows) {
   cr_assert_eq(v.header.rows, rows.size());
   std::vector<uint8_t> pages(rows.size() * kPageSize);
   uint64_t row = 0;
-  const auto read = cr::node::read_rows(**part, 0, rows.size(), pages.data(), &row);
+  const auto read = cr::node::read_current_rows(**part, 0, rows.size(), pages.data(), &row);
   cr_assert(read.has_value(), "row %lu: %s", row, read.error().what);
   for (size_t i = 0; i < rows.size(); i++) {
     cr_assert_eq(pages[i * kPageSize + 99], static_cast<uint8_t>(rows[i]), "row %zu", i);
@@ -340,15 +340,16 @@ Test(part_store, what_was_overwritten_is_not_taken_for_damage) {
   cr_assert(old.has_value());
   std::vector<uint8_t> pages(200 * kPageSize);
   uint64_t row = 0;
-  cr_assert(cr::node::read_rows(**old, 0, 200, pages.data(), &row).has_value());
+  cr_assert(cr::node::read_current_rows(**old, 0, 200, pages.data(), &row).has_value());
   take_in(store, offer(1, 2), Rows(200, 2));
-  cr_assert(cr::node::read_rows(**old, 0, 200, pages.data(), &row).has_value(), "the other buffer");
+  cr_assert(cr::node::read_current_rows(**old, 0, 200, pages.data(), &row).has_value(),
+            "the other buffer");
   const auto receiver = begin(store, offer(1, 3));
-  cr_assert_eq(cr::node::read_rows(**old, 0, 200, pages.data(), &row).error().code, Errc::kNotFound,
-               "its buffer is being written");
+  cr_assert_eq(cr::node::read_current_rows(**old, 0, 200, pages.data(), &row).error().code,
+               Errc::kNotFound, "its buffer is being written");
   finish(*receiver, 3, 200);
-  cr_assert_eq(cr::node::read_rows(**old, 0, 200, pages.data(), &row).error().code, Errc::kNotFound,
-               "its buffer has another part");
+  cr_assert_eq(cr::node::read_current_rows(**old, 0, 200, pages.data(), &row).error().code,
+               Errc::kNotFound, "its buffer has another part");
   cr_assert_eq(store->load(session(1), 0, {1, 1, 1}, layout()).error().code, Errc::kNotFound);
 }
 
@@ -376,7 +377,7 @@ Test(part_store, parts_are_read_beside_who_writes_them, .timeout = 120) {
       newest = std::max(newest, e.triple.sequence);
       const auto part = store->load(session(1), 0, e.triple, e.layout);
       uint64_t row = 0;
-      const auto read = part ? cr::node::read_rows(**part, 0, e.rows, pages.data(), &row)
+      const auto read = part ? cr::node::read_current_rows(**part, 0, e.rows, pages.data(), &row)
                              : cr::Result<void>(part.error());
       if (!read) {
         cr_assert_eq(read.error().code, Errc::kNotFound, "row %lu: %s", row, read.error().what);

@@ -132,8 +132,10 @@ class Parts {
     cr_assert(is_zero(end_of_rows, v.header.description_off), "between rows and description");
     std::string page(kPageSize, 'x');
     for (uint64_t i = 0; i <= rows.size(); i++) {
-      const auto read = cr::store::read_row(*s.part, i, reinterpret_cast<uint8_t*>(page.data()));
-      cr_assert_eq(read.has_value() && *read, i < rows.size());
+      uint64_t row = 0;
+      const auto read =
+          cr::store::read_rows(*s.part, i, 1, reinterpret_cast<uint8_t*>(page.data()), &row);
+      cr_assert_eq(read.has_value(), i < rows.size());
       cr_assert(i == rows.size() || page == page_of(rows[i]), "row %lu", i);
     }
   }
@@ -409,11 +411,26 @@ Test(part_file, damaged_rows_are_named) {
   cr_assert(cr::store::damaged_rows(s.part->view) == (std::vector<uint64_t>{0, 20, 21, 49}));
   std::string page(kPageSize, 'x');
   for (uint64_t i = 0; i < 50; i++) {
-    const auto read = cr::store::read_row(*s.part, i, reinterpret_cast<uint8_t*>(page.data()));
+    uint64_t row = 1000;
+    const auto read =
+        cr::store::read_rows(*s.part, i, 1, reinterpret_cast<uint8_t*>(page.data()), &row);
     // Of a row of zeros it does not matter what the file has.
-    cr_assert(read.has_value() && *read == (i != 0 && i != 21 && i != 49));
-    if (*read) cr_assert(page == page_of(rows[i]));
+    cr_assert_eq(read.has_value(), i != 0 && i != 21 && i != 49);
+    cr_assert(read || (read.error().code == Errc::kDamaged && row == i));
+    if (read) cr_assert(page == page_of(rows[i]));
   }
+  std::string all(50 * kPageSize, 'x');
+  uint64_t row = 1000;
+  const auto part = [&](uint64_t first, uint64_t count) {
+    return cr::store::read_rows(*s.part, first, count, reinterpret_cast<uint8_t*>(all.data()),
+                                &row);
+  };
+  cr_assert(!part(1, 49) && row == 21, "the first damaged row, not %lu", row);
+  cr_assert(part(22, 27).has_value());
+  for (uint64_t i = 22; i < 49; i++) {
+    cr_assert(all.compare((i - 22) * kPageSize, kPageSize, page_of(rows[i])) == 0, "row %lu", i);
+  }
+  cr_assert(!part(48, 3), "there are 50 rows");
 }
 
 Test(part_file, what_is_no_part_is_replaced_and_what_may_be_one_is_not) {
