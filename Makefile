@@ -293,9 +293,10 @@ $(foreach s,$(demos_SRCS),$(eval $(call small_rule,demos,$(s),$(LIBCR),$$(call w
 $(foreach s,$(SYSTEM_LIB_SRCS),$(eval $(call small_rule,tests/programs,$(s),$(LIBCR),$$(call with_libcr,../../lib))))
 $(foreach s,$(SYSTEM_PLAIN_SRCS),$(eval $(call small_rule,tests/programs,$(s),,)))
 $(foreach s,$(bench_SRCS),$(eval $(call small_rule,bench,$(s),$(LIBCR),$$(call with_libcr,../lib))))
-# This one measures a layer by itself.
+# These measure layers by themselves.
 $(OUT)/bench/link: with_libcr = $(AGENT_A) -lucp -lucs -lcrypto $(TOOL_LIBS)
-$(OUT)/bench/link: $(AGENT_A)
+$(OUT)/bench/writer: with_libcr = $(AGENT_A) $(TOOL_LIBS)
+$(OUT)/bench/link $(OUT)/bench/writer: $(AGENT_A)
 
 # Plug-ins: one file, one shared object, of nothing but the C library.
 PLUGINS := $(patsubst plugins/%.c,$(OUT)/lib/%.so,$(wildcard plugins/*.c))

@@ -138,6 +138,19 @@ def link_bandwidth(mode, mib=1024):
     return float(done.stdout)
 
 
+def level_1(directory, runs):
+    """A sentence on bench/writer.cc."""
+    with tempfile.TemporaryDirectory(prefix="crbench-", dir=directory) as where:
+        done = subprocess.run([common.program("writer"), where, "512", str(runs)], check=True,
+                              capture_output=True, text=True)
+    bare, file, part = (float(n) for n in re.findall(r"\d+", done.stdout))
+    print(done.stdout, end="", flush=True)
+    return (f"512 MiB from memory durably to a file of a local disk: a bare io_uring writer (1 MiB, "
+            f"16 in flight, fdatasync) {bare / 1e3:.2f} GB/s, images' and parts' writer "
+            f"{file / bare * 100:.0f} % of that, a whole part with its two commit barriers and "
+            f"checksums {part / bare * 100:.0f} %.")
+
+
 def links(runs):
     """The table of links against ucx_perftest, in turns."""
     rates = {"perftest": [], "pages": [], "tags": [], "encrypt": []}
@@ -197,6 +210,8 @@ def main():
     parser = argparse.ArgumentParser(description="The node store.")
     parser.add_argument("--runs", type=int, default=5, help="checkpoints of each (default: 5)")
     parser.add_argument("--mib", type=int, default=1024, help="the program's memory")
+    parser.add_argument("--disk", default=tempfile.gettempdir(),
+                        help="a directory of a local disk, for level 1")
     parser.add_argument("--protect", nargs="+",
                         default=["replica:2", "xor:3", "rs:2+1", "xor:9", "rs:8+2"])
     arguments = parser.parse_args()
@@ -204,6 +219,7 @@ def main():
     common.be_first()
     where = common.machine()
     rows = []
+    disk = level_1(arguments.disk, arguments.runs)
     table_of_links = links(arguments.runs)
     for protect in arguments.protect:
         numbers = list(map(int, re.findall(r"\d+", protect)))
@@ -234,7 +250,7 @@ def main():
             + "\nThe links alone, one chunk of 1 MiB after the other, each page compared by the "
             "receiver. ucx_perftest sends one buffer of 1 MiB again and again, looks at nothing, and "
             "uses puts, which crstored does not, as UCX 1.13 ends the process if a peer dies in one.\n\n"
-            + table_of_links)
+            + table_of_links + "\n\n" + disk)
     common.write_section("store", text)
 
 

@@ -38,9 +38,9 @@ PartState load_part_copy(const std::string& path);
 // Is it still the part that was loaded? Then what was read of its rows before is its own.
 Result<bool> is_unchanged(const LoadedPart& part);
 
-// Reads rows. kInvalid: there are no such rows; kDamaged: *ret_row is the first that is not what its
-// checksum says. Where a disk fails this gives an error and the mapping a signal; and in memory file
-// systems reading a row of zeros through the mapping takes room for it.
+// Reads rows. kInvalid: there are no such rows; kDamaged: *ret_row is the first that is not what
+// its checksum says. Where a disk fails this gives an error and the mapping a signal; and in memory
+// file systems reading a row of zeros through the mapping takes room for it.
 Result<void> read_rows(const LoadedPart& part, uint64_t first, uint64_t count, uint8_t* pages,
                        uint64_t* ret_row);
 
