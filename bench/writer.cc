@@ -8,7 +8,7 @@
 //   writer DIR [MIB] [RUNS]    512 MiB and 7 runs unless given. Prints, in MB/s (10^6 bytes):
 //     bare     writes of 1 MiB, 16 in flight, fdatasync
 //     file     store::File, which images and parts are written through, and its barrier
-//     part     a whole part of 4 KiB rows: WRITE_LOCK, rows, checksums, barrier, WRITE_LOCK, barrier
+//     part     a whole part of 4 KiB rows: lock, rows, checksums, barrier, WRITE_LOCK, barrier
 // Exit status: 0; 1 it failed; 2 misuse.
 // CR_BUILD: -Isrc
 #include <fcntl.h>

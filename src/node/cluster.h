@@ -2,7 +2,7 @@
 // cluster.h - asking all nodes and waiting for their answers: which parts they have, their rows,
 // their removal. For requests of people, in a thread of their own, with links of their own.
 // Invariant: every wait ends, by an answer, by the end of the link, or at the deadline.
-// Context: N; one thread each. Doc: docs/store.md.
+// Context: N; one thread each at a time. Doc: docs/store.md.
 #pragma once
 
 #include <map>

@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <thread>
 #include <utility>
 
 #include "format/checksum.h"
@@ -49,6 +50,15 @@ class ImageMaker {
   Result<void> open_images(std::string* ret_text);
   Result<void> place_pages();
   void forget_free_slots(ImageOut& image, uint8_t* file, const format::ImageView& view);
+  // Pages as the source gave them, in memory of their own.
+  struct Batch {
+    std::vector<SlotPages> pages;
+    std::vector<uint8_t> memory;
+    Error error;
+    std::string text;  // of the error
+  };
+  void get_batch(Batch* ret);
+  Result<void> put_batch(const Batch& batch);
   Result<void> copy_pages(const OnMakeProgress& progress, std::string* ret_text);
   Result<void> put_pages(const SlotPages& pages);
   Result<void> check_all_placed() const;
@@ -236,18 +246,54 @@ Result<void> ImageMaker::put_pages(const SlotPages& pages) {
   return {};
 }
 
+// In a thread beside the one that writes what came before.
+void ImageMaker::get_batch(Batch* ret) {
+  ret->text.clear();
+  ret->error = Error{};
+  ret->pages.clear();
+  auto got = from_.next(&ret->text);
+  if (!got) {
+    ret->error = got.error();
+    return;
+  }
+  ret->pages = std::move(*got);
+  uint64_t bytes = 0;
+  for (const SlotPages& p : ret->pages) bytes += p.pages * kPageSize;
+  if (ret->memory.size() < bytes) ret->memory.resize(bytes);
+  uint8_t* at = ret->memory.data();
+  for (SlotPages& p : ret->pages) {
+    memcpy(at, p.data, p.pages * kPageSize);
+    p.data = at;
+    at += p.pages * kPageSize;
+  }
+}
+
+Result<void> ImageMaker::put_batch(const Batch& batch) {
+  for (const SlotPages& pages : batch.pages) CR_TRYV(put_pages(pages));
+  for (ImageOut& image : images_) {
+    if (image.file) CR_TRYV(image.file->drain());
+  }
+  return {};
+}
+
+// While one batch is compared and written, the next one is read, fetched and decoded.
 Result<void> ImageMaker::copy_pages(const OnMakeProgress& progress, std::string* ret_text) {
   const uint64_t total = from_.slots() * kPageSize;
-  for (uint64_t done = 0;;) {
-    CR_TRY(const auto batch, from_.next(ret_text));
-    if (batch.empty()) break;
-    for (const SlotPages& pages : batch) {
-      CR_TRYV(put_pages(pages));
-      done += pages.pages * kPageSize;
+  Batch batches[2];
+  get_batch(&batches[0]);
+  uint64_t done = 0;
+  for (unsigned i = 0;; i = 1 - i) {
+    const Batch& now = batches[i];
+    if (now.error.code != Errc::kOk) {
+      *ret_text = now.text;
+      return now.error;
     }
-    for (ImageOut& image : images_) {
-      if (image.file) CR_TRYV(image.file->drain());
-    }
+    if (now.pages.empty()) break;
+    std::thread ahead([this, next = &batches[1 - i]] { get_batch(next); });
+    const auto put = put_batch(now);
+    ahead.join();
+    if (!put) return put.error();
+    for (const SlotPages& pages : now.pages) done += pages.pages * kPageSize;
     if (progress) progress({std::min(done, total), total});
   }
   if (progress) progress({total, total});

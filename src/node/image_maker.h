@@ -30,7 +30,8 @@ class SlotSource {
   // Any page; a free slot is zeros. Not after next().
   virtual Result<void> read(uint64_t slot, uint8_t* page, std::string* ret_text) = 0;
   // The next pages, whose memory stays until the next call; empty: that was all. Over all calls
-  // every slot comes at most once, and those that do not come are zeros.
+  // every slot comes at most once, and those that do not come are zeros. Called in a thread of its
+  // own, while nothing else is asked of the source.
   virtual Result<std::vector<SlotPages>> next(std::string* ret_text) = 0;
 };
 

@@ -5,8 +5,8 @@
 // each of its messages is delivered at most once, in order, and unchanged, or the link goes down;
 // a block is only opened if every byte is as it was sealed. For each LinkId that connect() has
 // returned or on_up has told, on_down is called exactly once, and it is the last call about it.
-// Context: N; one thread. Handler and on_done are called from progress() and tick() only. The
-// time is what the caller passes (CLOCK_MONOTONIC in nanoseconds; must never go back).
+// Context: N; one thread at a time. Handler and on_done are called from progress() and tick() only.
+// The time is what the caller passes (CLOCK_MONOTONIC in nanoseconds; must never go back).
 //
 // Two nodes may connect to each other at the same moment, and then have two links. Both work;
 // which one to keep is the caller's decision (see outgoing()).

@@ -237,7 +237,7 @@ Result<void> UcxTransport::start_worker(ucp_config_t* config) {
   if (status != UCS_OK) return error_of(status);
   ucp_worker_params_t worker_params{};
   worker_params.field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE;
-  worker_params.thread_mode = UCS_THREAD_MODE_SINGLE;
+  worker_params.thread_mode = UCS_THREAD_MODE_SERIALIZED;
   status = ucp_worker_create(context_, &worker_params, &worker_);
   if (status != UCS_OK) return error_of(status);
   CR_TRYV(set_am_handler(format::kChannelMessage, on_message_am));

@@ -5,7 +5,7 @@
 // inside UCX; each on_done is called exactly once, and only when UCX no longer reads the memory of
 // its operation; on_down is the last call about a connection, exactly one for each, and from then
 // on that peer's puts change nothing here.
-// Context: N; one thread, beside which UCX runs one of its own: a process that forks has to exec.
+// Context: N; one thread at a time, beside which UCX runs one of its own: who forks has to exec.
 // May allocate. Blocks only in listen() and connect(), for looking up a host's name. Reads no
 // clock: a peer that falls silent is the business of link.h.
 //
