@@ -29,7 +29,7 @@ constexpr char kHelp[] =
     "  stat NAME            one session: each checkpoint, and who keeps which part\n"
     "  get NAME DIR         make DIR an image directory of it, for crrestore\n"
     "  verify NAME          read every part and check every row\n"
-    "  repair NAME          put missing parts in place again, of a session whose node is gone\n"
+    "  repair NAME          put missing and damaged parts in place again\n"
     "  place NAME           why its parts are where they are\n"
     "  rm NAME              remove it from all nodes\n"
     "  status               this node's crstored: nodes, sessions, what is wrong\n"

@@ -303,14 +303,18 @@ void Daemon::begin_repair(ProtectedSession s, const std::vector<std::string>& ol
   log_("session " + s.name + " (" + id.substr(0, 8) + ") is repaired");
   repairs_[id] = {s.dir, client};
   sessions_[id] = std::move(*r);
-  sessions_[id]->wake(now_ns());
+  if (client != 0) {
+    sessions_[id]->rewrite(now_ns());  // what was damaged, too, is put in order
+  } else {
+    sessions_[id]->wake(now_ns());
+  }
   sessions_[id]->end();
 }
 
 void Daemon::end_repair(const Replicator& r) {
   const auto at = repairs_.find(to_hex(r.session().id));
   if (at == repairs_.end()) return;
-  remove_image(at->second.dir);
+  if (!at->second.dir.empty()) remove_image(at->second.dir);
   const Safety& s = r.safety();
   const bool whole = s.parts == r.holders().size();
   const std::string text = std::to_string(s.parts) + " of " + std::to_string(r.holders().size()) +
@@ -322,6 +326,22 @@ void Daemon::end_repair(const Replicator& r) {
   j["sequence"] = s.triple.sequence;
   answer(at->second.client, j);
   repairs_.erase(at);
+}
+
+// The parts of a session that runs here are written anew from its own images. false: it does not.
+bool Daemon::rewrite(const Client& c, const std::string& name) {
+  for (auto& [id, r] : sessions_) {
+    const bool meant = r->session().name == name || (name.size() >= 4 && id.starts_with(name));
+    if (!meant || !may_see(c.uid, *r) || r->has_ended()) continue;
+    if (repairs_.contains(id)) {
+      answer(c.number, failure(name + ": it is being repaired already; wait for the end of that"));
+      return true;
+    }
+    repairs_[id] = {"", c.number};
+    r->rewrite(now_ns());
+    return true;
+  }
+  return false;
 }
 
 // What lacks parts two times in a row is repaired.
@@ -401,6 +421,7 @@ void Daemon::on_request(Client& c, const Json& request) {
   if (op == "committed") return on_committed(c);
   if (op == "status") return answer(c.number, status_json(c.uid));
   if (op == "place") return answer(c.number, place_json(text_of(request, "name"), c.uid));
+  if (op == "repair" && rewrite(c, text_of(request, "name"))) return;
   if (is_cluster_request(op)) return begin_work(c.number, c.uid, c.gid, request);
   answer(c.number, failure("crstored does not know the request \"" + op +
                            "\"; is it of another version than this program?"));
@@ -485,6 +506,7 @@ void Daemon::tell_safety(const Replicator& r) {
   for (Client& c : clients_) {
     if (c.session == id) c.out += dump_json(j) + "\n";
   }
+  if (!r.is_rewriting() && !r.has_ended()) end_repair(r);
 }
 
 // The agent is gone, and with it the program perhaps: what it committed last is taken on all the

@@ -100,6 +100,7 @@ class Daemon : private LinkHandler {
   void begin_repair(ProtectedSession session, const std::vector<std::string>& old,
                     const std::vector<Member>& members, uint64_t client);
   void end_repair(const Replicator& r);
+  bool rewrite(const Client& c, const std::string& name);
   void look_for_repairs(uint64_t now_ns);
   std::vector<Member> members_now() const;
   void begin_look();

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "os/fault.h"
 #include "rawsys/rawsys.h"
 
 namespace cr::node {
@@ -200,6 +201,7 @@ void Holder::on_commit(LinkId link, const PartCommit& c) {
         d.bytes_written = now.receiver->bytes_written();
         end(key);
         (void)send_struct(hub_, key.first, kPartCommitted, d);
+        os::fault_point(os::FaultPoint::kPartAnswered);
       });
 }
 

@@ -15,6 +15,7 @@
 
 #include "format/checksum.h"
 #include "format/image_reader.h"
+#include "os/fault.h"
 #include "os/fd.h"
 #include "store/buffer.h"
 #include "store/file.h"
@@ -315,6 +316,7 @@ Result<void> ImageMaker::commit(ImageOut& image) {
                             image.super.metadata_off));
   written_ += image.super.metadata_bytes;
   CR_TRYV(image.file->barrier(durable_));
+  os::fault_point(os::FaultPoint::kImageMade);
   CR_TRYV(image.file->write(&image.super, sizeof(image.super), 0));  // COMMIT POINT rebuilt_image
   CR_TRYV(image.file->barrier(durable_));
   const std::string dir = image.dir.empty() ? dir_ : dir_ + "/" + image.dir;

@@ -12,6 +12,7 @@
 
 #include "format/part_reader.h"
 #include "node/holder.h"
+#include "os/fault.h"
 
 namespace cr::node {
 namespace {
@@ -26,6 +27,7 @@ constexpr unsigned kMostPasses = 12;
 constexpr uint64_t kSecond = 1'000'000'000, kLeastRetryNs = kSecond / 4,
                    kMostRetryNs = 30 * kSecond;
 constexpr uint64_t kTransferNs = 60 * kSecond;  // without any progress
+constexpr uint64_t kAskNs = 10 * kSecond;
 constexpr unsigned kOwnWindows = 4;
 
 uint64_t g_transfer = 0;  // numbers are unique in this process
@@ -80,6 +82,12 @@ void Replicator::set_holders(std::vector<std::string> holders) {
 void Replicator::wake(uint64_t now_ns) {
   wanted_ = true;
   woken_ns_ = now_ns;
+}
+
+void Replicator::rewrite(uint64_t now_ns) {
+  rewrites_ = 2;
+  retry_ns_ = 0;
+  wake(now_ns);
 }
 
 void Replicator::on_up(const std::string& node) {
@@ -141,6 +149,64 @@ Result<void> Replicator::look() {
   return {};
 }
 
+// A process that takes up a session does not know what its holders have: perhaps not all of them
+// the newest checkpoint, and then the one before must not be overwritten.
+void Replicator::ask(uint64_t now_ns) {
+  phase_ = Phase::kAsk;
+  deadline_ns_ = now_ns + kAskNs;
+  ListParts l{};
+  l.request = ask_request_ = ++g_transfer;
+  l.one_session = 1;
+  memcpy(l.session_id, session_.id.data(), session_.id.size());
+  for (const Target& t : targets_) {
+    const LinkId link = t.own || node_.hub == nullptr ? LinkId::kNone : node_.link_to(t.node);
+    if (!t.own && (link == LinkId::kNone || !send_struct(*node_.hub, link, kListParts, l)))
+      continue;
+    asked_.push_back(link);
+    if (!t.own) continue;
+    auto entries = std::make_shared<std::vector<PartEntry>>();
+    node_.threads->run(
+        {session_.id, t.holder},
+        [store = node_.store, id = session_.id, entries] { *entries = store->list(&id); },
+        [this, alive = alive_, entries] {
+          if (*alive) take_answer(LinkId::kNone, node_.own, *entries);
+        });
+  }
+}
+
+void Replicator::take_answer(LinkId link, const std::string& node,
+                             const std::vector<PartEntry>& entries) {
+  if (std::erase(asked_, link) == 0) return;
+  for (const PartEntry& e : entries) found_.push_back({node, e});
+}
+
+void Replicator::take_list(LinkId link, std::span<const uint8_t> payload) {
+  const auto list = read_part_list(payload.data(), payload.size());
+  std::vector<PartEntry> entries;
+  for (uint32_t i = 0; list && i < list->head.entries; i++) entries.push_back(list->entry(i));
+  for (const Target& t : targets_) {
+    if (!t.own && node_.link_to(t.node) == link) take_answer(link, t.node, entries);
+  }
+}
+
+// The newest checkpoint that survives this node's loss; if there is none, the newest that is whole.
+void Replicator::choose_keep() {
+  knows_keep_ = true;
+  phase_ = Phase::kIdle;
+  asked_.clear();
+  bool safe = false;
+  for (const Available& a : available(std::exchange(found_, {}))) {
+    const auto elsewhere = std::ranges::count_if(a.holders, [&](const auto& holder) {
+      return std::ranges::any_of(holder, [&](const FoundPart& p) { return p.node != node_.own; });
+    });
+    safe = elsewhere >= a.protection.data;
+    if (!safe && (!a.is_whole() || !is_none(keep_))) continue;
+    keep_ = a.triple;
+    keep_layout_ = a.like.layout;
+    if (safe) return;
+  }
+}
+
 void Replicator::begin(uint64_t now_ns) {
   wanted_ = false;
   begin_woken_ns_ = woken_ns_;
@@ -152,6 +218,12 @@ void Replicator::begin(uint64_t now_ns) {
     safety_.triple = now;
     safety_.committed_ns = begin_woken_ns_;
   }
+  rewriting_ = rewrites_ > 0;
+  if (rewriting_) {
+    base_ = {};
+    base_checks_.clear();
+    for (Target& t : targets_) t.whole = {};
+  }
   sent_ = base_checks_;
   pass_ = 0;
   for (Target& t : targets_) {
@@ -162,6 +234,7 @@ void Replicator::begin(uint64_t now_ns) {
     settle(now_ns);
     return;
   }
+  os::fault_point(os::FaultPoint::kOffersSent);
   deadline_ns_ = now_ns + kTransferNs;
   phase_ = Phase::kOffer;
 }
@@ -462,6 +535,7 @@ void Replicator::end_pass() {
   for (Stream& s : streams_) flush(s);
   if (!overtaken_) {
     sent_ = content_.checks;
+    os::fault_point(os::FaultPoint::kRowsSent);
     describe();
     phase_ = Phase::kDescribe;
     return;
@@ -539,12 +613,16 @@ void Replicator::commit(uint64_t now_ns) {
       drop(t, words(sent.error()));
     }
   }
+  os::fault_point(os::FaultPoint::kCommitSent);
   for (Target& t : targets_) {
     if (!t.takes_part || !t.own) continue;
     c.transfer = t.transfer;
     run_own(
         t, [c](PartReceiver* receiver) { return receiver->commit(c).error(); },
-        [](Target& now) { now.committed = true; });
+        [](Target& now) {
+          now.committed = true;
+          os::fault_point(os::FaultPoint::kOwnCommitted);
+        });
   }
   phase_ = Phase::kCommit;
   deadline_ns_ = now_ns + kTransferNs;
@@ -591,6 +669,7 @@ void Replicator::settle(uint64_t now_ns) {
       keep_layout_ = layout_;
     }
   }
+  if (committed) os::fault_point(os::FaultPoint::kTransferSettled);
   if (safety_.parts < targets_.size()) {
     failures_++;
     wanted_ = true;
@@ -599,7 +678,12 @@ void Replicator::settle(uint64_t now_ns) {
     failures_ = 0;
     retry_ns_ = 0;
   }
-  if (safety_.parts != before.parts || safety_.safe_ns != before.safe_ns || safe) {
+  const bool was_rewriting = std::exchange(rewriting_, false);
+  if (was_rewriting) {
+    rewrites_ = safety_.parts < targets_.size() ? 0 : rewrites_ - 1;
+    wanted_ |= rewrites_ > 0;
+  }
+  if (safety_.parts != before.parts || safety_.safe_ns != before.safe_ns || safe || was_rewriting) {
     node_.on_safety(*this);
   }
 }
@@ -614,6 +698,7 @@ void Replicator::give_up(uint64_t now_ns, const std::string& why) {
     if (t.takes_part) drop(t, why);
   }
   release();
+  rewriting_ = false;
   phase_ = Phase::kIdle;
   failures_++;
   wanted_ = !ended_ || failures_ < 3;
@@ -637,8 +722,17 @@ bool Replicator::step(uint64_t now_ns) {
       retry_ns_ = now_ns + kSecond / 50;
       return false;
     }
-    begin(now_ns);
+    if (knows_keep_) {
+      begin(now_ns);
+    } else {
+      ask(now_ns);
+    }
     return phase_ != Phase::kIdle;
+  }
+  if (phase_ == Phase::kAsk) {
+    if (!asked_.empty() && now_ns < deadline_ns_) return false;
+    choose_keep();
+    return true;
   }
   if (participants() == 0) {
     settle(now_ns);
@@ -656,6 +750,7 @@ bool Replicator::step(uint64_t now_ns) {
   };
   switch (phase_) {
     case Phase::kIdle:
+    case Phase::kAsk:
       return false;
     case Phase::kOffer:
       if (!all(&Target::accepted)) return false;
@@ -682,6 +777,11 @@ bool Replicator::step(uint64_t now_ns) {
 }
 
 bool Replicator::on_message(LinkId link, uint16_t type, std::span<const uint8_t> payload) {
+  if (phase_ == Phase::kAsk && type == kPartList &&
+      number_of_message(payload.data(), payload.size()) == ask_request_) {
+    take_list(link, payload);
+    return true;
+  }
   uint64_t transfer = 0;
   const bool to_source = type == kPartAccept || type == kPartChunkDone || type == kPartCommitted ||
                          type == kPartFailed;
@@ -719,6 +819,7 @@ bool Replicator::on_message(LinkId link, uint16_t type, std::span<const uint8_t>
 }
 
 void Replicator::on_down(LinkId link, const std::string& why) {
+  std::erase(asked_, link);
   for (Target& t : targets_) {
     if (t.takes_part && t.link == link) drop(t, why);
   }

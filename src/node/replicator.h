@@ -13,6 +13,7 @@
 
 #include "node/link.h"
 #include "node/part_store.h"
+#include "node/recovery.h"
 #include "node/session_image.h"
 #include "node/store_threads.h"
 #include "store/erasure.h"
@@ -56,6 +57,10 @@ class Replicator {
 
   // The session has a new checkpoint.
   void wake(uint64_t now_ns);
+  // All parts are to be written anew, in both buffers of each holder, whatever these have: then
+  // nothing that was damaged is left. If some holder fails it is over.
+  void rewrite(uint64_t now_ns);
+  bool is_rewriting() const { return rewrites_ > 0; }
   // The session's program is gone: what is under way is finished, then is_idle().
   void end() { ended_ = true; }
   bool is_idle() const { return phase_ == Phase::kIdle && !wanted_; }
@@ -84,6 +89,7 @@ class Replicator {
  private:
   enum class Phase {
     kIdle,      // nothing is to be done, or it is waited with it until retry_ns_
+    kAsk,       // the holders are asked what they have; until each has answered or is gone
     kOffer,     // offers are sent; until each participant has accepted or failed
     kSend,      // rows are sent; until all passes are done
     kDescribe,  // the description is sent
@@ -117,6 +123,11 @@ class Replicator {
   };
   Replicator(Node node, ProtectedSession session, std::unique_ptr<store::Erasure> erasure);
 
+  void ask(uint64_t now_ns);
+  void take_answer(LinkId link, const std::string& node,
+                   const std::vector<format::PartEntry>& entries);
+  void take_list(LinkId link, std::span<const uint8_t> payload);
+  void choose_keep();
   void begin(uint64_t now_ns);
   Result<void> look();
   void offer(Target& t);
@@ -158,11 +169,19 @@ class Replicator {
   std::vector<Target> targets_;  // by holder
   Phase phase_ = Phase::kIdle;
   bool wanted_ = false, ended_ = false;
+  unsigned rewrites_ = 0;   // transfers that rewrite() still wants
+  bool rewriting_ = false;  // the one under way is of these
   uint64_t woken_ns_ = 0, begin_woken_ns_ = 0;
   uint64_t retry_ns_ = 0;
   unsigned failures_ = 0;  // in a row
   std::string gave_up_;    // why, said already
   uint64_t deadline_ns_ = 0;
+
+  // What the holders had when this process took the session up; it decides on the first keep_.
+  bool knows_keep_ = false;
+  uint64_t ask_request_ = 0;
+  std::vector<LinkId> asked_;  // who has not answered; kNone: this node's own store
+  std::vector<FoundPart> found_;
 
   std::vector<SeenMetadata> seen_;
   store::SlotMap map_;

@@ -7,6 +7,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include <atomic>
+
 namespace cr::os {
 namespace {
 
@@ -23,12 +25,16 @@ constexpr const char* kNames[] = {"copied_early",     "before_stop",
                                   "rollback_planned", "rollback_mapped",
                                   "rollback_filled",  "rollback_done",
                                   "part_locked",      "part_received",
-                                  "part_written",     "part_committed"};
+                                  "part_written",     "part_committed",
+                                  "part_answered",    "offers_sent",
+                                  "rows_sent",        "commit_sent",
+                                  "own_committed",    "transfer_settled",
+                                  "image_made"};
 static_assert(sizeof(kNames) / sizeof(kNames[0]) == static_cast<size_t>(FaultPoint::kCount));
 
 struct Armed {
   int point = -1;
-  long countdown = 0;
+  long nth = 0;
   bool agent_only = false;
 };
 
@@ -41,7 +47,7 @@ Armed read_environment() {
   for (int i = 0; i < static_cast<int>(FaultPoint::kCount); i++) {
     if (strlen(kNames[i]) == n && strncmp(kNames[i], s, n) == 0) a.point = i;
   }
-  a.countdown = colon != nullptr ? strtol(colon + 1, nullptr, 10) : 1;
+  a.nth = colon != nullptr ? strtol(colon + 1, nullptr, 10) : 1;
   const char* scope = getenv("CR_FAULT_SCOPE");
   a.agent_only = scope != nullptr && strcmp(scope, "agent") == 0;
   return a;
@@ -56,8 +62,9 @@ const char* name_of(FaultPoint p) { return kNames[static_cast<int>(p)]; }
 void set_fault_victim(pid_t pid) { g_victim = pid; }
 
 void fault_point(FaultPoint p) {
-  static Armed armed = read_environment();
-  if (armed.point != static_cast<int>(p) || --armed.countdown > 0) return;
+  static const Armed armed = read_environment();
+  static std::atomic<long> reached = 0;  // of that point, by any thread
+  if (armed.point != static_cast<int>(p) || ++reached < armed.nth) return;
   if (!armed.agent_only && g_victim > 0) kill(g_victim, SIGKILL);
   kill(getpid(), SIGKILL);
   pause();

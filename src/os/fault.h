@@ -38,6 +38,13 @@ enum class FaultPoint {
   kPartReceived,       // ... a chunk of it is in the file
   kPartWritten,        // ... all of it issued
   kPartCommitted,      // ... WRITE_LOCK=1 issued, no barrier yet
+  kPartAnswered,       // ... durable, and its source was told
+  kOffersSent,         // crstored of a session's node: the holders were asked to take parts in
+  kRowsSent,           // ... all rows are handed over, the description is not
+  kCommitSent,         // ... the others were told to commit, this node's own part is not committed
+  kOwnCommitted,       // ... it is
+  kTransferSettled,    // ... each holder has committed or failed
+  kImageMade,          // crstored: an image made of parts, WRITE_LOCK=0
   kCount,
 };
 

@@ -24,7 +24,9 @@ RESTORE_POINTS = ("restore_planned", "restore_exec", "restore_taken", "restore_a
 # Of restore() in place; tried by tests/system/cli_test.py, rollback_killed.
 ROLLBACK_POINTS = ("rollback_planned", "rollback_mapped", "rollback_filled", "rollback_done")
 # Of crstored; tried by tests/system/store_test.py.
-STORE_POINTS = ("part_locked", "part_received", "part_written", "part_committed")
+STORE_POINTS = (
+    "part_locked", "part_received", "part_written", "part_committed", "part_answered",
+    "offers_sent", "rows_sent", "commit_sent", "own_committed", "transfer_settled", "image_made")
 # As often as the agent takes a share of the pages, not once in a checkpoint.
 COUNTED_BY_SHARES = "helping"
 SCOPES = ("all", "agent")

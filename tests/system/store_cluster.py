@@ -157,6 +157,19 @@ class Cluster:
     def heal(self, node):
         self._ip(self.switch, f"link set cable-{node.name} up")
 
+    def part(self, node, other):
+        """What one of the two sends to the other gets lost; each still reaches the rest."""
+        if not self.in_namespaces:
+            raise Skip("cutting a link takes root, for namespaces")
+        for from_, to in ((node, other), (other, node)):
+            self._ip(from_.network, f"neigh replace {to.host} lladdr 02:00:00:00:00:99 dev eth0 "
+                                    "nud permanent")
+
+    def join(self, node, other):
+        """The end of part()."""
+        for from_, to in ((node, other), (other, node)):
+            self._ip(from_.network, f"neigh del {to.host} dev eth0")
+
     # ---- nodes ----
 
     def __getitem__(self, name):

@@ -16,6 +16,7 @@ import os
 import pathlib
 import random
 import re
+import shutil
 import signal
 import socket
 import struct
@@ -55,6 +56,9 @@ class OnNodes:
     """A Subject of the crash tests that runs on one node after the other."""
 
     job_name = NAME
+
+    def wait(self, predicate, what, seconds=90.0, may_end=False):
+        return super().wait(predicate, what, seconds, may_end)
 
     def options_on(self, protect, options):
         return ["--durable=crash", *options, "--protect", protect, "--name", self.job_name]
@@ -188,8 +192,9 @@ class TreeJob(Session):
 
 
 def available(cluster, node):
-    """sequence -> what `crstore stat` says of that checkpoint."""
-    return {c["sequence"]: c for c in cluster.ask(node, "stat", NAME)["checkpoints"]}
+    """sequence -> what `crstore stat` says of that checkpoint; if it was sent twice, of which it
+    found the most parts (they come first)."""
+    return {c["sequence"]: c for c in reversed(cluster.ask(node, "stat", NAME)["checkpoints"])}
 
 
 def expect_not_enough(cluster, node, least, holders, lost):
@@ -337,6 +342,9 @@ def test_bit_flip(workspace):
     whole = workspace.path / "got.dir"
     cluster.crstore(asked, "get", NAME, whole)
     workspace.run([workspace.tool("crinspect"), "verify", str(whole)], check=0)
+    cluster.crstore(asked, "repair", NAME)
+    cluster.crstore(asked, "verify", NAME)
+    newest_part(cluster, bad).flip(row)
     other = next(node for node in holders if node not in (asked, bad))
     newest_part(cluster, other).flip(row)
     too_much = workspace.path / "too_much.dir"
@@ -375,30 +383,187 @@ def test_damaged_header(workspace):
 # --------------------------------------------------------------------- agents that die or hang ---
 
 
-def run_fault_point(workspace, point, nths):
-    """crstored of a neighbour dies there, the nth time; its part is the old one or the new one."""
-    cluster, job, _ = started(workspace, 3, "replica:2")
+def expect_whole(cluster, node, least):
+    """From what the nodes have, asked at this one, a checkpoint can be made that is not older."""
+    target = cluster.workspace.path / "whole.dir"
+    got = cluster.ask(node, "get", NAME, target)
+    expect(got["sequence"] >= least, f"checkpoint {least} was whole, the newest is now "
+                                     f"{got['sequence']}\n{cluster.logs()}")
+    cluster.workspace.run([cluster.workspace.tool("crinspect"), "verify", str(target)], check=0)
+    shutil.rmtree(target)
+
+
+def die_at(cluster, node, point, nth):
+    """Starts crstored anew, to die there."""
+    cluster.restart(node, environment={"CR_FAULT": f"{point}:{nth}"})
+    cluster.workspace.wait_until(lambda: not node.is_running(), f"death at {point}:{nth}")
+    expect(node.popen.returncode == -signal.SIGKILL,
+           f"crstored should be killed at {point}:{nth}, it ended with "
+           f"{node.popen.returncode}:\n{cluster.logs()}")
+
+
+def run_fault_point(workspace, who, point, nths):
+    """crstored dies there, the nth time, of the session's node (source) or of a neighbour (holder):
+    its part is the old one or the new one, and so are all of them together. At last the session's
+    node is lost."""
+    cluster, job, _ = started(workspace, 4, "rs:2+1")
     home = cluster["a"]
-    other = next(node for node in cluster.holders(home) if node is not home)
+    holders = cluster.holders(home)
+    others = [node for node in holders if node is not home]
+    spare = next(node for node in cluster.nodes if node not in holders)
+    dies = home if who == "source" else others[0]
     for nth in nths:
         least = cluster.wait_full(home, job=job)
-        cluster.restart(other, environment={"CR_FAULT": f"{point}:{nth}"})
-        workspace.wait_until(lambda: not other.is_running(), f"death at {point}:{nth}")
-        expect(other.popen.returncode == -signal.SIGKILL,
-               f"crstored should be killed at {point}:{nth}, it ended with "
-               f"{other.popen.returncode}:\n{cluster.logs()}")
-        parts = [part for part in map(PartFile, cluster.part_files(other)) if part.whole]
+        die_at(cluster, dies, point, nth)
+        parts = [part for part in map(PartFile, cluster.part_files(dies)) if part.whole]
         expect(parts and max(part.sequence for part in parts) >= least,
                f"{point}:{nth}: a part of checkpoint {least} at least should be whole")
-        cluster.start(other)
-        bad = cluster.ask(home, "verify", NAME)["bad"] if nth == nths[0] else []
-        expect(not any("row" in line for line in bad), f"{point}:{nth}: {bad}")
+        expect_whole(cluster, spare, least)
         job.runs_on()
+        if nth != nths[-1] or dies is not home:
+            cluster.start(dies)
+            expect_no_damage(cluster, spare)
+    if dies is not home:
+        least = cluster.wait_full(home, job=job)
+    cluster.kill(home)
+    job.kill_all()
+    cluster.lose(home, job.image)
+    come_back(cluster, job, spare, least)
+    job.end()
+
+
+def expect_no_damage(cluster, node):
+    """crstore verify of a session that runs: parts may be missing, no row may be damaged."""
+    done = cluster.crstore(node, "--json", "verify", NAME, check=None)
+    expect(done.returncode in (0, 3), f"crstore verify: {done.returncode} {done.stderr}")
+    bad = json.loads(done.stdout)["bad"]
+    expect(not any("row" in line for line in bad), f"crstore verify: {bad}")
+
+
+def test_asked_while_it_runs(workspace):
+    """Tools that look at a session whose checkpoints are written over while they look find no damage,
+    and what they bring is whole. It may be that nothing stays long enough to be brought."""
+    cluster, job, least = started(workspace, 3, "rs:2+1")
+    target = workspace.path / "got.dir"
+    for node in cluster.nodes:
+        for _ in range(2):
+            cluster.crstore(node, "verify", NAME)
+            listed = {s["name"]: s for s in cluster.ask(node, "ls")["sessions"]}
+            expect(any(c["whole"] for c in listed[NAME]["checkpoints"]), f"crstore ls: {listed}")
+            expect(any(c["whole"] for c in available(cluster, node).values()), "crstore stat")
+            done = cluster.crstore(node, "get", NAME, target, check=None)
+            if done.returncode != 0:
+                expect_match("newer checkpoints are written over it faster than it can be read",
+                             done.stderr, "crstore get")
+                expect(not target.exists(), "crstore get left something")
+                continue
+            workspace.run([workspace.tool("crinspect"), "verify", str(target)], check=0)
+            shutil.rmtree(target)
+    cluster.wait_full(cluster["a"], least + 1, job=job)
+    job.end()
+
+
+def test_repair_while_it_runs(workspace):
+    """Rows that do not change stay damaged from checkpoint to checkpoint, until crstore repair."""
+    cluster, job, _ = started(workspace, 3, "rs:2+1")
+    home = cluster["a"]
+    bad = next(node for node in cluster.holders(home) if node is not home)
+    part = newest_part(cluster, bad)
+    row = part.row(len(part.checks) // 3)
+    for path in cluster.part_files(bad):
+        part.path = path
+        part.flip(row)
+    said = cluster.crstore(home, "verify", NAME, check=3).stdout
+    expect_match(rf"^{bad.name}: part {part.holder} of checkpoint \d+: row {row}: ", said,
+                 "crstore verify")
+    job.runs_on()
+    cluster.crstore(home, "verify", NAME, check=3)
+    cluster.crstore(home, "repair", NAME)
+    expect_no_damage(cluster, home)
+    cluster.wait_full(home, job.records()[1], job=job)
+    job.end()
+
+
+def test_lost_holder_is_replaced(workspace):
+    """Another node gets the part of one that stays away; then one more may be lost."""
+    cluster, job, _ = started(workspace, 4, "rs:2+1", options=("--repair-after", "1"))
+    home = cluster["a"]
+    holders = cluster.holders(home)
+    lost = next(node for node in holders if node is not home)
+    spare = next(node for node in cluster.nodes if node not in holders)
+    cluster.lose(lost)
+    cluster.wait_session(home, lambda session: spare.name in {p["node"] for p in session["parts"]},
+                         "another holder", job=job)
     least = cluster.wait_full(home, job=job)
     cluster.kill(home)
     job.kill_all()
     cluster.lose(home, job.image)
-    come_back(cluster, job, other, least)
+    come_back(cluster, job, spare, least)
+    job.end()
+
+
+def test_lost_session_is_repaired(workspace):
+    """Nobody restores a session whose node is lost: the others see to it that all its parts are there
+    again, so one more may be lost."""
+    cluster, job, _ = started(workspace, 4, "rs:2+1", options=("--repair-after", "1"))
+    home = cluster["a"]
+    holders = cluster.holders(home)
+    one, _ = (node for node in holders if node is not home)
+    spare = next(node for node in cluster.nodes if node not in holders)
+    least = cluster.wait_full(home, job=job)
+    cluster.kill(home)
+    job.kill_all()
+    cluster.lose(home, job.image)
+
+    def repaired():
+        time.sleep(0.3)
+        return any(c["parts"] == c["of"] and c["sequence"] >= least
+                   for c in available(cluster, spare).values())
+    workspace.wait_until(repaired, f"all parts of a checkpoint >= {least} on the other nodes")
+    cluster.lose(one)
+    come_back(cluster, job, spare, least)
+    job.end()
+
+
+def test_rebuilt_by_half(workspace):
+    """crstored dies while it makes an image: that does not count, and the next one is whole."""
+    cluster, _, sequence, _ = settled(workspace, "rs:2+1")
+    node, target = cluster["b"], workspace.path / "got.dir"
+    cluster.restart(node, environment={"CR_FAULT": "image_made"})
+    cluster.crstore(node, "get", NAME, target, check=1)
+    done = workspace.run([workspace.tool("crrestore"), str(target)], check=125)
+    expect_match("whole", done.stderr, "crrestore")
+    cluster.start(node)
+    done = cluster.crstore(node, "get", NAME, target, check=1)
+    expect_match(rf"{target}: File exists; name another directory", done.stderr, "crstore get")
+    shutil.rmtree(target)
+    expect_whole(cluster, node, sequence)
+
+
+def test_restart_keeps_what_is_safe(workspace):
+    """A holder was away and has an older checkpoint than the other. A crstored that is started then
+    must not have that one written over while the next is on its way."""
+    def make_job(workspace):
+        job = InvariantJob(workspace)
+        job.interval = ("-i", "0.8")
+        return job
+    cluster, job, _ = started(workspace, 4, "rs:2+1", make_job)
+    home = cluster["a"]
+    holders = cluster.holders(home)
+    away, other = (node for node in holders if node is not home)
+    spare = next(node for node in cluster.nodes if node not in holders)
+    least = cluster.wait_full(home, job=job)
+    harness.signal_pid(away.popen.pid, signal.SIGSTOP)
+
+    def newer_there(session):
+        return session["parts"][holders.index(other)]["sequence"] > least + 1
+    cluster.wait_session(home, newer_there, "newer parts on the other node", job=job)
+    cluster.kill(home)  # most probably between two transfers
+    harness.signal_pid(away.popen.pid, signal.SIGCONT)
+    die_at(cluster, home, "rows_sent", 1)
+    job.kill_all()
+    cluster.lose(home, job.image)
+    come_back(cluster, job, spare, least)
     job.end()
 
 
@@ -408,12 +573,12 @@ def test_stopped_agents(workspace):
     home = cluster["a"]
     for node in (home, next(n for n in cluster.holders(home) if n is not home)):
         harness.signal_pid(node.popen.pid, signal.SIGSTOP)
-        until = time.monotonic() + 3.0
+        until = time.monotonic() + 3.0  # longer than --silence
         before = job.records()[1]
-        while time.monotonic() < until:
-            job.runs_on()
-        expect(job.records()[1] > before + 10, f"few checkpoints while {node.name} hangs: "
-                                               f"{before} to {job.records()[1]}")
+        job.wait(lambda before=before, until=until:
+                 job.records()[1] > before + 10 and time.monotonic() > until,
+                 f"checkpoints while {node.name} hangs")
+        job.check_output()
         harness.signal_pid(node.popen.pid, signal.SIGCONT)
         cluster.wait_full(home, job.records()[1], job=job)
     job.end()
@@ -441,23 +606,21 @@ def run_chaos(workspace, mode, seed, rounds):
     choose = random.Random(f"{seed} {mode}")
     cluster, job, least = started(workspace, MODES[mode][0] + 1, mode)
     home = cluster["a"]
-    actions = ("kill", "kill", "stop", *(("cut", "cut") if cluster.in_namespaces else ()))
+    begin_end = {
+        "kill": (lambda node, _: cluster.kill(node), lambda node, _: cluster.start(node)),
+        "stop": (lambda node, _: harness.signal_pid(node.popen.pid, signal.SIGSTOP),
+                 lambda node, _: harness.signal_pid(node.popen.pid, signal.SIGCONT)),
+        "cut": (lambda node, _: cluster.cut(node), lambda node, _: cluster.heal(node)),
+        "part": (cluster.part, cluster.join),
+    }
+    actions = ("kill", "kill", "stop", *(("cut", "part") if cluster.in_namespaces else ()))
     try:
         for _ in range(rounds):
-            node, action = choose.choice(cluster.nodes), choose.choice(actions)
-            if action == "kill":
-                cluster.kill(node)
-            elif action == "cut":
-                cluster.cut(node)
-            else:
-                harness.signal_pid(node.popen.pid, signal.SIGSTOP)
-            time.sleep(choose.choice((0.02, 0.3, 1.2)) * choose.random())
-            if action == "kill":
-                cluster.start(node)
-            elif action == "cut":
-                cluster.heal(node)
-            else:
-                harness.signal_pid(node.popen.pid, signal.SIGCONT)
+            node, other = choose.sample(cluster.nodes, 2)
+            begin, end = begin_end[choose.choice(actions)]
+            begin(node, other)
+            time.sleep(choose.choice((0.02, 0.3, 1.2, 2.5)) * choose.random())
+            end(node, other)
             job.runs_on()
             if choose.random() < 0.3:
                 least = cluster.wait_full(home, least + 1, job=job)
@@ -770,7 +933,11 @@ def run_many_sessions(workspace, count, size):
     expect(len(whole) == count, f"{len(whole)} of {count} sessions can be had")
 
 
-FAULT_POINTS = ("part_locked", "part_received", "part_written", "part_committed")
+# Of src/os/fault.h: where each node can die that takes a part in, and where the session's.
+HOLDER_POINTS = ("part_locked", "part_received", "part_written", "part_committed", "part_answered")
+SOURCE_POINTS = ("offers_sent", "rows_sent", "commit_sent", "own_committed", "transfer_settled")
+QUICK_POINTS = {("holder", "part_written"), ("holder", "part_committed"), ("source", "rows_sent"),
+                ("source", "commit_sent")}
 QUICK_LOSSES = {  # what make check runs: the kinds of program for each mode and user
     ("root", "single"): tuple(MODES), ("root", "invariant"): ("rs:3+2",),
     ("root", "tree"): ("rs:2+1",), ("nobody", "single"): ("replica:2", "rs:2+2"),
@@ -801,10 +968,13 @@ def tests(thorough=False, seed=1):
         if thorough or mode in ("replica:2", "rs:2+1"):
             add(f"store/chaos_{plain}", lambda workspace, mode=mode:
                 run_chaos(workspace, mode, seed, 60 if thorough else 8), timeout=300.0)
-    for point in FAULT_POINTS:
-        add(f"store/dies_at_{point}", lambda workspace, point=point:
-            run_fault_point(workspace, point, (1, 2, 3, 5, 8) if thorough else (1, 2)),
-            USERS if thorough else ("root",))
+    points = [("holder", point) for point in HOLDER_POINTS]
+    points += [("source", point) for point in (*HOLDER_POINTS[:-1], *SOURCE_POINTS)]
+    for who, point in points:
+        if thorough or (who, point) in QUICK_POINTS:
+            add(f"store/{who}_dies/{point}", lambda workspace, who=who, point=point:
+                run_fault_point(workspace, who, point, (1, 2, 3, 5, 8) if thorough else (1, 2)),
+                USERS if thorough else ("root", "self"))
     if thorough:
         add("store/hundred_sessions",
             lambda workspace: run_many_sessions(workspace, 100, 10 << 20), ("root",), 600.0)
