@@ -13,6 +13,7 @@
 
 #include <algorithm>
 
+#include "agent/frame.h"
 #include "agent/socket_diag.h"
 
 namespace cr::agent {
@@ -22,6 +23,20 @@ namespace {
 std::string bytes_of(const format::ImageView& image, format::BlobRef r) {
   const auto b = image.blob(r);
   return {reinterpret_cast<const char*>(b.data()), b.size()};
+}
+
+// The files that a thread is connecting, and will again when it goes on.
+std::vector<uint32_t> awaited_files(const format::ImageView& image) {
+  std::vector<uint32_t> files;
+  for (const format::ThreadRecord& t : image.threads) {
+    if (t.syscall_nr != __NR_connect) continue;
+    const FrameRegisters r = frame_registers(image.blob(t.frame).data());
+    if (r.rax != __NR_connect) continue;  // it has its result
+    const auto at =
+        std::ranges::find(image.fds, static_cast<int32_t>(r.rdi), &format::FdRecord::fd);
+    if (at != image.fds.end()) files.push_back(at->file);
+  }
+  return files;
 }
 
 }  // namespace
@@ -41,6 +56,7 @@ Trouble socket_trouble(const SavedSocket& s, const std::string& what, int error)
 }
 
 void SocketMaker::add(const format::ImageView& image) {
+  const std::vector<uint32_t> awaited = awaited_files(image);
   for (uint32_t n = 0; n < image.files.size(); n++) {
     const format::FileRecord& f = image.files[n];
     if (f.kind != format::kFileSocket || find(f.ino) != nullptr) continue;
@@ -49,6 +65,7 @@ void SocketMaker::add(const format::ImageView& image) {
     i.ino = f.ino;
     i.name = saved_file(image, n).name;
     i.state = image.states<format::SocketState>(f.content).front();
+    i.is_awaited = std::ranges::count(awaited, n) != 0;
     i.local = bytes_of(image, i.state.local);
     i.remote = bytes_of(image, i.state.remote);
     for (const auto& o : image.states<format::SocketOption>(i.state.options)) {

@@ -29,6 +29,7 @@ struct SavedSocket {
   os::Fd fd;
   os::Fd other;  // what is at the other end until finish(), where that is no socket of the session
   bool kept = false;
+  bool is_awaited = false;  // a thread goes on with its connect(2) of this one
 
   bool is(uint32_t phase) const { return state.phase == phase; }
   bool is_inet() const;

@@ -91,8 +91,9 @@ Trouble SocketMaker::connect_from(Item& i, const std::string& to) {
   if (error != 0) {
     return socket_trouble(i, "it cannot be connected to " + address_words(to), error);
   }
-  // From the first call's point of view it is still being connected.
-  (void)connect(i.fd.get(), as_sockaddr(to), length(to));
+  // From the first call's point of view it is still being connected. The second one would tell a
+  // thread that is still in its call that it is connected already.
+  if (!i.is_awaited) (void)connect(i.fd.get(), as_sockaddr(to), length(to));
   return {};
 }
 
