@@ -32,6 +32,9 @@ constexpr char kHelp[] =
     "  repair NAME          put missing and damaged parts in place again\n"
     "  place NAME           why its parts are where they are\n"
     "  rm NAME              remove it from all nodes\n"
+    "  drain NODE           take a node out of service: its parts move to others, and it gets no\n"
+    "                       new ones; ends when no session needs it, or says which do, and why\n"
+    "  undrain NODE         the node takes parts again\n"
     "  status               this node's crstored: nodes, sessions, what is wrong\n"
     "NAME: a session's name, or the beginning of its number (4 digits or more).\n"
     "      --sequence N     get: this checkpoint (default: the newest that is whole)\n"
@@ -42,8 +45,9 @@ constexpr char kHelp[] =
     "                       give up after so long without a word (default 120)\n"
     "  -h, --help           this text\n"
     "  -V, --version        the version\n"
-    "Exit status: 0; 1 it was refused or failed; 2 misuse; 3 verify: something is damaged.\n";
-constexpr int kExitDamaged = 3;
+    "Exit status: 0; 1 it was refused or failed; 2 misuse; 3 verify: something is damaged; drain:\n"
+    "some session still needs the node.\n";
+constexpr int kExitDamaged = 3, kExitNeeded = 3;
 
 struct Options {
   std::string socket, command;
@@ -84,13 +88,15 @@ Options parse(int argc, char** argv) {
     }
   }
   if (optind == argc)
-    tools::misuse(kTool, "no command; give ls, stat, get, verify, repair, place, rm or status");
+    tools::misuse(
+        kTool,
+        "no command; give ls, stat, get, verify, repair, place, rm, drain, undrain or status");
   o.command = argv[optind++];
   o.arguments.assign(argv + optind, argv + argc);
   const std::string& c = o.command;
   const size_t wanted = c == "ls" || c == "status" ? 0 : c == "get" ? 2 : 1;
   const bool known = c == "ls" || c == "stat" || c == "get" || c == "verify" || c == "place" ||
-                     c == "rm" || c == "status" || c == "repair";
+                     c == "rm" || c == "status" || c == "repair" || c == "drain" || c == "undrain";
   if (!known) tools::misuse(kTool, c + ": no such command");
   if (o.arguments.size() != wanted) {
     tools::misuse(kTool, c + " takes " + std::to_string(wanted) + " arguments");
@@ -170,8 +176,8 @@ void show_status(const Json& j) {
          tools::human_bytes(number_of(j, "lent_bytes")).c_str(),
          tools::human_bytes(number_of(j, "dram_bytes")).c_str(), number_of(j, "transfers"));
   for (const Json& n : j["nodes"]) {
-    printf("  %-16s %-24s %s\n", text_of(n, "name").c_str(), text_of(n, "address").c_str(),
-           text_of(n, "state").c_str());
+    printf("  %-16s %-24s %s%s\n", text_of(n, "name").c_str(), text_of(n, "address").c_str(),
+           node::flag_of(n, "draining") ? "draining; " : "", text_of(n, "state").c_str());
   }
   for (const Json& s : j["sessions"]) {
     printf("session %s (%s), %s: checkpoint %lu is %s\n", text_of(s, "name").c_str(),
@@ -194,9 +200,40 @@ int show_verified(const Json& j) {
   return 0;
 }
 
+int status_of_drain(const Json& j) { return node::flag_of(j, "drained") ? 0 : kExitNeeded; }
+
+int show_drain(const Json& j) {
+  const std::string node = text_of(j, "node");
+  if (node::flag_of(j, "drained")) {
+    printf("node %s is drained: no session needs it\n", node.c_str());
+    return 0;
+  }
+  printf("node %s gets no new parts%s\n", node.c_str(),
+         j["left"].empty() ? "; what it still keeps cannot be seen until it can be reached"
+                           : ", and is still needed:");
+  for (const Json& n : j["left"]) {
+    printf("  %s (%s): %s\n", text_of(n, "name").c_str(),
+           text_of(n, "session").substr(0, 8).c_str(), text_of(n, "why").c_str());
+  }
+  if (const std::string trouble = text_of(j, "trouble"); !trouble.empty()) {
+    printf("%s; the nodes go on with it, `crstore drain %s` shows how far they are\n",
+           trouble.c_str(), node.c_str());
+  }
+  return kExitNeeded;
+}
+
+void show_progress(const Options& o, const Json& j) {
+  if (o.json || o.command != "drain" || text_of(j, "event") != "progress") return;
+  printf("%s: %lu sessions need it, %lu of them move; %lu parts are there (%s)\n",
+         text_of(j, "node").c_str(), number_of(j, "sessions"), number_of(j, "moving"),
+         number_of(j, "parts"), tools::human_bytes(number_of(j, "bytes")).c_str());
+  fflush(stdout);
+}
+
 int show(const Options& o, const Json& j) {
   if (o.json) {
     printf("%s\n", node::dump_json(j).c_str());
+    if (o.command == "drain") return status_of_drain(j);
     return o.command == "verify" && !j["bad"].empty() ? kExitDamaged : 0;
   }
   show_unreachable(j);
@@ -218,6 +255,11 @@ int show(const Options& o, const Json& j) {
            number_of(j, "decoded_rows") != 0 ? ", partly computed from other parts" : "",
            text_of(j, "dir").c_str());
   }
+  if (o.command == "drain") return show_drain(j);
+  if (o.command == "undrain") {
+    printf("node %s takes parts again; those that have moved stay where they are\n",
+           text_of(j, "node").c_str());
+  }
   return o.command == "verify" ? show_verified(j) : 0;
 }
 
@@ -231,7 +273,8 @@ int main(int argc, char** argv) {
     fprintf(stderr, "%s: %s\n", kTool, text.c_str());
     return 1;
   }
-  Json request{{"op", o.command}};
+  Json request{{"op", o.command == "undrain" ? "drain" : o.command}};
+  if (o.command == "undrain") request["undo"] = true;
   if (!o.arguments.empty()) request["name"] = o.arguments[0];
   if (o.command == "get") request["dir"] = tools::absolute_path(kTool, o.arguments[1]);
   if (o.sequence != 0) request["sequence"] = o.sequence;
@@ -246,7 +289,10 @@ int main(int argc, char** argv) {
               client->gone() ? "crstored went away; see its log" : "crstored does not answer");
       return 1;
     }
-    if (!text_of(*j, "event").empty()) continue;
+    if (!text_of(*j, "event").empty()) {
+      show_progress(o, *j);
+      continue;
+    }
     if (node::flag_of(*j, "ok")) return show(o, *j);
     if (o.json) printf("%s\n", node::dump_json(*j).c_str());
     fprintf(stderr, "%s: %s\n", kTool, text_of(*j, "error").c_str());

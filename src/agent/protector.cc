@@ -69,6 +69,7 @@ void Protector::serve() {
       }
     } else if (node::flag_of(*j, "ok")) {
       accepted_ = true;
+      if (const std::string notice = node::text_of(*j, "notice"); !notice.empty()) say_(notice);
     } else {
       return fail(node::text_of(*j, "error"));
     }

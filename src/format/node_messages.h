@@ -14,6 +14,7 @@
 // PartFailed ends a transfer from either side.
 #pragma once
 
+#include "format/node_states.h"
 #include "format/part.h"
 #include "format/wire.h"
 
@@ -33,6 +34,11 @@ enum NodeMessageType : uint16_t {
   kFetched,
   kRemoveSession,
   kRemoved,
+  kShareStates,
+  kStates,
+  kAskSessions,
+  kSessions,
+  kDropParts,
   kNodeMessageEnd,
 };
 
@@ -194,5 +200,62 @@ struct Removed {
   uint32_t files;
 };
 CR_ON_DISK(Removed, 16);
+
+// What the sender knows of nodes' states, NodeStateRecords that follow; kStates is the answer, with
+// those of the other side from `skip` on.
+struct NodeStatesMessage {
+  uint64_t request;
+  uint32_t count;
+  uint32_t skip;
+  uint32_t more;  // of the answer, 1: there are others behind them
+  uint32_t reserved;
+};
+CR_ON_DISK(NodeStatesMessage, 24);
+inline constexpr uint32_t kMostStatesAtOnce = 128;
+
+// Which sessions do you see to? Of those `node` is told about: is it one of their holders?
+struct AskSessions {
+  uint64_t request;
+  uint32_t skip;
+  uint32_t reserved;
+  char node[kWireNameBytes];
+};
+CR_ON_DISK(AskSessions, 80);
+
+enum SessionFlags : uint32_t {
+  kSessionRuns = 1,      // its program is on the node that answers
+  kSessionMended = 2,    // it is not, and its parts are being put in place anew
+  kSessionUsesNode = 4,  // the node that was asked about is one of its holders
+  kSessionStays = 8,     // ... and no other can take its place: `text` says why
+  kSessionAllFlags = 15,
+};
+struct SessionEntry {
+  uint8_t session_id[16];
+  Triple triple;        // the newest checkpoint that was sent
+  uint64_t sent_bytes;  // to other nodes
+  uint32_t flags;       // SessionFlags
+  uint32_t parts, of;   // of that checkpoint: in place, wanted
+  uint32_t reserved;
+  char name[kPartNameBytes];
+  char text[kNodeTextBytes];  // what keeps it from having all; "": nothing
+};
+CR_ON_DISK(SessionEntry, 328);
+inline constexpr uint32_t kMostSessionEntries = 48;
+
+struct SessionList {  // its entries follow
+  uint64_t request;
+  uint32_t entries;
+  uint32_t more;  // 1: there are others behind them
+};
+CR_ON_DISK(SessionList, 16);
+
+// Parts of the session under that number that are not newer may be removed: others have them.
+struct DropParts {
+  uint8_t session_id[16];
+  Triple triple;
+  uint32_t holder;
+  uint32_t reserved;
+};
+CR_ON_DISK(DropParts, 48);
 
 }  // namespace cr::format

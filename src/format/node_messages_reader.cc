@@ -2,6 +2,7 @@
 // node_messages_reader.cc - see node_messages_reader.h. Invariant: as there. Context: N, H, S, R.
 #include "format/node_messages_reader.h"
 
+#include "format/node_states_reader.h"
 #include "format/wire_reader.h"
 
 namespace cr::format {
@@ -98,6 +99,46 @@ Result<void> check_message(const Fetched& m) {
 Result<void> check_message(const RemoveSession& m) { return expect(m.reserved == 0); }
 
 Result<void> check_message(const Removed& m) { return expect(is_code(m.code)); }
+
+// A node that is asked about, or nobody.
+Result<void> check_message(const AskSessions& m) {
+  uint64_t length = 0;
+  while (length < kWireNameBytes && m.node[length] != '\0') length++;
+  return expect((length == 0 || is_wire_name(m.node, length)) && m.reserved == 0);
+}
+
+Result<void> check_message(const SessionEntry& m) {
+  return expect(m.flags <= kSessionAllFlags && m.parts <= m.of && m.of <= kMostPartHolders &&
+                ends(m.name) && ends(m.text) && m.reserved == 0);
+}
+
+Result<void> check_message(const DropParts& m) {
+  return expect(m.holder < kMostPartHolders && m.reserved == 0);
+}
+
+Result<NodeStatesView> read_node_states_message(const uint8_t* bytes, uint64_t size) {
+  NodeStatesView v;
+  if (size < sizeof(v.head)) return kWrongMessageSize;
+  __builtin_memcpy(&v.head, bytes, sizeof(v.head));
+  if (v.head.count > kMostStatesAtOnce || v.head.more > 1 || v.head.reserved != 0) {
+    return kWrongField;
+  }
+  if (size != sizeof(v.head) + v.head.count * sizeof(NodeStateRecord)) return kWrongMessageSize;
+  v.records = bytes + sizeof(v.head);
+  for (uint32_t i = 0; i < v.head.count; i++) CR_TRYV(expect(is_node_state(v.record(i))));
+  return v;
+}
+
+Result<SessionListView> read_session_list(const uint8_t* bytes, uint64_t size) {
+  SessionListView v;
+  if (size < sizeof(v.head)) return kWrongMessageSize;
+  __builtin_memcpy(&v.head, bytes, sizeof(v.head));
+  if (v.head.entries > kMostSessionEntries || v.head.more > 1) return kWrongField;
+  if (size != sizeof(v.head) + v.head.entries * sizeof(SessionEntry)) return kWrongMessageSize;
+  v.entries = bytes + sizeof(v.head);
+  for (uint32_t i = 0; i < v.head.entries; i++) CR_TRYV(check_message(v.entry(i)));
+  return v;
+}
 
 Result<PartListView> read_part_list(const uint8_t* bytes, uint64_t size) {
   PartListView v;

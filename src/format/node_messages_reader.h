@@ -25,6 +25,9 @@ Result<void> check_message(const FetchRows& m);
 Result<void> check_message(const Fetched& m);
 Result<void> check_message(const RemoveSession& m);
 Result<void> check_message(const Removed& m);
+Result<void> check_message(const AskSessions& m);
+Result<void> check_message(const SessionEntry& m);
+Result<void> check_message(const DropParts& m);
 
 inline constexpr Error kWrongMessageSize{Errc::kDamaged, 0, "a message has a wrong length"};
 
@@ -49,6 +52,31 @@ struct PartListView {
   }
 };
 Result<PartListView> read_part_list(const uint8_t* bytes, uint64_t size);
+
+// kShareStates and kStates.
+struct NodeStatesView {
+  NodeStatesMessage head{};
+  const uint8_t* records = nullptr;
+
+  NodeStateRecord record(uint32_t i) const {
+    NodeStateRecord r;
+    __builtin_memcpy(&r, records + uint64_t{i} * sizeof(r), sizeof(r));
+    return r;
+  }
+};
+Result<NodeStatesView> read_node_states_message(const uint8_t* bytes, uint64_t size);
+
+struct SessionListView {
+  SessionList head{};
+  const uint8_t* entries = nullptr;
+
+  SessionEntry entry(uint32_t i) const {
+    SessionEntry e;
+    __builtin_memcpy(&e, entries + uint64_t{i} * sizeof(e), sizeof(e));
+    return e;
+  }
+};
+Result<SessionListView> read_session_list(const uint8_t* bytes, uint64_t size);
 
 // The number with which every message begins, of a transfer or of a request; 0 if there is none.
 uint64_t number_of_message(const uint8_t* bytes, uint64_t size);

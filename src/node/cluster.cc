@@ -107,13 +107,14 @@ void Cluster::on_down(LinkId id, const Error&, const std::string& text) {
 
 void Cluster::on_refused(WireReason, const std::string&, const std::string&) {}
 
-template <typename T>
-Result<std::vector<uint8_t>> Cluster::ask(const std::string& node, uint16_t type, T& message) {
+Result<std::vector<uint8_t>> Cluster::ask_bytes(const std::string& node, uint16_t type,
+                                                std::span<uint8_t> message) {
   Peer& peer = peers_[node];
   if (!peer.up) return Error{Errc::kAgentGone, 0, "the node cannot be reached"};
-  message.request = ++request_;
+  ++request_;
+  memcpy(message.data(), &request_, sizeof(request_));
   answer_.reset();
-  CR_TRYV(send_struct(*hub_, peer.link, type, message));
+  CR_TRYV(hub_->send(peer.link, type, message));
   if (!wait(options_.answer_ns, [&] { return answer_ || !peer.up; })) {
     return Error{Errc::kTimeout, ETIMEDOUT, "the node does not answer"};
   }

@@ -14,6 +14,7 @@
 
 #include "node/link.h"
 #include "node/members.h"
+#include "node/node_states.h"
 #include "node/part_store.h"
 
 namespace cr::node {
@@ -52,6 +53,11 @@ class Cluster : private LinkHandler {
   Result<std::vector<uint8_t>> fetch_description(const FoundPart& part);
   // How many files were removed on all nodes together.
   Result<unsigned> remove(const SessionId& id, uint32_t uid, std::string* ret_text);
+  // All that can be reached, and this node, know of the same nodes' states afterwards.
+  void share(NodeStates& states);
+  // The sessions that `node`, not this one, sees to, and whether `about` is one of their holders.
+  Result<std::vector<format::SessionEntry>> sessions(const std::string& node,
+                                                     const std::string& about);
 
   // The most rows of one fetch_rows().
   static constexpr uint64_t kMostRows = 1024;
@@ -69,9 +75,14 @@ class Cluster : private LinkHandler {
                   const std::string& text) override;
   template <typename Condition>
   bool wait(uint64_t ns, const Condition& condition);
-  // Sends, and waits for the answer with that number.
+  // Sends, and waits for the answer with the number that the message gets in its first 8 bytes.
+  Result<std::vector<uint8_t>> ask_bytes(const std::string& node, uint16_t type,
+                                         std::span<uint8_t> message);
   template <typename T>
-  Result<std::vector<uint8_t>> ask(const std::string& node, uint16_t type, T& message);
+  Result<std::vector<uint8_t>> ask(const std::string& node, uint16_t type, T& message) {
+    static_assert(offsetof(T, request) == 0);
+    return ask_bytes(node, type, {reinterpret_cast<uint8_t*>(&message), sizeof(message)});
+  }
   Result<PartCache::Part> own_part(const FoundPart& part);
   Result<void> fetch(const FoundPart& part, uint32_t kind, uint64_t off, uint64_t count,
                      uint8_t* ret, uint64_t bytes, uint64_t* ret_row);

@@ -53,6 +53,7 @@ Result<std::unique_ptr<Daemon>> Daemon::create(NodeConfig config,
                           : strerror(e));
     return Error{Errc::kBusy, e, "locking the store"};
   }
+  d->states_ = std::make_unique<NodeStates>(d->config_.store_dir, d->config_.durable, d->log_);
   d->posted_ = os::Fd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!d->posted_) return Error{Errc::kSystem, errno, "eventfd"};
   d->threads_ = std::make_unique<StoreThreads>(
@@ -65,6 +66,7 @@ Result<std::unique_ptr<Daemon>> Daemon::create(NodeConfig config,
 Daemon::~Daemon() {
   for (;;) {
     std::unique_lock held(mutex_);
+    ending_ = true;
     const auto one = works_.begin();
     if (one == works_.end()) break;
     std::thread thread = std::move(one->second.thread);
@@ -118,6 +120,7 @@ Cluster::Options Daemon::cluster_options() const {
   o.link.silence_ns = config_.silence_ns;
   o.key_file = config_.key_file;
   o.members = config_.members;
+  states_->apply(&o.members.list);
   o.store = store_.get();
   return o;
 }
@@ -159,6 +162,7 @@ void Daemon::on_up(LinkId id, const std::string& peer) {
   p->second.trouble.clear();
   std::erase_if(refusals_,
                 [&](const auto& r) { return r.first.starts_with("node " + peer + " "); });
+  share_states(id);
   for (auto& [name, session] : sessions_) session->on_up(peer);
 }
 
@@ -166,6 +170,7 @@ void Daemon::on_message(LinkId id, uint16_t type, std::span<const uint8_t> paylo
   for (auto& [name, session] : sessions_) {
     if (session->on_message(id, type, payload)) return;
   }
+  if (on_state_message(id, type, payload)) return;
   (void)holder_->on_message(id, type, payload);
 }
 
@@ -216,9 +221,10 @@ uint64_t Daemon::keep_links(uint64_t now) {
   uint64_t next = ~uint64_t{0};
   for (auto& [name, peer] : peers_) {
     if (peer.link != LinkId::kNone) continue;
-    const bool needed = std::ranges::any_of(sessions_, [&, &wanted = name](const auto& s) {
-      return std::ranges::count(s.second->holders(), wanted) != 0;
-    });
+    const bool needed =
+        drops_.contains(name) || std::ranges::any_of(sessions_, [&, &wanted = name](const auto& s) {
+          return std::ranges::count(s.second->holders(), wanted) != 0;
+        });
     if (!needed) continue;
     if (now < peer.retry_ns) {
       next = std::min(next, peer.retry_ns);
@@ -241,6 +247,7 @@ uint64_t Daemon::keep_links(uint64_t now) {
 // As placement is to see them.
 std::vector<Member> Daemon::members_now() const {
   std::vector<Member> members = config_.members.list;
+  states_->apply(&members);
   const uint64_t now = now_ns();
   for (Member& m : members) {
     const auto p = peers_.find(m.name);
@@ -248,31 +255,6 @@ std::vector<Member> Daemon::members_now() const {
     if (now - p->second.gone_ns >= config_.repair_after_ns) m.state = NodeState::kDown;
   }
   return members;
-}
-
-void Daemon::replace_holders() {
-  const std::vector<Member> members = members_now();
-  const auto gone = [&](const std::string& name) {
-    const size_t i = find_member(members, name);
-    return i == members.size() || members[i].state == NodeState::kDown;
-  };
-  for (auto& [id, session] : sessions_) {
-    if (std::ranges::none_of(session->holders(), gone)) continue;
-    const PlacementRequest place{members, session->session().id, config_.members.self().name,
-                                 session->session().protection.parts(), config_.strict_racks};
-    std::string text;
-    auto placed = replace(place, session->holders(), &text);
-    if (!placed) {
-      if (cannot_replace_ != text) log_("session " + session->session().name + ": " + text);
-      cannot_replace_ = text;
-      continue;
-    }
-    for (const unsigned h : placed->moved) {
-      log_("session " + session->session().name + ": part " + std::to_string(h) + " goes to " +
-           placed->holders[h] + ", as " + session->holders()[h] + " is gone");
-    }
-    session->set_holders(placed->holders);
-  }
 }
 
 void Daemon::begin_repair(ProtectedSession s, const std::vector<std::string>& old,
@@ -283,6 +265,7 @@ void Daemon::begin_repair(ProtectedSession s, const std::vector<std::string>& ol
     log_("session " + s.name + " cannot be repaired: " + why);
     answer(client, failure(s.name + ": " + why));
     remove_image(s.dir);
+    mending_.erase(s.id);
   };
   if (sessions_.contains(id)) return refuse("it is being kept by this node already");
   const PlacementRequest place{members, s.id, config_.members.self().name, s.protection.parts(),
@@ -326,6 +309,8 @@ void Daemon::end_repair(const Replicator& r) {
   j["sequence"] = s.triple.sequence;
   answer(at->second.client, j);
   repairs_.erase(at);
+  mending_.erase(r.session().id);
+  look_ns_ = std::min(look_ns_, now_ns() + kSecond);  // what was elsewhere may go now
 }
 
 // The parts of a session that runs here are written anew from its own images. false: it does not.
@@ -344,30 +329,6 @@ bool Daemon::rewrite(const Client& c, const std::string& name) {
   return false;
 }
 
-// What lacks parts two times in a row is repaired.
-void Daemon::look_for_repairs(uint64_t now) {
-  if (!hub_ || config_.repair_after_ns == 0 || looking_ || now < look_ns_) return;
-  const bool first = look_ns_ == 0;
-  look_ns_ = now + std::max(config_.repair_after_ns, kSecond);
-  if (first) return;
-  looking_ = true;
-  begin_look();
-}
-
-void Daemon::begin_look() {
-  start_thread([this, context = context_of(0, 0, 0)] {
-    std::vector<std::string> lacking = lacking_sessions(context);
-    later([this, lacking] {
-      looking_ = false;
-      for (const std::string& id : lacking) {
-        if (std::ranges::count(lacking_, id) == 0 || sessions_.contains(id)) continue;
-        begin_work(0, 0, 0, Json{{"op", "repair"}, {"name", id}});
-      }
-      lacking_ = lacking;
-    });
-  });
-}
-
 void Daemon::accept_client() {
   os::Fd fd(accept4(listen_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
   if (!fd) return;
@@ -381,6 +342,10 @@ void Daemon::accept_client() {
   c.number = next_client_++;
   c.uid = peer.uid;
   c.gid = peer.gid;
+  {
+    const std::lock_guard held(mutex_);
+    present_.insert(c.number);
+  }
   clients_.push_back(std::move(c));
 }
 
@@ -422,6 +387,11 @@ void Daemon::on_request(Client& c, const Json& request) {
   if (op == "status") return answer(c.number, status_json(c.uid));
   if (op == "place") return answer(c.number, place_json(text_of(request, "name"), c.uid));
   if (op == "repair" && rewrite(c, text_of(request, "name"))) return;
+  if (op == "drain" && c.uid != 0 && c.uid != geteuid()) {
+    return answer(c.number, failure("taking a node out of service is for root and the user of "
+                                    "crstored (uid " +
+                                    std::to_string(geteuid()) + ") alone"));
+  }
   if (is_cluster_request(op)) return begin_work(c.number, c.uid, c.gid, request);
   answer(c.number, failure("crstored does not know the request \"" + op +
                            "\"; is it of another version than this program?"));
@@ -471,10 +441,18 @@ void Daemon::on_protect(Client& c, const Json& request) {
   if (const auto old = sessions_.find(id); old != sessions_.end()) end_repair(*old->second);
   (void)store_->note_source(s.id, s.dir);  // crrestore finds it by name only then
   sessions_[id] = std::move(*r);
+  beside_.erase(id);
   c.session = id;
   log_("session " + s.name + " (" + id.substr(0, 8) + ") is protected by " +
        store::to_string(s.protection));
   Json j{{"ok", true}, {"holders", placed->holders}, {"racks_shared", placed->racks_shared}};
+  if (const std::string own = config_.members.self().name; states_->is_draining(own)) {
+    j["notice"] = "node " + own +
+                  " is being drained: checkpoints are kept on the others as before, "
+                  "but the program is to leave; end it with `crckpt --then=kill`, and "
+                  "`crrestore " +
+                  s.name + "` on another node goes on";
+  }
   answer(c.number, j);
   sessions_[id]->wake(now_ns());
 }
@@ -486,6 +464,7 @@ void Daemon::on_committed(Client& c) {
 
 void Daemon::tell_safety(const Replicator& r) {
   const Safety& s = r.safety();
+  note_full(r);
   std::string trouble;
   for (unsigned h = 0; h < r.holders().size(); h++) {
     if (!r.trouble(h).empty()) trouble = r.holders()[h] + ": " + r.trouble(h);
@@ -512,6 +491,10 @@ void Daemon::tell_safety(const Replicator& r) {
 // The agent is gone, and with it the program perhaps: what it committed last is taken on all the
 // same.
 void Daemon::client_gone(Client& c) {
+  {
+    const std::lock_guard held(mutex_);
+    present_.erase(c.number);
+  }
   const auto s = sessions_.find(c.session);
   if (s == sessions_.end()) return;
   s->second->wake(now_ns());
@@ -530,6 +513,7 @@ Json Daemon::status_json(uint32_t uid) {
   Json nodes = Json::array();
   for (const Member& m : config_.members.list) {
     Json n{{"name", m.name}, {"address", address_of(m)}, {"rack", m.rack}};
+    n["draining"] = states_->is_draining(m.name);
     const auto p = peers_.find(m.name);
     if (p == peers_.end()) {
       n["state"] = "this node";
@@ -572,12 +556,17 @@ Json Daemon::place_json(const std::string& name, uint32_t uid) {
   for (const auto& [id, r] : sessions_) {
     if (!may_see(uid, *r)) continue;
     if (id != name && r->session().name != name && !id.starts_with(name)) continue;
-    const PlacementRequest place{config_.members.list, r->session().id, config_.members.self().name,
+    const std::vector<Member> members = members_now();
+    const PlacementRequest place{members, r->session().id, config_.members.self().name,
                                  r->session().protection.parts(), config_.strict_racks};
+    std::string why;
+    const auto chosen = node::holders(place, &why);
     return {{"ok", true},
             {"holders", r->holders()},
-            {"index", index_node(config_.members.list, r->session().id)},
-            {"text", explain(place)}};
+            {"index", index_node(members, r->session().id)},
+            {"text",
+             explain(place, chosen && chosen->holders == r->holders() ? std::vector<std::string>()
+                                                                      : r->holders())}};
   }
   return failure("no session " + name + " is protected on this node; `crstore ls` lists all");
 }
@@ -597,10 +586,16 @@ void Daemon::post(uint64_t client, const Json& message) {
 RequestContext Daemon::context_of(uint64_t client, uint32_t uid, uint32_t gid) {
   RequestContext context;
   context.cluster = cluster_options();
+  context.states = states_.get();
   context.uid = uid;
   context.gid = gid;
   context.durable = config_.durable;
   context.tell = [this, client](const Json& j) { post(client, j); };
+  context.wanted = [this, client] { return is_wanted(client); };
+  context.sessions = [this, client](const std::string& about) {
+    return ask_own_thread(client, about);
+  };
+  context.look_soon = [this] { later([this] { look_ns_ = std::min(look_ns_, now_ns()); }); };
   context.repair_dir = config_.store_dir + "/repair";
   context.repair = [this, client](ProtectedSession s, std::vector<std::string> old,
                                   std::vector<Member> members) {
@@ -665,7 +660,8 @@ void Daemon::run(int stop_fd) {
     uint64_t next = hub_ ? std::min(keep_links(now), hub_->next_tick_ns()) : ~uint64_t{0};
     if (holder_) next = std::min(next, holder_->tick(now));
     replace_holders();
-    look_for_repairs(now);
+    look_around(now);
+    drop_stale();
     next = std::min(next, now + kSecond);
     bool idle = true;
     for (auto s = sessions_.begin(); s != sessions_.end();) {
@@ -673,6 +669,7 @@ void Daemon::run(int stop_fd) {
       next = std::min(next, s->second->next_ns());
       if (s->second->has_ended() && s->second->is_idle()) {
         end_repair(*s->second);
+        beside_.erase(s->first);
         s = sessions_.erase(s);
         continue;
       }

@@ -17,7 +17,9 @@
 #include "node/cluster.h"
 #include "node/holder.h"
 #include "node/json.h"
+#include "node/look.h"
 #include "node/members.h"
+#include "node/node_states.h"
 #include "node/placement.h"
 #include "node/replicator.h"
 
@@ -101,9 +103,25 @@ class Daemon : private LinkHandler {
                     const std::vector<Member>& members, uint64_t client);
   void end_repair(const Replicator& r);
   bool rewrite(const Client& c, const std::string& name);
-  void look_for_repairs(uint64_t now_ns);
   std::vector<Member> members_now() const;
+  // Looks at all nodes' parts now and then: what is to be mended, moved, removed (daemon_look.cc).
+  void look_around(uint64_t now_ns);
   void begin_look();
+  void end_look(const LookResult& result);
+  void mend(const SessionId& id);
+  void find_stale(const LookResult& result);
+  void drop_stale();
+  bool may_be_dropped(const std::string& node, const format::DropParts& drop);
+  void note_full(const Replicator& r);
+  void on_drop(const format::DropParts& drop);
+  // What nodes tell each other about nodes and sessions. true: the message was of that kind.
+  bool on_state_message(LinkId link, uint16_t type, std::span<const uint8_t> payload);
+  void on_states(LinkId link, uint16_t type, std::span<const uint8_t> payload);
+  void on_ask_sessions(LinkId link, const format::AskSessions& question);
+  void share_states(LinkId link);
+  std::vector<format::SessionEntry> sessions_here(const std::string& about);
+  std::vector<format::SessionEntry> ask_own_thread(uint64_t client, const std::string& about);
+  bool is_wanted(uint64_t client);
   void start_thread(std::function<void()> work);
   void later(std::function<void()> task);
   // Does it in a thread; its result, and what it tells on the way, goes to the client.
@@ -131,24 +149,40 @@ class Daemon : private LinkHandler {
   std::map<std::string, Peer> peers_;
   std::map<std::string, std::unique_ptr<Replicator>> sessions_;  // by hexadecimal id
   std::map<std::string, Repair> repairs_;                        // likewise
-  std::string cannot_replace_;                                   // said already
-  std::map<std::string, uint64_t> refusals_;                     // said already, and when
+  struct Beside {                                                // of one in sessions_
+    std::string cannot_replace;  // why a holder that is gone or drained stays, said already
+    bool moved = false;          // a part has another holder, and not all have their parts yet
+    format::Triple full{};       // the newest checkpoint of which all holders had their parts
+  };
+  std::map<std::string, Beside> beside_;      // likewise
+  std::map<std::string, uint64_t> refusals_;  // said already, and when
+  std::unique_ptr<NodeStates> states_;
   uint64_t look_ns_ = 0;
   bool looking_ = false;
-  std::vector<std::string> lacking_;  // sessions that lacked parts when it was looked last
+  std::map<SessionId, uint64_t> lacking_;  // sessions that lack parts, and since when
+  std::set<SessionId> mending_;            // that are repaired without anybody having asked
+  std::map<std::string, std::vector<format::DropParts>> drops_;  // by node
   std::vector<Client> clients_;
   uint64_t next_client_ = 1;
   std::mutex mutex_;                          // of what follows
   std::vector<std::function<void()>> tasks_;  // for the daemon's own thread
+  std::set<uint64_t> present_;                // numbers of clients that are connected
+  bool ending_ = false;
   std::map<uint64_t, Work> works_;
 };
 
 // What a request needs that is done in a thread (requests.cc).
 struct RequestContext {
-  Cluster::Options cluster;
+  Cluster::Options cluster;  // the members with their states
+  NodeStates* states = nullptr;
   uint32_t uid = 0, gid = 0;  // whose request it is
   bool durable = true;
   std::function<void(const Json&)> tell;  // progress
+  // Does anybody still wait for the answer?
+  std::function<bool()> wanted;
+  // Those that this node sees to, as Cluster::sessions(). Asks the daemon's own thread.
+  std::function<std::vector<format::SessionEntry>(const std::string& about)> sessions;
+  std::function<void()> look_soon;
   // Where an image for a repair is put, and who goes on with it.
   std::string repair_dir;
   std::function<void(ProtectedSession, std::vector<std::string> old, std::vector<Member> now)>
@@ -157,9 +191,12 @@ struct RequestContext {
 // ls, stat, get, verify, repair, rm. The answer has "ok"; if that is false, "error" is text for
 // people.
 Json do_request(const RequestContext& context, const Json& request);
+// The states of all nodes, shared with those that can be reached, and the sessions that these see
+// to.
+Surroundings surroundings_of(const RequestContext& context, Cluster& cluster);
 bool is_cluster_request(const std::string& op);
-// Sessions whose node cannot be asked, that this node has to see to, and that lack parts: their
-// hexadecimal ids.
-std::vector<std::string> lacking_sessions(const RequestContext& context);
+// Has a node give its parts away, or take some again; ends when no session needs it, or when
+// nothing more can be moved (drain.cc).
+Json drain_node(const RequestContext& context, const Json& request);
 
 }  // namespace cr::node

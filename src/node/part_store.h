@@ -60,11 +60,15 @@ class PartStore {
   // Removes everything of the session; how many files that were. kPermission: it is another user's
   // (uid 0 may).
   Result<unsigned> remove(const SessionId& id, uint32_t uid);
+  // Removes that holder's part, both buffers, as far as it is not newer and not being taken in; how
+  // many files that were (drop_parts.cc).
+  Result<unsigned> drop(const SessionId& id, unsigned holder, const format::Triple& newest);
 
  private:
   friend class PartReceiver;
   PartStore(std::string dir, bool durable) : dir_(std::move(dir)), durable_(durable) {}
   Result<void> make_session(const SessionId& id);
+  Result<unsigned> drop_files(const SessionId& id, unsigned holder, const format::Triple& newest);
   // false: the part is being taken in already.
   bool begin_part(const SessionId& id, unsigned holder);
   void end_part(const SessionId& id, unsigned holder);

@@ -252,36 +252,29 @@ Json get(const RequestContext& context, Cluster& cluster, const Found& f, const 
   return j;
 }
 
-// Those that could not be reached are down.
-std::vector<Member> members_now(const RequestContext& context, const Cluster& cluster) {
-  std::vector<Member> members = context.cluster.members.list;
-  for (Member& m : members) {
-    if (cluster.unreachable().contains(m.name)) m.state = NodeState::kDown;
-  }
-  return members;
-}
-
-size_t up_among(const std::vector<Member>& members) {
-  return static_cast<size_t>(std::ranges::count(members, NodeState::kUp, &Member::state));
-}
-
 // The newest checkpoint that can be had is made an image here, and its parts are written anew from
 // that. The answer comes later.
 Json repair(const RequestContext& context, Cluster& cluster, const Found& f) {
   std::string text;
   const Available* a = choose_checkpoint(f, 0, &text);
   if (a == nullptr) return failure(text);
-  const std::vector<Member>& members = context.cluster.members.list;
+  const Surroundings around = surroundings_of(context, cluster);
   const std::string origin = a->like.origin, own = context.cluster.members.self().name;
-  if (origin != own && find_member(members, origin) < members.size() &&
-      !cluster.unreachable().contains(origin)) {
+  if (around.elsewhere.contains(f.id)) {
+    return failure(f.name +
+                   ": another node sees to it, where it runs or is being repaired; its "
+                   "crstored puts missing parts in place by itself");
+  }
+  std::vector<Member> now = around.members;
+  const size_t at = find_member(now, origin);
+  if (origin != own && at < now.size() && now[at].state == NodeState::kUp) {
     return failure(f.name + ": its node " + origin + " is up; run `crstore repair` there");
   }
-  std::vector<Member> now = members_now(context, cluster);
-  if (up_among(now) < a->protection.parts()) {
+  if (in_service(now) < a->protection.parts()) {
     return failure(f.name + ": " + std::to_string(a->protection.parts()) +
                    " nodes are needed, one for each part, and only " +
-                   std::to_string(up_among(now)) + " can be reached; `crstore status` shows which");
+                   std::to_string(in_service(now)) +
+                   " can be reached and take one; `crstore status` shows which");
   }
   ProtectedSession s;
   s.id = f.id;
@@ -297,7 +290,12 @@ Json repair(const RequestContext& context, Cluster& cluster, const Found& f) {
   if (!made) return failure(text);
   std::vector<std::string> old;
   for (size_t h = 0; h < a->holders.size(); h++) {
-    old.push_back(a->holders[h].empty() ? "?" + std::to_string(h) : a->holders[h][0].node);
+    const auto stays = std::ranges::find_if(a->holders[h], [&](const FoundPart& p) {
+      const size_t m = find_member(now, p.node);
+      return m < now.size() && now[m].state == NodeState::kUp &&
+             std::ranges::find(old, p.node) == old.end();
+    });
+    old.push_back(stays == a->holders[h].end() ? "?" + std::to_string(h) : stays->node);
   }
   context.repair(std::move(s), std::move(old), std::move(now));
   return {};
@@ -329,31 +327,12 @@ Json verify(const RequestContext& context, Cluster& cluster, const Found& f) {
 
 bool is_cluster_request(const std::string& op) {
   return op == "ls" || op == "stat" || op == "get" || op == "verify" || op == "rm" ||
-         op == "repair";
-}
-
-std::vector<std::string> lacking_sessions(const RequestContext& context) {
-  std::string text;
-  std::vector<std::string> lacking;
-  auto cluster = Cluster::open(context.cluster, &text);
-  if (!cluster) return lacking;
-  const std::vector<FoundPart> parts = (*cluster)->list(nullptr);
-  const std::vector<Member> members = members_now(context, **cluster);
-  for (const Found& f : sessions_of(parts, 0)) {
-    const auto whole = std::ranges::find_if(f.checkpoints, &Available::is_whole);
-    if (whole == f.checkpoints.end() || whole->parts() == whole->holders.size()) continue;
-    if (up_among(members) < whole->holders.size()) continue;  // it could not be mended
-    const size_t origin = find_member(members, whole->like.origin);
-    const bool runs = origin < members.size() && members[origin].state == NodeState::kUp;
-    if (!runs && index_node(members, f.id) == context.cluster.members.self().name) {
-      lacking.push_back(to_hex(f.id));
-    }
-  }
-  return lacking;
+         op == "repair" || op == "drain";
 }
 
 Json do_request(const RequestContext& context, const Json& request) {
   std::string text;
+  if (text_of(request, "op") == "drain") return drain_node(context, request);
   auto opened = Cluster::open(context.cluster, &text);
   if (!opened) return failure(text.empty() ? opened.error().what : text);
   Cluster& cluster = **opened;

@@ -72,6 +72,12 @@ void expect(const Fetched& m) {
   check(m.code != 0 || (m.seal.bytes > 0 && m.seal.bytes <= kMostBlockBytes));
 }
 void expect(const RemoveSession& m) { g_sum += m.uid; }
+void expect(const AskSessions& m) { check(ends(m.node) && m.reserved == 0); }
+void expect(const SessionEntry& m) {
+  check(ends(m.name) && ends(m.text) && m.parts <= m.of && m.of <= kMostPartHolders);
+  check(m.flags <= kSessionAllFlags);
+}
+void expect(const DropParts& m) { check(m.holder < kMostPartHolders); }
 void expect(const Removed& m) { check(m.code <= static_cast<uint32_t>(cr::Errc::kLast)); }
 
 template <typename T>
@@ -91,6 +97,25 @@ void read_list(const uint8_t* data, size_t size) {
   if (!list) return;
   check(list->head.entries <= kMostEntries && list->head.more <= 1);
   check(list->entries + list->head.entries * sizeof(PartEntry) == data + size);
+  for (uint32_t i = 0; i < list->head.entries; i++) expect(list->entry(i));
+}
+
+void read_states(const uint8_t* data, size_t size) {
+  const auto states = read_node_states_message(data, size);
+  if (!states) return;
+  check(states->head.count <= kMostStatesAtOnce && states->head.more <= 1);
+  check(states->records + states->head.count * sizeof(NodeStateRecord) == data + size);
+  for (uint32_t i = 0; i < states->head.count; i++) {
+    const NodeStateRecord r = states->record(i);
+    check(ends(r.node) && r.node[0] != '\0' && r.version != 0 && r.draining <= 1);
+  }
+}
+
+void read_sessions(const uint8_t* data, size_t size) {
+  const auto list = read_session_list(data, size);
+  if (!list) return;
+  check(list->head.entries <= kMostSessionEntries && list->head.more <= 1);
+  check(list->entries + list->head.entries * sizeof(SessionEntry) == data + size);
   for (uint32_t i = 0; i < list->head.entries; i++) expect(list->entry(i));
 }
 
@@ -114,7 +139,12 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   read<Fetched>(m, size);
   read<RemoveSession>(m, size);
   read<Removed>(m, size);
+  read<AskSessions>(m, size);
+  read<SessionEntry>(m, size);
+  read<DropParts>(m, size);
   read_list(m, size);
+  read_states(m, size);
+  read_sessions(m, size);
   g_sum += number_of_message(m, size);
   return 0;
 }

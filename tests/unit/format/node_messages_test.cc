@@ -198,6 +198,72 @@ Test(node_messages, a_listing) {
   cr_assert(!read_part_list(few.data(), few.size()).has_value());
 }
 
+Test(node_messages, about_nodes_and_sessions) {
+  AskSessions question{1, 0, 0, "node-b"};
+  expect_bad<AskSessions>(question, {
+                                        [](AskSessions& a) { a.node[0] = '/'; },
+                                        [](AskSessions& a) { memset(a.node, 'x', 64); },
+                                        [](AskSessions& a) { a.reserved = 1; },
+                                    });
+  expect_bad<AskSessions>({1, 3, 0, ""}, {});
+  SessionEntry e{};
+  e.flags = kSessionRuns | kSessionUsesNode;
+  e.parts = 2;
+  e.of = 3;
+  memcpy(e.name, "job", 3);
+  expect_bad<SessionEntry>(e, {
+                                  [](SessionEntry& s) { s.flags = kSessionAllFlags + 1; },
+                                  [](SessionEntry& s) { s.parts = 4; },
+                                  [](SessionEntry& s) { s.of = kMostPartHolders + 1; },
+                                  [](SessionEntry& s) { memset(s.name, 'x', sizeof(s.name)); },
+                                  [](SessionEntry& s) { memset(s.text, 'x', sizeof(s.text)); },
+                                  [](SessionEntry& s) { s.reserved = 1; },
+                              });
+  expect_bad<DropParts>({{}, {1, 2, 3}, 2, 0},
+                        {
+                            [](DropParts& d) { d.holder = kMostPartHolders; },
+                            [](DropParts& d) { d.reserved = 1; },
+                        });
+}
+
+Test(node_messages, listings_of_nodes_and_sessions) {
+  const auto with = [](auto head, const auto& entry, uint32_t count) {
+    Bytes b = bytes_of(head);
+    for (uint32_t i = 0; i < count; i++) {
+      const Bytes one = bytes_of(entry);
+      b.insert(b.end(), one.begin(), one.end());
+    }
+    return b;
+  };
+  const auto states = [](const Bytes& b) {
+    return read_node_states_message(b.data(), b.size()).error().code;
+  };
+  NodeStateRecord r{"b", 1, 2, 1, 0};
+  cr_expect_eq(states(with(NodeStatesMessage{1, 2, 0, 1, 0}, r, 2)), Errc::kOk);
+  cr_expect_eq(states(with(NodeStatesMessage{1, 0, 9, 0, 0}, r, 0)), Errc::kOk);
+  cr_expect_eq(states(with(NodeStatesMessage{1, 2, 0, 1, 0}, r, 1)), Errc::kDamaged);
+  cr_expect_eq(states(with(NodeStatesMessage{1, 1, 0, 2, 0}, r, 1)), Errc::kDamaged);
+  cr_expect_eq(states(with(NodeStatesMessage{1, 1, 0, 0, 1}, r, 1)), Errc::kDamaged);
+  constexpr uint32_t kTooMany = kMostStatesAtOnce + 1;
+  cr_expect_eq(states(with(NodeStatesMessage{1, kTooMany, 0, 0, 0}, r, kTooMany)), Errc::kDamaged);
+  r.version = 0;
+  cr_expect_eq(states(with(NodeStatesMessage{1, 1, 0, 0, 0}, r, 1)), Errc::kDamaged);
+  cr_expect_eq(states(Bytes(23)), Errc::kDamaged);
+
+  const auto sessions = [](const Bytes& b) {
+    return read_session_list(b.data(), b.size()).error().code;
+  };
+  SessionEntry e{};
+  cr_expect_eq(sessions(with(SessionList{1, 2, 1}, e, 2)), Errc::kOk);
+  cr_expect_eq(sessions(with(SessionList{1, 2, 2}, e, 2)), Errc::kDamaged);
+  cr_expect_eq(sessions(with(SessionList{1, 2, 0}, e, 3)), Errc::kDamaged);
+  constexpr uint32_t kTooManyEntries = kMostSessionEntries + 1;
+  cr_expect_eq(sessions(with(SessionList{1, kTooManyEntries, 0}, e, kTooManyEntries)),
+               Errc::kDamaged);
+  e.parts = 1;  // of 0
+  cr_expect_eq(sessions(with(SessionList{1, 1, 0}, e, 1)), Errc::kDamaged);
+}
+
 Test(node_messages, each_begins_with_its_number) {
   const Bytes b = bytes_of(offer());
   cr_assert_eq(number_of_message(b.data(), b.size()), 9u);

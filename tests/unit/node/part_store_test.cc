@@ -510,3 +510,41 @@ Test(part_store, commits_that_break_a_rule_are_refused) {
   const auto receiver = begin(store, offer(2, 1));
   cr_expect_eq(receiver->commit(commit_of(1, 4, {})).error().code, Errc::kDamaged, "undescribed");
 }
+
+Test(part_store, drops_what_is_not_newer) {
+  Store store;
+  take_in(store, offer(1, 7), Rows(4, 2));
+  take_in(store, offer(1, 8), Rows(4, 3));
+  take_in(store, offer(1, 8, 1), Rows(4, 4));
+  cr_assert_eq(*store->drop(session(1), 0, {1, 6, 6}), 0u, "both are newer");
+  cr_assert_eq(*store->drop(session(1), 0, {1, 7, 7}), 1u);
+  cr_assert_eq(store->list().size(), 2u);
+  cr_assert_eq(*store->drop(session(1), 0, {1, 8, 8}), 1u);
+  const auto left = store->list();
+  cr_assert(left.size() == 1 && left[0].holder == 1, "the other holder's part stays");
+  cr_assert_eq(*store->drop(session(1), 1, {1, 9, 9}), 1u);
+  cr_assert(!std::filesystem::exists(store->session_dir(session(1))), "an empty directory goes");
+  cr_assert_eq(*store->drop(session(2), 0, {1, 9, 9}), 0u);
+  cr_assert_eq(*store->drop(session(1), 64, {1, 9, 9}), 0u);
+}
+
+Test(part_store, a_part_on_its_way_in_is_not_dropped) {
+  Store store;
+  take_in(store, offer(1, 7), Rows(4, 2));
+  {
+    const auto receiver = begin(store, offer(1, 8));
+    cr_assert_eq(*store->drop(session(1), 0, {1, 9, 9}), 0u);
+  }
+  cr_assert_eq(store->list().size(), 1u);
+  // What was left half-written goes with it, and alone stays as the other buffer's room.
+  cr_assert_eq(*store->drop(session(1), 0, {1, 6, 6}), 0u);
+  cr_assert_eq(*store->drop(session(1), 0, {1, 7, 7}), 2u);
+}
+
+Test(part_store, a_source_outlives_dropped_parts) {
+  Store store;
+  take_in(store, offer(1, 7), Rows(4, 2));
+  cr_assert(store->note_source(session(1), "/home/u/x.image").has_value());
+  cr_assert_eq(*store->drop(session(1), 0, {1, 7, 7}), 1u);
+  cr_assert_str_eq(store->source_of(session(1)).c_str(), "/home/u/x.image");
+}

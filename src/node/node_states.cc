@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: MIT
+// node_states.cc - see node_states.h. Invariant: as there. Context: N; any thread.
+#include "node/node_states.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#include "format/node_states_reader.h"
+#include "format/wire_reader.h"
+#include "os/fd.h"
+#include "rawsys/rawsys.h"
+#include "store/file.h"
+
+namespace cr::node {
+namespace {
+
+using format::NodeStateRecord;
+
+std::string name_of(const NodeStateRecord& r) { return {r.node, strnlen(r.node, sizeof(r.node))}; }
+
+std::string words(const Error& e) {
+  return std::string(e.what) + (e.sys_errno != 0 ? std::string(": ") + strerror(e.sys_errno) : "");
+}
+
+}  // namespace
+
+NodeStates::NodeStates(const std::string& dir, bool durable,
+                       std::function<void(const std::string&)> log)
+    : path_(dir + "/" + format::kNodeStatesFileName),
+      dir_(dir),
+      durable_(durable),
+      log_(std::move(log)) {
+  const auto loaded = load();
+  if (loaded) return;
+  const std::string aside = path_ + ".damaged";
+  rename(path_.c_str(), aside.c_str());
+  log_(path_ + ": " + words(loaded.error()) + "; it is now " + aside +
+       ", and which nodes are drained is asked from the others");
+}
+
+Result<void> NodeStates::load() {
+  auto text = os::read_file(path_);
+  if (!text && text.error().sys_errno == ENOENT) return {};
+  if (!text) return text.error();
+  std::vector<uint64_t> aligned((text->size() + 7) / 8);
+  memcpy(aligned.data(), text->data(), text->size());
+  CR_TRY(const auto records,
+         format::read_node_states(reinterpret_cast<const uint8_t*>(aligned.data()), text->size()));
+  for (const NodeStateRecord& r : records) records_[name_of(r)] = r;
+  return {};
+}
+
+Result<void> NodeStates::save(const std::map<std::string, NodeStateRecord>& records) const {
+  std::vector<NodeStateRecord> all;
+  for (const auto& [name, r] : records) all.push_back(r);
+  format::NodeStatesHeader header;
+  format::seal(&header, all);
+  const std::string fresh = path_ + ".new";
+  CR_TRY(auto file, store::File::open(fresh, store::File::Mode::kEmpty));
+  CR_TRYV(file->write(&header, sizeof(header), 0));
+  if (!all.empty()) {
+    CR_TRYV(file->write(all.data(), all.size() * sizeof(NodeStateRecord), sizeof(header)));
+  }
+  CR_TRYV(file->barrier(durable_));
+  CR_TRYV(store::rename_file(fresh, path_));  // COMMIT POINT node states
+  if (durable_) CR_TRYV(store::sync_directory(dir_));
+  return {};
+}
+
+bool NodeStates::is_draining(const std::string& node) const {
+  const std::lock_guard held(mutex_);
+  const auto at = records_.find(node);
+  return at != records_.end() && at->second.draining != 0;
+}
+
+void NodeStates::apply(std::vector<Member>* members) const {
+  const std::lock_guard held(mutex_);
+  if (records_.empty()) return;
+  for (Member& m : *members) {
+    const auto at = records_.find(m.name);
+    if (at != records_.end() && at->second.draining != 0) m.state = NodeState::kDraining;
+  }
+}
+
+Result<bool> NodeStates::set(const std::string& node, bool draining) {
+  if (!format::is_wire_name(node.data(), node.size())) {
+    return Error{Errc::kInvalid, EINVAL, "not a node's name"};
+  }
+  const std::lock_guard held(mutex_);
+  const auto at = records_.find(node);
+  const bool is = at != records_.end() && at->second.draining != 0;
+  if (is == draining) return false;
+  NodeStateRecord r{};
+  format::set_wire_name(r.node, node.data(), node.size());
+  r.version = at == records_.end() ? 1 : at->second.version + 1;
+  r.realtime_ns = rawsys::clock_ns(CLOCK_REALTIME);
+  r.draining = draining ? 1 : 0;
+  auto changed = records_;
+  changed[node] = r;
+  CR_TRYV(save(changed));
+  records_ = std::move(changed);
+  return true;
+}
+
+bool NodeStates::merge(const format::NodeStatesView& theirs) {
+  const std::lock_guard held(mutex_);
+  auto changed = records_;
+  std::string said;
+  for (uint32_t i = 0; i < theirs.head.count; i++) {
+    const NodeStateRecord r = theirs.record(i);
+    const std::string name = name_of(r);
+    const auto at = changed.find(name);
+    if (at == changed.end() && changed.size() == format::kMostNodeStates) continue;
+    if (at != changed.end() && !format::is_newer_state(r, at->second)) continue;
+    said += (said.empty() ? "" : ", ") + name + (r.draining != 0 ? " is" : " is no longer") +
+            " to be drained";
+    changed[name] = r;
+  }
+  if (said.empty()) return false;
+  const auto saved = save(changed);
+  records_ = std::move(changed);  // it is so, also if this node will have to ask again
+  log_(said + (saved ? "" : "; " + path_ + ": " + words(saved.error())));
+  return true;
+}
+
+std::vector<uint8_t> NodeStates::message(uint64_t request, uint32_t skip, bool* ret_more) const {
+  const std::lock_guard held(mutex_);
+  format::NodeStatesMessage head{};
+  head.request = request;
+  head.skip = skip;
+  std::vector<uint8_t> message(sizeof(head));
+  uint32_t at = 0;
+  for (const auto& [name, r] : records_) {
+    if (at++ < skip || head.count == format::kMostStatesAtOnce) continue;
+    head.count++;
+    const auto* bytes = reinterpret_cast<const uint8_t*>(&r);
+    message.insert(message.end(), bytes, bytes + sizeof(r));
+  }
+  head.more = uint64_t{skip} + head.count < records_.size() ? 1 : 0;
+  memcpy(message.data(), &head, sizeof(head));
+  *ret_more = head.more != 0;
+  return message;
+}
+
+}  // namespace cr::node
