@@ -61,7 +61,7 @@ say = $(if $(filter 1,$(V)),,@printf '  %-7s %s\n' '$(1)' '$(2)')
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: all objects tests check check-unit check-system check-crash check-fuzz soak fuzz bench bench-alloc bench-store \
+.PHONY: all objects tests check check-unit check-system check-crash check-store check-fuzz soak fuzz bench bench-alloc bench-store \
         demo demo-store lint tidy format man install uninstall deps deps-system help clean FORCE
 
 ## all           build the libraries, the programs and the demos (default)
@@ -397,6 +397,9 @@ check-system: deps-system all tests
 ## check-crash   run the crash tests: die at each step of writing an image
 check-crash: deps all tests
 	$(Q)$(RUN_TESTS) --thorough crash $(CHECK_ARGS)
+## check-store   run all tests of the node store: lose nodes and links at any time, for each protection
+check-store: deps all tests
+	$(Q)$(RUN_TESTS) --thorough store $(CHECK_ARGS)
 ## soak          checkpoints every 10 ms and random kills for SOAK_SECONDS=600 (SOAK_ARGS= goes to tests/crash/soak.py)
 SOAK_SECONDS ?= 600
 soak: deps all tests

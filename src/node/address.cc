@@ -3,6 +3,8 @@
 #include "node/address.h"
 
 #include <errno.h>
+#include <ifaddrs.h>
+#include <net/if.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <stddef.h>
@@ -64,6 +66,26 @@ Address address_of(const sockaddr_storage& storage) {
   a.storage = storage;
   a.bytes = storage.ss_family == AF_INET6 ? sizeof(sockaddr_in6) : sizeof(sockaddr_in);
   return a;
+}
+
+std::string interface_that_is_down(const Address& address) {
+  ifaddrs* all = nullptr;
+  if (getifaddrs(&all) != 0) return "";
+  std::string down;
+  for (const ifaddrs* i = all; i != nullptr; i = i->ifa_next) {
+    if (i->ifa_addr == nullptr || i->ifa_addr->sa_family != address.storage.ss_family) continue;
+    const bool same =
+        address.storage.ss_family == AF_INET6
+            ? memcmp(&reinterpret_cast<const sockaddr_in6*>(i->ifa_addr)->sin6_addr,
+                     &reinterpret_cast<const sockaddr_in6*>(address.get())->sin6_addr,
+                     sizeof(in6_addr)) == 0
+            : reinterpret_cast<const sockaddr_in*>(i->ifa_addr)->sin_addr.s_addr ==
+                  reinterpret_cast<const sockaddr_in*>(address.get())->sin_addr.s_addr;
+    constexpr unsigned kWorks = IFF_UP | IFF_RUNNING;
+    if (same && (i->ifa_flags & kWorks) != kWorks) down = i->ifa_name;
+  }
+  freeifaddrs(all);
+  return down;
 }
 
 }  // namespace cr::node

@@ -29,5 +29,7 @@ Result<Address> look_up(const std::string& host, uint16_t port);
 // Where a socket is bound to. Errors: kSystem.
 Result<Address> address_of_socket(int fd);
 Address address_of(const sockaddr_storage& storage);
+// The interface that has this address, if it is not up and running (no cable, say); else "".
+std::string interface_that_is_down(const Address& address);
 
 }  // namespace cr::node

@@ -15,6 +15,7 @@
 
 #include <algorithm>
 
+#include "node/address.h"
 #include "node/image_maker.h"
 #include "rawsys/rawsys.h"
 
@@ -31,6 +32,15 @@ constexpr size_t kMostRefusals = 1024;            // that are remembered
 constexpr size_t kMostRequestBytes = 1 << 20, kMostClients = 1024;
 
 Json failure(const std::string& text) { return {{"ok", false}, {"error", text}}; }
+
+// UCX knows only interfaces that are running when it is set up.
+std::string network_trouble(const std::string& own_host) {
+  const auto address = look_up(own_host, 0);
+  const std::string down = address ? interface_that_is_down(*address) : "";
+  if (down.empty()) return "";
+  return "the network interface " + down + " of this node (" + own_host +
+         ") is not running; check its cable";
+}
 
 bool may_see(uint32_t uid, const Replicator& r) { return uid == 0 || uid == r.session().uid; }
 
@@ -127,6 +137,12 @@ Cluster::Options Daemon::cluster_options() const {
 
 Result<void> Daemon::start_links(std::string* ret_text) {
   if (config_.key_file.empty()) return {};
+  const Member& self = config_.members.self();
+  const std::string host = config_.listen_host.empty() ? self.host : config_.listen_host;
+  const std::string down = network_trouble(host);
+  if (!down.empty() && no_network_.empty()) log_(down + ", other nodes are not reached before");
+  no_network_ = down;
+  if (!down.empty()) return {};
   auto key = SessionKey::load(config_.key_file, ret_text);
   if (!key) return key.error();
   auto hub = LinkHub::create(cluster_options().link, std::move(*key), this, now_ns());
@@ -135,8 +151,6 @@ Result<void> Daemon::start_links(std::string* ret_text) {
     return hub.error();
   }
   hub_ = std::move(*hub);
-  const Member& self = config_.members.self();
-  const std::string host = config_.listen_host.empty() ? self.host : config_.listen_host;
   auto port = hub_->listen(host, self.port);
   if (!port) {
     *ret_text =
@@ -150,6 +164,24 @@ Result<void> Daemon::start_links(std::string* ret_text) {
     if (m.name != self.name) peers_[m.name];
   }
   return {};
+}
+
+// The interface was not running when this process started. Returns when to call it again.
+uint64_t Daemon::start_links_late(uint64_t now) {
+  if (no_network_.empty()) return ~uint64_t{0};
+  if (now < look_network_ns_) return look_network_ns_;
+  look_network_ns_ = now + kSecond / 4;
+  std::string text;
+  const auto started = start_links(&text);
+  if (!started && text != no_network_) log_(text);
+  if (!started) {
+    holder_.reset();
+    hub_.reset();
+    no_network_ = text;
+  } else if (no_network_.empty()) {
+    log_("the network interface is running now");
+  }
+  return look_network_ns_;
 }
 
 void Daemon::on_up(LinkId id, const std::string& peer) {
@@ -421,6 +453,7 @@ void Daemon::on_protect(Client& c, const Json& request) {
                                config_.strict_racks};
   auto placed = holders(place, &text);
   if (!placed) return answer(c.number, failure(text));
+  if (count > 1 && !no_network_.empty()) return answer(c.number, failure(no_network_));
   if (count > 1 && !hub_) {
     return answer(c.number,
                   failure("this crstored has no key file, so it cannot reach other nodes; "
@@ -515,8 +548,10 @@ Json Daemon::status_json(uint32_t uid) {
     Json n{{"name", m.name}, {"address", address_of(m)}, {"rack", m.rack}};
     n["draining"] = states_->is_draining(m.name);
     const auto p = peers_.find(m.name);
-    if (p == peers_.end()) {
+    if (m.name == config_.members.self().name) {
       n["state"] = "this node";
+    } else if (p == peers_.end()) {
+      n["state"] = no_network_.empty() ? "this node has no key" : no_network_;
     } else if (p->second.up) {
       const auto status = hub_->status(p->second.link);
       n["state"] = "connected";
@@ -652,12 +687,13 @@ void Daemon::run(int stop_fd) {
   std::vector<pollfd> fds;
   for (;;) {
     const uint64_t now = now_ns();
+    const uint64_t look_ns = start_links_late(now);
     bool more = false;
     if (hub_) {
       for (int i = 0; i < 64 && hub_->progress(now_ns()) != 0; i++) more = i == 63;
       hub_->tick(now_ns());
     }
-    uint64_t next = hub_ ? std::min(keep_links(now), hub_->next_tick_ns()) : ~uint64_t{0};
+    uint64_t next = hub_ ? std::min(keep_links(now), hub_->next_tick_ns()) : look_ns;
     if (holder_) next = std::min(next, holder_->tick(now));
     replace_holders();
     look_around(now);

@@ -71,6 +71,7 @@ class Daemon : private LinkHandler {
   explicit Daemon(NodeConfig config) : config_(std::move(config)) {}
   Result<void> listen(std::string* ret_text);
   Result<void> start_links(std::string* ret_text);
+  uint64_t start_links_late(uint64_t now);
 
   void on_up(LinkId id, const std::string& peer) override;
   void on_message(LinkId id, uint16_t type, std::span<const uint8_t> payload) override;
@@ -155,6 +156,8 @@ class Daemon : private LinkHandler {
     format::Triple full{};       // the newest checkpoint of which all holders had their parts
   };
   std::map<std::string, Beside> beside_;      // likewise
+  std::string no_network_;        // why there are no links yet, although there is a key; else ""
+  uint64_t look_network_ns_ = 0;  // when it is tried again
   std::map<std::string, uint64_t> refusals_;  // said already, and when
   std::unique_ptr<NodeStates> states_;
   uint64_t look_ns_ = 0;

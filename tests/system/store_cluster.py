@@ -157,6 +157,14 @@ class Cluster:
     def heal(self, node):
         self._ip(self.switch, f"link set cable-{node.name} up")
 
+    def wait_no_carrier(self, node):
+        """Until the node's kernel has seen that its cable is pulled, which takes it a moment."""
+        def seen():
+            done = subprocess.run([*node.inside, "ip", "-j", "link", "show", "eth0"],
+                                  capture_output=True, text=True, check=True)
+            return json.loads(done.stdout)[0]["operstate"] != "UP"
+        self.workspace.wait_until(seen, f"no carrier at node {node.name}")
+
     def part(self, node, other):
         """What one of the two sends to the other gets lost; each still reaches the rest."""
         if not self.in_namespaces:
