@@ -913,6 +913,15 @@ def test_completion(workspace):
         expect("--help" in complete(tool, "-"), f"options of {tool}")
     expect("true" in complete("crrun", "tru"), "a program")
     expect(complete("crrun", "-d", "job") == ["job.image"], "a directory for crrun")
+    commands = complete("crstore", "")
+    expect({"ls", "stat", "get", "verify", "repair", "status"} <= set(commands) and
+           all(re.fullmatch("[a-z]+", command) for command in commands), f"commands: {commands}")
+    expect(complete("crstore", "--socket", "no.sock", "ver") == ["verify"], "a command")
+    expect(complete("crstore", "get", "x") == [], "no session, no crstored")
+    expect(complete("crstore", "get", "some", "job") == ["job.image"], "a directory to get to")
+    expect(complete("crstored", "--mem") == ["--members"], "an option of crstored")
+    expect(complete("crstored", "--members", "completion") == ["completion.bash"], "a file")
+    expect(complete("crstored", "--durable", "=", "c") == ["crash"], "a value of crstored")
 
 
 def test_checkpoint_by_pid(workspace):

@@ -459,6 +459,13 @@ def test_asked_while_it_runs(workspace):
                 continue
             workspace.run([workspace.tool("crinspect"), "verify", str(target)], check=0)
             shutil.rmtree(target)
+    script = harness.REPO / "tools" / "completion" / "checkpoint_restore.bash"
+    shutil.copy(script, workspace.path / "completion.bash")
+    done = workspace.run(
+        ["bash", "-c", f"PATH={workspace.build}/bin:$PATH; . ./completion.bash; COMP_CWORD=2; "
+         "COMP_WORDS=(crstore stat ''); _checkpoint_restore crstore '' stat; echo ${COMPREPLY[@]}"],
+        environment=cluster["a"].environment(), check=0)
+    expect((done.stdout, done.stderr) == (f"{NAME}\n", ""), f"a session is completed: {done}")
     cluster.wait_full(cluster["a"], least + 1, job=job)
     job.end()
 
@@ -468,11 +475,14 @@ def test_repair_while_it_runs(workspace):
     cluster, job, _ = started(workspace, 3, "rs:2+1")
     home = cluster["a"]
     bad = next(node for node in cluster.holders(home) if node is not home)
-    part = newest_part(cluster, bad)
+    harness.signal_pid(bad.popen.pid, signal.SIGSTOP)
+    workspace.wait_until(lambda: harness.process_state(bad.popen.pid) == "T", "a stop of crstored")
+    part = newest_part(cluster, bad)  # at least one of the two buffers is not being written
     row = part.row(len(part.checks) // 3)
     for path in cluster.part_files(bad):
         part.path = path
         part.flip(row)
+    harness.signal_pid(bad.popen.pid, signal.SIGCONT)
     said = cluster.crstore(home, "verify", NAME, check=3).stdout
     expect_match(rf"^{bad.name}: part {part.holder} of checkpoint \d+: row {row}: ", said,
                  "crstore verify")

@@ -1,7 +1,28 @@
 # SPDX-License-Identifier: MIT
 #
-# Completion for bash of crrun, crckpt, crrestore, crinspect and crtop. Options, their values and
-# crinspect's commands are read from each program's --help, so that they are never out of date.
+# Completion for bash of crrun, crckpt, crrestore, crinspect, crtop, crstore and crstored. Options,
+# their values and commands are read from each program's --help, so that they are never out of date.
+
+# The words behind crstore: a command, then a session of this node, then a directory.
+_crstore_words() {
+  local help=$1 word=$2 socket='' commands at arguments=0
+  commands=$(sed -n 's/^  \([a-z]\{2,\}\)\(  *[A-Z][A-Z]*\)*   *[^ ].*/\1/p' <<<"$help")
+  for ((at = 1; at < COMP_CWORD; at++)); do
+    case ${COMP_WORDS[at]} in
+      --socket) socket=${COMP_WORDS[++at]} ;;
+      --sequence | --timeout) ((++at)) ;;
+      -*) ;;
+      *) ((++arguments)) ;;
+    esac
+  done
+  # shellcheck disable=SC2207  # words without blanks
+  case $arguments in
+    0) COMPREPLY=($(compgen -W "$commands" -- "$word")) ;;
+    1) COMPREPLY=($(compgen -W "$("$tool" ${socket:+--socket "$socket"} --timeout 2 status 2>/dev/null |
+      sed -n 's/^session \([^ ]*\) (.*/\1/p')" -- "$word")) ;;
+    *) COMPREPLY=($(compgen -d -- "$word")) ;;
+  esac
+}
 
 _checkpoint_restore() {
   local tool=$1 word=$2 before=$3 help name values
@@ -28,6 +49,19 @@ _checkpoint_restore() {
       return
       ;;
   esac
+  case ${tool##*/}:$before in
+    crstore:--sequence | crstore:--timeout) return ;;
+    crstore:--socket | crstored:--* | crstored:-c)
+      # shellcheck disable=SC2207
+      COMPREPLY=($(compgen -f -- "$word"))
+      return
+      ;;
+    crstored:*) return ;;
+    crstore:*)
+      _crstore_words "$help" "$word"
+      return
+      ;;
+  esac
   if [ "${tool##*/}" = crrun ]; then
     case $before in
       -d | --dir) ;;
@@ -46,4 +80,4 @@ _checkpoint_restore() {
   COMPREPLY+=($(compgen -d -- "$word"))
 }
 
-complete -o filenames -F _checkpoint_restore crrun crckpt crrestore crinspect crtop
+complete -o filenames -F _checkpoint_restore crrun crckpt crrestore crinspect crtop crstore crstored
