@@ -105,6 +105,12 @@ Result<HeaderBytes> header_of(int fd) {
   return bytes;
 }
 
+Result<uint64_t> length_of(int fd) {
+  struct stat st;
+  if (fstat(fd, &st) != 0) return Error{Errc::kSystem, errno, "fstat"};
+  return static_cast<uint64_t>(st.st_size);
+}
+
 // Opens the file, if it may be trusted. Returns its length.
 Result<uint64_t> open_part(const std::string& path, LoadedPart* part, bool* ret_exists) {
   part->path = path;
@@ -160,14 +166,16 @@ PartState load_part_copy(const std::string& path) {
   PartState s;
   for (int look = 0; look < kMostLooks; look++) {
     auto part = std::make_unique<LoadedPart>();
-    const auto bytes = open_part(path, part.get(), &s.exists);
-    if (!bytes) {
-      s.error = bytes.error();
+    const auto opened = open_part(path, part.get(), &s.exists);
+    if (!opened) {
+      s.error = opened.error();
       return s;
     }
     const auto before = header_of(part->fd.get());
+    // Only now, as the header may have been written since the file was opened, for another length.
+    const auto bytes = before ? length_of(part->fd.get()) : Result<uint64_t>(before.error());
     const auto copied =
-        before ? copy_part(part.get(), *bytes, *before) : Result<void>(before.error());
+        bytes ? copy_part(part.get(), *bytes, *before) : Result<void>(bytes.error());
     const auto after = header_of(part->fd.get());
     if (before && after && *after != *before) continue;
     s.error = copied ? Error{} : copied.error();
