@@ -155,7 +155,7 @@ class Daemon : private LinkHandler {
     bool moved = false;          // a part has another holder, and not all have their parts yet
     format::Triple full{};       // the newest checkpoint of which all holders had their parts
   };
-  std::map<std::string, Beside> beside_;      // likewise
+  std::map<std::string, Beside> beside_;  // likewise
   std::string no_network_;        // why there are no links yet, although there is a key; else ""
   uint64_t look_network_ns_ = 0;  // when it is tried again
   std::map<std::string, uint64_t> refusals_;  // said already, and when

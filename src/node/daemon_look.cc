@@ -3,8 +3,8 @@
 // drained, mends what lacks parts, removes parts that others have by now; and what nodes tell each
 // other for that. See daemon.h.
 // Invariant: a part is removed only when this node, which sees to its session, knows that the
-// holders have all parts of a checkpoint that is not older; it says so on the link on which it would
-// offer the next part.
+// holders have all parts of a checkpoint that is not older; it says so on the link on which it
+// would offer the next part.
 // Context: N; the daemon's own thread. Doc: docs/store.md, "Drain".
 #include <string.h>
 
