@@ -52,7 +52,7 @@ void expect(const PartChunk& m) {
   check(m.kind == kChunkOfRows ? m.rows <= kChunkRows && m.seal.bytes >= kChunkPagesOff
                                : m.kind == kChunkOfDescription && m.rows == 0);
 }
-void expect(const PartChunkDone& m) { check(m.window < kMostWindows); }
+void expect(const PartChunkDone& m) { check(m.window < kMostWindows || m.window == kNoWindow); }
 void expect(const PartCommit& m) {
   check(m.slots <= kMostPartRows && m.rows <= kMostPartRows);
   check(m.description_bytes <= kMostDescriptionBytes);
