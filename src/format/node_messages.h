@@ -2,7 +2,8 @@
 // node_messages.h - what node daemons say to each other on a link (wire.h): handing a part over,
 // listing and fetching parts, removing them.
 // Invariant: fixed width, little endian, explicit padding; every message is one struct, of listings
-// followed by their entries. Context: N, H, S, R. Reader: node_messages_reader.h.
+// followed by their entries. Context: N, H, S, R. Reader: node_messages_reader.h. The spec is
+// docs/format/wire.md.
 //
 //   source                              holder
 //   PartOffer       --------------->

@@ -4,7 +4,7 @@
 // Invariant: fixed width, little endian, explicit padding; the first 16 bytes of a frame
 // (WirePrefix) and all of WireRefuse never change, so that any two versions can tell each other
 // that they do not fit.
-// Context: N, H, S, R. Reader: wire_reader.h.
+// Context: N, H, S, R. Reader: wire_reader.h. The spec is docs/format/wire.md.
 //
 //   initiator                          acceptor
 //   WireHello        ------------->
