@@ -103,6 +103,7 @@ class Daemon : private LinkHandler {
   void begin_repair(ProtectedSession session, const std::vector<std::string>& old,
                     const std::vector<Member>& members, uint64_t client);
   void end_repair(const Replicator& r);
+  bool is_repair(const std::string& id) const;  // of one that does not run
   bool rewrite(const Client& c, const std::string& name);
   std::vector<Member> members_now() const;
   // Looks at all nodes' parts now and then: what is to be mended, moved, removed (daemon_look.cc).

@@ -33,6 +33,12 @@ std::string words(const Error& e) {
 
 }  // namespace
 
+// Not a session that runs here, whose parts may be written anew from its own images.
+bool Daemon::is_repair(const std::string& id) const {
+  const auto at = repairs_.find(id);
+  return at != repairs_.end() && !at->second.dir.empty();
+}
+
 // Other nodes take the places of those that are gone or drained, as far as there are any.
 void Daemon::replace_holders() {
   const std::vector<Member> members = members_now();
@@ -145,7 +151,7 @@ void Daemon::find_stale(const LookResult& result) {
   for (const StalePart& s : result.stale) drops_[s.node].push_back(s.drop);
   for (const auto& [hex, session] : sessions_) {
     const Triple full = beside_[hex].full;
-    if (repairs_.contains(hex) || is_none(full)) continue;
+    if (is_repair(hex) || is_none(full)) continue;
     const std::vector<StalePart> stale =
         stale_of_running(result.of_here, session->session().id, full, session->holders());
     for (const StalePart& s : stale) drops_[s.node].push_back(s.drop);
@@ -161,7 +167,7 @@ bool Daemon::may_be_dropped(const std::string& node, const DropParts& drop) {
   const auto& holders = at->second->holders();
   if (drop.holder < holders.size() && holders[drop.holder] == node) return false;
   const Triple full = beside_[to_hex(id)].full;
-  return !repairs_.contains(to_hex(id)) && !is_none(full) && !is_newer(drop.triple, full);
+  return !is_repair(to_hex(id)) && !is_none(full) && !is_newer(drop.triple, full);
 }
 
 void Daemon::drop_stale() {
@@ -187,7 +193,7 @@ void Daemon::drop_stale() {
 void Daemon::on_drop(const DropParts& drop) {
   const SessionId id = session_id_of(drop.session_id);
   const auto at = sessions_.find(to_hex(id));
-  if (at != sessions_.end() && !repairs_.contains(to_hex(id))) {
+  if (at != sessions_.end() && !is_repair(to_hex(id))) {
     const auto& holders = at->second->holders();
     const std::string& own = config_.members.self().name;
     if (drop.holder < holders.size() && holders[drop.holder] == own) return;  // it runs here
@@ -242,7 +248,7 @@ std::vector<SessionEntry> Daemon::sessions_here(const std::string& about) {
     memcpy(e.session_id, r->session().id.data(), sizeof(e.session_id));
     e.triple = s.triple;
     e.sent_bytes = r->sent_bytes();
-    e.flags = repairs_.contains(hex) ? kSessionMended : kSessionRuns;
+    e.flags = is_repair(hex) ? kSessionMended : kSessionRuns;
     if (std::ranges::count(r->holders(), about) != 0) e.flags |= kSessionUsesNode;
     e.parts = s.parts;
     e.of = static_cast<uint32_t>(r->holders().size());
