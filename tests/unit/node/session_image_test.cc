@@ -19,8 +19,7 @@
 #include <thread>
 
 #include "format/part_reader.h"
-#include "store/buffer.h"
-#include "tests/unit/format/synthetic_image.h"
+#include "tests/unit/node/written_session.h"
 #include "tests/unit/nvheap/random.h"
 
 namespace {
@@ -32,104 +31,13 @@ using cr::node::SeenMetadata;
 using cr::node::SessionImage;
 using cr::node::SlotContent;
 using cr::store::SlotMap;
+using cr_test::content;
+using cr_test::full;
+using cr_test::kPages;
+using cr_test::kStart;
+using cr_test::Pages;
 using cr_test::Random;
-using Pages = std::map<uint64_t, uint64_t>;  // address -> what it is filled with; 0: zeros
-
-constexpr uint64_t kStart = 0x100000, kPages = 400;
-
-std::string content(uint64_t what) {
-  std::string page(kPageSize, '\0');
-  for (size_t i = 0; i < kPageSize && what != 0; i += 8) {
-    const uint64_t word = what * (i + 1);
-    memcpy(&page[i], &word, 8);
-  }
-  return page;
-}
-
-// An image directory, with those of members.
-class Session {
- public:
-  Session() {
-    char name[] = "/tmp/cr-session-test-XXXXXX";
-    cr_assert_not_null(mkdtemp(name));
-    dir_ = name;
-  }
-  ~Session() { std::filesystem::remove_all(dir_); }
-  const std::string& dir() const { return dir_; }
-  std::string member_dir(unsigned member) const {
-    return member == 0 ? dir_ : dir_ + "/members/" + std::to_string(member);
-  }
-  std::string path(int buffer, unsigned member = 0) const {
-    return cr::store::buffer_path(member_dir(member), buffer);
-  }
-
-  // A checkpoint of these processes, the first one's image last.
-  void write(const std::vector<Pages>& processes, uint64_t sequence) {
-    for (size_t m = processes.size(); m-- > 0;) {
-      write_one(processes[m], sequence, static_cast<unsigned>(m), processes.size());
-    }
-  }
-
-  void write_one(const Pages& pages, uint64_t sequence, unsigned member, size_t processes) {
-    std::filesystem::create_directories(member_dir(member));
-    cr_test::SyntheticImage made;
-    cr::store::Model& model = made.model;
-    describe(model, sequence, member, processes);
-    std::string staging;
-    std::vector<cr::format::Run> runs;
-    for (const auto& [addr, what] : pages) {
-      runs.push_back({addr, 1, staging.size() / kPageSize});
-      staging.append(content(what));
-    }
-    const int buffer = static_cast<int>(sequence % 2);
-    auto& index = indexes_[{member, buffer}];
-    auto writer = cr::store::BufferWriter::open(member_dir(member), buffer, false, index);
-    cr_assert(writer.has_value());
-    made.super.epoch = 1;
-    made.super.sequence = made.super.attempt = sequence;
-    made.super.session_id[3] = 5;
-    cr_assert((*writer)->begin(made.super).has_value());
-    auto never = [](void*, uint64_t) { return false; };
-    cr_assert(
-        (*writer)
-            ->append(model, reinterpret_cast<const uint8_t*>(staging.data()), runs, never, nullptr)
-            .has_value());
-    cr_assert((*writer)->commit(model, &made.super).has_value());
-  }
-  void forget() { indexes_.clear(); }
-
- private:
-  // METADATA of a length that changes.
-  static void describe(cr::store::Model& model, uint64_t sequence, unsigned member,
-                       size_t processes) {
-    model.extents.clear();
-    model.checksums.clear();
-    model.overlays.clear();
-    model.segments.resize(1);
-    model.segments[0].start = kStart;
-    model.segments[0].end = kStart + kPages * kPageSize;
-    const std::string blob(sequence * 1237 % 30000, static_cast<char>('a' + sequence % 26));
-    model.add_blob(blob.data(), blob.size());
-    if (processes < 2) return;
-    for (unsigned m = 0; m < processes; m++) {
-      if (member != 0 && member != m) continue;
-      cr::format::TreeRecord t{};
-      t.pid = static_cast<int32_t>(100 + m);
-      t.member = m;
-      t.terminal = -1;
-      model.tree.push_back(t);
-    }
-    if (member != 0) return;
-    cr::format::TreeRecord dead{};
-    dead.pid = 200;
-    dead.member = cr::format::kTreeNoImage;
-    dead.flags = cr::format::kTreeZombie;
-    model.tree.push_back(dead);
-  }
-
-  std::string dir_;
-  std::map<std::pair<unsigned, int>, cr::store::BufferIndex> indexes_;
-};
+using Session = cr_test::WrittenSession;
 
 // What a node keeps of a session from one checkpoint to the next.
 struct Reader {
@@ -237,12 +145,6 @@ void change(Pages& pages, Random& random) {
 Errc open_error(const Session& session) {
   auto opened = SessionImage::open(session.dir());
   return opened ? Errc::kOk : opened.error().code;
-}
-
-Pages full(uint64_t what) {
-  Pages pages;
-  for (uint64_t i = 0; i < kPages; i++) pages[kStart + i * kPageSize] = what + i;
-  return pages;
 }
 
 }  // namespace
