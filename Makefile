@@ -397,9 +397,9 @@ check-system: deps-system all tests
 ## check-crash   run the crash tests: die at each step of writing an image
 check-crash: deps all tests
 	$(Q)$(RUN_TESTS) --thorough crash $(CHECK_ARGS)
-## check-store   run all tests of the node store: lose nodes and links at any time, for each protection
+## check-store   run all tests of the node store: lose nodes and links at any time, flush, drain
 check-store: deps all tests
-	$(Q)$(RUN_TESTS) --thorough store $(CHECK_ARGS)
+	$(Q)$(RUN_TESTS) --thorough store flush $(CHECK_ARGS)
 ## soak          checkpoints every 10 ms and random kills for SOAK_SECONDS=600 (SOAK_ARGS= goes to tests/crash/soak.py)
 SOAK_SECONDS ?= 600
 soak: deps all tests

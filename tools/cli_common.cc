@@ -185,6 +185,20 @@ void parse_name(const char* tool, const char* text, agent::ProtectOptions* ret) 
   ret->name = name;
 }
 
+bool parse_flush_option(const char* tool, int option, const char* text,
+                        agent::ProtectOptions* ret) {
+  if (option == kFlushEvery) {
+    ret->flush_every = parse_number(tool, "--flush-every", text);
+    if (ret->flush_every == 0) misuse(tool, "--flush-every 0: give 1 or more");
+  } else if (option == kFlushInterval) {
+    ret->flush_interval_ns =
+        static_cast<uint64_t>(parse_duration(tool, "--flush-interval", text) * 1e9);
+  } else {
+    return false;
+  }
+  return true;
+}
+
 std::string absolute_path(const char* tool, const std::string& path) {
   if (!path.empty() && path[0] == '/') return path;
   char cwd[PATH_MAX];

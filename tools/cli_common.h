@@ -52,6 +52,14 @@ format::FilesPolicy parse_files(const char* tool, const char* text);
 // --protect and --name. Misuse if they cannot be meant.
 void parse_protect(const char* tool, const char* text, agent::ProtectOptions* ret);
 void parse_name(const char* tool, const char* text, agent::ProtectOptions* ret);
+// Which checkpoints are flushed. Long options have these numbers.
+enum FlushOption { kFlushEvery = 1010, kFlushInterval };
+#define CR_FLUSH_OPTIONS                                                \
+  {"flush-every", required_argument, nullptr, tools::kFlushEvery}, {    \
+    "flush-interval", required_argument, nullptr, tools::kFlushInterval \
+  }
+// false: `option` is none of them.
+bool parse_flush_option(const char* tool, int option, const char* text, agent::ProtectOptions* ret);
 
 std::string absolute_path(const char* tool, const std::string& path);
 // libcrpreload.so beside the tool, or $CR_PRELOAD; own failure if missing.

@@ -66,6 +66,8 @@ constexpr char kHelp[] =
     "                             how crstored keeps its checkpoints from now on (default: as "
     "before,\n"
     "                             where it was restored by its name; else not)\n"
+    "      --flush-every N, --flush-interval SECONDS\n"
+    "                             as crrun's\n"
     "      --check-only           validate everything, start nothing: 0 it can be restored,\n"
     "                             4 there is no whole checkpoint, 125 it cannot\n"
     "  -v, --verbose              say what is restored, and show how far it is: a bar on a\n"
@@ -145,6 +147,7 @@ Options parse(int argc, char** argv) {
                                  {"track", required_argument, nullptr, kTrack},
                                  {"protect", required_argument, nullptr, kProtect},
                                  {"dir", required_argument, nullptr, kDir},
+                                 CR_FLUSH_OPTIONS,
                                  {"check-only", no_argument, nullptr, kCheck},
                                  {"eager", no_argument, nullptr, kEager},
                                  {"lazy", no_argument, nullptr, kLazy},
@@ -213,6 +216,7 @@ Options parse(int argc, char** argv) {
         break;
       default:
         if (tools::parse_interval_option(kTool, c, optarg, &o.session)) break;
+        if (tools::parse_flush_option(kTool, c, optarg, &o.protect)) break;
         tools::common_option(kTool, kHelp, c, argv[optind - 1]);
     }
   }
@@ -262,10 +266,18 @@ void fetch_by_name(Options* o) {
     o->protect.name = node::text_of(*j, "name");
     if (o->protect.spec.empty()) o->protect.spec = node::text_of(*j, "protect");
     o->brought = !node::flag_of(*j, "local");
+    if (const auto lines = j->find("passed_over"); lines != j->end()) {
+      for (const node::Json& line : *lines) {
+        fprintf(stderr, "%s: passed over: %s\n", kTool, line.get<std::string>().c_str());
+      }
+    }
     if (o->verbose) {
-      fprintf(stderr, "%s: %s\n", kTool,
-              node::flag_of(*j, "local") ? ("the newest images are here: " + o->session.dir).c_str()
-                                         : ("brought to " + o->session.dir).c_str());
+      const std::string flushed = node::text_of(*j, "path");
+      const std::string brought =
+          "brought to " + o->session.dir + (flushed.empty() ? std::string() : " from " + flushed);
+      fprintf(
+          stderr, "%s: %s\n", kTool,
+          o->brought ? brought.c_str() : ("the newest images are here: " + o->session.dir).c_str());
     }
     return;
   }

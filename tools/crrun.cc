@@ -58,6 +58,13 @@ constexpr char kHelp[] =
     "      --name NAME            what crstore and crrestore call it there (default: the image "
     "directory's\n"
     "                             name without .image)\n"
+    "      --flush-every N        its crstored also copies each Nth checkpoint to the shared file "
+    "system\n"
+    "                             that it was given, and\n"
+    "      --flush-interval SECONDS\n"
+    "                             one so long after the last one; with s, m, h, d too (default: "
+    "those\n"
+    "                             that crstored was told to)\n"
     "      --plugin FILE.so       load that plug-in into the program (see "
     "checkpoint_restore_plugin\n"
     "                             in section 3); may be given again; CR_PLUGINS=FILE.so:FILE.so "
@@ -131,6 +138,7 @@ Options parse(int argc, char** argv) {
                                  {"files-limit", required_argument, nullptr, kFilesLimit},
                                  {"protect", required_argument, nullptr, kProtect},
                                  {"name", required_argument, nullptr, kName},
+                                 CR_FLUSH_OPTIONS,
                                  {"help", no_argument, nullptr, 'h'},
                                  {"version", no_argument, nullptr, 'V'},
                                  {nullptr, 0, nullptr, 0}};
@@ -181,10 +189,14 @@ Options parse(int argc, char** argv) {
         break;
       default:
         if (tools::parse_interval_option(kTool, c, optarg, &o.session)) break;
+        if (tools::parse_flush_option(kTool, c, optarg, &o.protect)) break;
         tools::common_option(kTool, kHelp, c, argv[optind - 1]);
     }
   }
   tools::finish_interval(kTool, &o.session);
+  if (o.protect.has_flush() && o.protect.spec.empty()) {
+    tools::misuse(kTool, "--flush-every and --flush-interval go with --protect");
+  }
   add_plugins_of_environment(&o.plugins);
   if (optind >= argc) tools::misuse(kTool, "no program given");
   o.argv.assign(argv + optind, argv + argc);

@@ -13,6 +13,7 @@
 
 #include "node/client.h"
 #include "tools/cli_common.h"
+#include "tools/progress.h"
 
 namespace {
 
@@ -28,10 +29,11 @@ constexpr char kHelp[] =
     "  ls                   all sessions, and their newest checkpoint that can be had\n"
     "  stat NAME            one session: each checkpoint, and who keeps which part\n"
     "  get NAME DIR         make DIR an image directory of it, for crrestore\n"
-    "  verify NAME          read every part and check every row\n"
+    "  flush NAME           copy its newest checkpoint to the shared file system now, and wait\n"
+    "  verify NAME          read every part and every flushed file, and check every page\n"
     "  repair NAME          put missing and damaged parts in place again\n"
     "  place NAME           why its parts are where they are\n"
-    "  rm NAME              remove it from all nodes\n"
+    "  rm NAME              remove it from all nodes and from the shared file system\n"
     "  drain NODE           take a node out of service: its parts move to others, and it gets no\n"
     "                       new ones; ends when no session needs it, or says which do, and why\n"
     "  undrain NODE         the node takes parts again\n"
@@ -88,15 +90,16 @@ Options parse(int argc, char** argv) {
     }
   }
   if (optind == argc)
-    tools::misuse(
-        kTool,
-        "no command; give ls, stat, get, verify, repair, place, rm, drain, undrain or status");
+    tools::misuse(kTool,
+                  "no command; give ls, stat, get, flush, verify, repair, place, rm, drain, "
+                  "undrain or status");
   o.command = argv[optind++];
   o.arguments.assign(argv + optind, argv + argc);
   const std::string& c = o.command;
   const size_t wanted = c == "ls" || c == "status" ? 0 : c == "get" ? 2 : 1;
   const bool known = c == "ls" || c == "stat" || c == "get" || c == "verify" || c == "place" ||
-                     c == "rm" || c == "status" || c == "repair" || c == "drain" || c == "undrain";
+                     c == "rm" || c == "status" || c == "repair" || c == "flush" || c == "drain" ||
+                     c == "undrain";
   if (!known) tools::misuse(kTool, c + ": no such command");
   if (o.arguments.size() != wanted) {
     tools::misuse(kTool, c + " takes " + std::to_string(wanted) + " arguments");
@@ -124,30 +127,50 @@ void show_unreachable(const Json& j) {
   }
 }
 
-void show_list(const Json& j) {
-  printf("%-24s  %-8s  %-10s  %8s  %-9s  %10s  %s\n", "NAME", "SESSION", "PROTECT", "SEQUENCE",
-         "PARTS", "SIZE", "TAKEN");
-  for (const Json& s : j["sessions"]) {
-    const Json* best = nullptr;
-    for (const Json& c : s["checkpoints"]) {
-      if (c["whole"].get<bool>()) {
-        best = &c;
-        break;
-      }
+void show_bad_flushed(const Json& j) {
+  const auto at = j.find("flush_bad");
+  if (at == j.end()) return;
+  for (const Json& line : *at) fprintf(stderr, "%s: %s\n", kTool, line.get<std::string>().c_str());
+}
+
+// (epoch, sequence, attempt)
+bool is_older(const Json& a, const Json& b) {
+  for (const char* number : {"epoch", "sequence", "attempt"}) {
+    if (number_of(a, number) != number_of(b, number)) {
+      return number_of(a, number) < number_of(b, number);
     }
-    const std::string id = text_of(s, "session").substr(0, 8);
-    if (best == nullptr) {
-      printf("%-24s  %-8s  no checkpoint is whole; see crstore stat\n", text_of(s, "name").c_str(),
-             id.c_str());
-      continue;
-    }
-    const std::string parts =
-        std::to_string(number_of(*best, "parts")) + "/" + std::to_string(number_of(*best, "of"));
-    printf("%-24s  %-8s  %-10s  %8lu  %-9s  %10s  %s\n", text_of(s, "name").c_str(), id.c_str(),
-           text_of(*best, "protect").c_str(), number_of(*best, "sequence"), parts.c_str(),
-           tools::human_bytes(number_of(*best, "image_bytes")).c_str(),
-           when(number_of(*best, "realtime_ns")).c_str());
   }
+  return false;
+}
+
+void show_listed(const Json& s) {
+  const Json* parts = nullptr;
+  for (const Json& c : s["checkpoints"]) {
+    if (parts == nullptr && c["whole"].get<bool>()) parts = &c;
+  }
+  const Json* flushed = s["flushed"].empty() ? nullptr : &s["flushed"][0];
+  const std::string name = text_of(s, "name"), id = text_of(s, "session").substr(0, 8);
+  if (parts == nullptr && flushed == nullptr) {
+    printf("%-24s  %-8s  no checkpoint is whole; see crstore stat\n", name.c_str(), id.c_str());
+    return;
+  }
+  const Json& best =
+      parts == nullptr || (flushed != nullptr && is_older(*parts, *flushed)) ? *flushed : *parts;
+  const std::string count = parts == nullptr ? "-"
+                                             : std::to_string(number_of(*parts, "parts")) + "/" +
+                                                   std::to_string(number_of(*parts, "of"));
+  const std::string level3 =
+      flushed == nullptr ? "-" : std::to_string(number_of(*flushed, "sequence"));
+  printf("%-24s  %-8s  %-10s  %8lu  %-7s  %7s  %10s  %s\n", name.c_str(), id.c_str(),
+         text_of(best, "protect").c_str(), number_of(best, "sequence"), count.c_str(),
+         level3.c_str(), tools::human_bytes(number_of(best, "image_bytes")).c_str(),
+         when(number_of(best, "realtime_ns")).c_str());
+}
+
+void show_list(const Json& j) {
+  printf("%-24s  %-8s  %-10s  %8s  %-7s  %7s  %10s  %s\n", "NAME", "SESSION", "PROTECT", "SEQUENCE",
+         "PARTS", "FLUSHED", "SIZE", "TAKEN");
+  for (const Json& s : j["sessions"]) show_listed(s);
 }
 
 void show_session(const Json& j) {
@@ -166,6 +189,35 @@ void show_session(const Json& j) {
              nodes.empty() ? "missing" : nodes.c_str(),
              tools::human_bytes(number_of(h, "stored_bytes")).c_str());
     }
+  }
+  for (const Json& f : j["flushed"]) {
+    printf("checkpoint %lu (epoch %lu, attempt %lu), %s, flushed by %s, %s%s: %s\n",
+           number_of(f, "sequence"), number_of(f, "epoch"), number_of(f, "attempt"),
+           when(number_of(f, "realtime_ns")).c_str(), text_of(f, "node").c_str(),
+           tools::human_bytes(number_of(f, "file_bytes")).c_str(),
+           node::flag_of(f, "zstd") ? " with zstd" : "", text_of(f, "path").c_str());
+  }
+}
+
+// What is flushed by this node, and what is wrong with it.
+void show_flush_status(const Json& f) {
+  const std::string keep = text_of(f, "keep");
+  printf("flushes to %s, keeps %s%s%s\n", text_of(f, "dir").c_str(),
+         keep.empty() ? "all" : keep.c_str(), text_of(f, "trouble").empty() ? "" : "; ",
+         text_of(f, "trouble").c_str());
+  for (const Json& s : f["sessions"]) {
+    std::string state =
+        number_of(s, "sequence") == 0
+            ? "no checkpoint is there"
+            : "checkpoint " + std::to_string(number_of(s, "sequence")) + " is there";
+    if (const uint64_t now = number_of(s, "flushing"); now != 0) {
+      state += ", " + std::to_string(now) + " is on its way (" +
+               tools::human_bytes(number_of(s, "done")) + " of " +
+               tools::human_bytes(number_of(s, "total")) + ")";
+    }
+    if (const std::string why = text_of(s, "trouble"); !why.empty()) state += ": " + why;
+    printf("  %s (%s): %s\n", text_of(s, "name").c_str(),
+           text_of(s, "session").substr(0, 8).c_str(), state.c_str());
   }
 }
 
@@ -191,12 +243,14 @@ void show_status(const Json& j) {
              text_of(p, "trouble").c_str());
     }
   }
+  if (j.contains("flush")) show_flush_status(j["flush"]);
 }
 
 int show_verified(const Json& j) {
   for (const Json& line : j["bad"]) printf("%s\n", line.get<std::string>().c_str());
   if (!j["bad"].empty()) return kExitDamaged;
-  printf("%s: every row of every part is right\n", text_of(j, "name").c_str());
+  printf("%s: every row of every part is right, and every flushed file\n",
+         text_of(j, "name").c_str());
   return 0;
 }
 
@@ -222,12 +276,33 @@ int show_drain(const Json& j) {
   return kExitNeeded;
 }
 
-void show_progress(const Options& o, const Json& j) {
-  if (o.json || o.command != "drain" || text_of(j, "event") != "progress") return;
+// Bytes: a bar on a terminal; of a drain a line each.
+void show_progress(const Options& o, const Json& j, tools::Progress* bar) {
+  if (o.json || text_of(j, "event") != "progress") return;
+  if (o.command != "drain") {
+    const char* const word = o.command == "flush"    ? "flushing"
+                             : o.command == "verify" ? "verifying"
+                                                     : "bringing";
+    if (isatty(2) != 0) bar->update(word, number_of(j, "done"), number_of(j, "total"));
+    return;
+  }
   printf("%s: %lu sessions need it, %lu of them move; %lu parts are there (%s)\n",
          text_of(j, "node").c_str(), number_of(j, "sessions"), number_of(j, "moving"),
          number_of(j, "parts"), tools::human_bytes(number_of(j, "bytes")).c_str());
   fflush(stdout);
+}
+
+void show_got(const Json& j) {
+  for (const Json& line : j["passed_over"]) {
+    fprintf(stderr, "%s: passed over: %s\n", kTool, line.get<std::string>().c_str());
+  }
+  const bool computed = number_of(j, "decoded_rows") != 0;
+  printf("checkpoint %lu of %s is in %s (%s%s%s%s); crrestore %s\n", number_of(j, "sequence"),
+         text_of(j, "name").c_str(), text_of(j, "dir").c_str(),
+         tools::human_bytes(number_of(j, "bytes")).c_str(),
+         computed ? ", partly computed from other parts" : "",
+         text_of(j, "path").empty() ? "" : ", from ", text_of(j, "path").c_str(),
+         text_of(j, "dir").c_str());
 }
 
 int show(const Options& o, const Json& j) {
@@ -237,6 +312,7 @@ int show(const Options& o, const Json& j) {
     return o.command == "verify" && !j["bad"].empty() ? kExitDamaged : 0;
   }
   show_unreachable(j);
+  show_bad_flushed(j);
   if (o.command == "ls") show_list(j);
   if (o.command == "stat") show_session(j);
   if (o.command == "status") show_status(j);
@@ -248,18 +324,16 @@ int show(const Options& o, const Json& j) {
     for (const Json& h : j["holders"]) printf(" %s", h.get<std::string>().c_str());
     printf("\n");
   }
-  if (o.command == "get") {
-    printf("checkpoint %lu of %s is in %s (%s%s); crrestore %s\n", number_of(j, "sequence"),
-           text_of(j, "name").c_str(), text_of(j, "dir").c_str(),
-           tools::human_bytes(number_of(j, "bytes")).c_str(),
-           number_of(j, "decoded_rows") != 0 ? ", partly computed from other parts" : "",
-           text_of(j, "dir").c_str());
+  if (o.command == "flush") {
+    printf("checkpoint %lu of %s is in %s\n", number_of(j, "sequence"), text_of(j, "name").c_str(),
+           text_of(j, "path").c_str());
   }
   if (o.command == "drain") return show_drain(j);
   if (o.command == "undrain") {
     printf("node %s takes parts again; those that have moved stay where they are\n",
            text_of(j, "node").c_str());
   }
+  if (o.command == "get") show_got(j);
   return o.command == "verify" ? show_verified(j) : 0;
 }
 
@@ -282,6 +356,7 @@ int main(int argc, char** argv) {
     fprintf(stderr, "%s: %s: crstored went away\n", kTool, o.socket.c_str());
     return 1;
   }
+  tools::Progress progress(kTool, stderr);
   for (;;) {
     const auto j = client->receive(static_cast<int>(o.timeout * 1000));
     if (!j) {
@@ -290,9 +365,10 @@ int main(int argc, char** argv) {
       return 1;
     }
     if (!text_of(*j, "event").empty()) {
-      show_progress(o, *j);
+      show_progress(o, *j, &progress);
       continue;
     }
+    progress.end();
     if (node::flag_of(*j, "ok")) return show(o, *j);
     if (o.json) printf("%s\n", node::dump_json(*j).c_str());
     fprintf(stderr, "%s: %s\n", kTool, text_of(*j, "error").c_str());

@@ -55,6 +55,22 @@ constexpr char kHelp[] =
     "                       parts of a node that is gone for so long are put on others; off: "
     "never\n"
     "                       (default 60)\n"
+    "      --flush DIR      copy chosen checkpoints to DIR, which is on a file system that all "
+    "nodes\n"
+    "                       share; DIR must be there\n"
+    "      --flush-every N  choose each Nth checkpoint: when the number reaches or passes a "
+    "multiple\n"
+    "      --flush-interval SECONDS\n"
+    "                       choose one so long after the last one that was begun, if there is a\n"
+    "                       newer one; with s, m, h, d too. Neither: only what `crstore flush` "
+    "and\n"
+    "                       crrun's options ask for\n"
+    "      --flush-bandwidth BYTES\n"
+    "                       of all sessions together, in a second, K, M, G (default: no bound)\n"
+    "      --flush-zstd     compress what is flushed\n"
+    "      --keep RULES     of each session's flushed checkpoints keep these and remove the "
+    "others:\n"
+    "                       last:N,hourly:N,daily:N,weekly:N or some of that (default: keep all)\n"
     "      --for-all-users  let all users reach the socket; each gets only its own sessions\n"
     "      --check-config   say whether the configuration is good, and end\n"
     "  -h, --help           this text\n"
@@ -67,10 +83,12 @@ struct Options {
   bool check = false;
 };
 
-constexpr const char* kValues[] = {"store",   "socket",  "members",      "name",
-                                   "key",     "cluster", "listen",       "dram",
-                                   "durable", "silence", "repair-after", "make-key"};
-constexpr const char* kFlags[] = {"encrypt", "tag-blocks", "strict-racks", "for-all-users"};
+constexpr const char* kValues[] = {
+    "store",       "socket",         "members",         "name",    "key",          "cluster",
+    "listen",      "dram",           "durable",         "silence", "repair-after", "flush",
+    "flush-every", "flush-interval", "flush-bandwidth", "keep",    "make-key"};
+constexpr const char* kFlags[] = {"encrypt", "tag-blocks", "strict-racks", "for-all-users",
+                                  "flush-zstd"};
 
 bool takes_value(const std::string& name) { return std::ranges::count(kValues, name) != 0; }
 bool is_flag(const std::string& name) { return std::ranges::count(kFlags, name) != 0; }
@@ -170,6 +188,58 @@ node::Members read_members(const Options& o, bool has_key) {
   return std::move(*members);
 }
 
+void configure_flush(const Options& o, node::NodeConfig* c) {
+  const auto given = [&](const char* name) {
+    const auto at = o.set.find(name);
+    return at == o.set.end() ? nullptr : at->second.c_str();
+  };
+  const char* const dir = given("flush");
+  for (const char* name :
+       {"flush-every", "flush-interval", "flush-bandwidth", "flush-zstd", "keep"}) {
+    if (dir == nullptr && given(name) != nullptr) {
+      tools::misuse(kTool, std::string("--") + name + " goes with --flush DIR");
+    }
+  }
+  if (dir == nullptr) return;
+  if (*dir == '\0') tools::misuse(kTool, "--flush: give a directory");
+  c->flush.dir = tools::absolute_path(kTool, dir);
+  if (const char* n = given("flush-every"); n != nullptr) {
+    c->flush.every = tools::parse_number(kTool, "--flush-every", n);
+    if (c->flush.every == 0) tools::misuse(kTool, "--flush-every: give 1 or more");
+  }
+  if (const char* t = given("flush-interval"); t != nullptr) {
+    c->flush.period_ns =
+        static_cast<uint64_t>(tools::parse_duration(kTool, "--flush-interval", t) * 1e9);
+  }
+  if (const char* b = given("flush-bandwidth"); b != nullptr) {
+    c->flush_bytes_per_second = tools::parse_bytes(kTool, b);
+    if (c->flush_bytes_per_second < 4096) {
+      tools::misuse(kTool, "--flush-bandwidth: give at least 4K");
+    }
+  }
+  c->flush.compress = given("flush-zstd") != nullptr;
+  if (const char* k = given("keep"); k != nullptr) {
+    std::string text;
+    auto keep = node::parse_retention(k, &text);
+    if (!keep || keep->keeps_all()) {
+      tools::misuse(kTool, "--keep: " + (keep ? std::string("give a rule") : text));
+    }
+    c->flush.keep = *keep;
+  }
+}
+
+// What --check-config says of it.
+std::string flush_words(const node::NodeConfig& c) {
+  if (c.flush.dir.empty()) return "";
+  std::string text = "; flushes to " + c.flush.dir;
+  if (c.flush.every > 0) text += ", each " + std::to_string(c.flush.every) + "th checkpoint";
+  if (c.flush.period_ns > 0) {
+    text += ", every " + std::to_string(c.flush.period_ns / 1'000'000'000) + " s";
+  }
+  if (c.flush.every == 0 && c.flush.period_ns == 0) text += " what it is asked to";
+  return text + (c.flush.keep.keeps_all() ? ", keeps all" : ", keeps " + to_string(c.flush.keep));
+}
+
 node::NodeConfig configure(const Options& o) {
   const auto given = [&](const char* name, const std::string& otherwise) {
     const auto at = o.set.find(name);
@@ -207,6 +277,7 @@ node::NodeConfig configure(const Options& o) {
   c.tag_blocks = o.set.contains("tag-blocks");
   c.strict_racks = o.set.contains("strict-racks");
   c.for_all_users = o.set.contains("for-all-users");
+  configure_flush(o, &c);
   return c;
 }
 
@@ -233,8 +304,9 @@ int main(int argc, char** argv) {
     if (!config.key_file.empty() && !node::SessionKey::load(config.key_file, &text)) {
       tools::own_failure(kTool, text);
     }
-    printf("good: node %s, one of %zu; store %s; socket %s\n", config.members.self().name.c_str(),
-           config.members.list.size(), config.store_dir.c_str(), config.socket_path.c_str());
+    printf("good: node %s, one of %zu; store %s; socket %s%s\n", config.members.self().name.c_str(),
+           config.members.list.size(), config.store_dir.c_str(), config.socket_path.c_str(),
+           flush_words(config).c_str());
     return 0;
   }
   sigset_t signals;

@@ -41,19 +41,34 @@ void Protector::connect() {
   auto client = node::Client::connect(options_.socket, &text);
   if (!client) return fail(text);
   client_ = std::make_unique<node::Client>(std::move(*client));
-  const bool sent = client_->send({{"op", "protect"},
-                                   {"session", session_},
-                                   {"dir", dir_},
-                                   {"name", options_.name},
-                                   {"protect", options_.spec}});
-  if (!sent) fail(options_.socket + ": crstored went away");
+  node::Json request{{"op", "protect"},
+                     {"session", session_},
+                     {"dir", dir_},
+                     {"name", options_.name},
+                     {"protect", options_.spec}};
+  if (options_.has_flush()) {
+    request["flush_every"] = options_.flush_every;
+    request["flush_interval_ns"] = options_.flush_interval_ns;
+  }
+  if (!client_->send(request)) fail(options_.socket + ": crstored went away");
+}
+
+// Level 3.
+void Protector::on_flushed(const node::Json& event) {
+  flushed_sequence_ = node::number_of(event, "sequence");
+  const std::string why = node::text_of(event, "trouble");
+  if (flush_trouble_ == why) return;
+  flush_trouble_ = why;
+  say_(why.empty() ? "checkpoints are flushed again" : "checkpoints are not flushed: " + why);
 }
 
 void Protector::serve() {
   while (client_) {
     const auto j = client_->receive(0);
     if (!j) break;
-    if (node::text_of(*j, "event") == "level") {
+    if (node::number_of(*j, "level") == 3) {
+      on_flushed(*j);
+    } else if (node::text_of(*j, "event") == "level") {
       if (node::number_of(*j, "level") >= 2) safe_sequence_ = node::number_of(*j, "sequence");
       const std::string why = node::text_of(*j, "trouble");
       const bool all = node::number_of(*j, "parts") == node::number_of(*j, "of");
@@ -70,6 +85,10 @@ void Protector::serve() {
     } else if (node::flag_of(*j, "ok")) {
       accepted_ = true;
       if (const std::string notice = node::text_of(*j, "notice"); !notice.empty()) say_(notice);
+      if (options_.has_flush() && node::text_of(*j, "flush").empty()) {
+        say_("checkpoints are not flushed: the crstored at " + options_.socket +
+             " has no directory for that; start it with --flush DIR");
+      }
     } else {
       return fail(node::text_of(*j, "error"));
     }

@@ -19,6 +19,10 @@ struct ProtectOptions {
   std::string spec;    // --protect; "": not at all
   std::string name;    // of the session, for people
   std::string socket;  // crstored's
+  // Which checkpoints are flushed (level 3); both 0: those that crstored was told to.
+  uint64_t flush_every = 0, flush_interval_ns = 0;
+
+  bool has_flush() const { return flush_every != 0 || flush_interval_ns != 0; }
 };
 
 class Protector {
@@ -39,12 +43,17 @@ class Protector {
 
   // The newest checkpoint that survives the loss of this node; 0: none.
   uint64_t safe_sequence() const { return safe_sequence_; }
+  // The newest one that is flushed to a shared file system; 0: none.
+  uint64_t flushed_sequence() const { return flushed_sequence_; }
   // "2 of 3 parts; b: the node cannot be reached"; "" if nothing is wrong.
   const std::string& trouble() const { return trouble_; }
+  // The same of flushing: "PATH: cause; next step".
+  const std::string& flush_trouble() const { return flush_trouble_; }
 
  private:
   void connect();
   void fail(const std::string& why);
+  void on_flushed(const node::Json& event);
 
   ProtectOptions options_;
   Say say_;
@@ -52,9 +61,9 @@ class Protector {
   std::unique_ptr<node::Client> client_;
   uint64_t told_epoch_ = 0, told_sequence_ = 0;
   uint64_t retry_ns_ = 0;
-  uint64_t safe_sequence_ = 0;
+  uint64_t safe_sequence_ = 0, flushed_sequence_ = 0;
   bool accepted_ = false;
-  std::string trouble_;
+  std::string trouble_, flush_trouble_;
 };
 
 }  // namespace cr::agent

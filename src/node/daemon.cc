@@ -70,10 +70,12 @@ Result<std::unique_ptr<Daemon>> Daemon::create(NodeConfig config,
       kStoreThreads, [d = d.get()](StoreThreads::Task task) { d->later(std::move(task)); });
   CR_TRYV(d->start_links(ret_text));
   CR_TRYV(d->listen(ret_text));
+  d->start_flush();
   return d;
 }
 
 Daemon::~Daemon() {
+  flush_.reset();
   for (;;) {
     std::unique_lock held(mutex_);
     ending_ = true;
@@ -416,6 +418,7 @@ void Daemon::on_request(Client& c, const Json& request) {
   const std::string op = text_of(request, "op");
   if (op == "protect") return on_protect(c, request);
   if (op == "committed") return on_committed(c);
+  if (op == "flush") return on_flush(c, request);
   if (op == "status") return answer(c.number, status_json(c.uid));
   if (op == "place") return answer(c.number, place_json(text_of(request, "name"), c.uid));
   if (op == "repair" && rewrite(c, text_of(request, "name"))) return;
@@ -478,7 +481,10 @@ void Daemon::on_protect(Client& c, const Json& request) {
   c.session = id;
   log_("session " + s.name + " (" + id.substr(0, 8) + ") is protected by " +
        store::to_string(s.protection));
-  Json j{{"ok", true}, {"holders", placed->holders}, {"racks_shared", placed->racks_shared}};
+  Json j{{"ok", true},
+         {"holders", placed->holders},
+         {"racks_shared", placed->racks_shared},
+         {"flush", config_.flush.dir}};
   if (const std::string own = config_.members.self().name; states_->is_draining(own)) {
     j["notice"] = "node " + own +
                   " is being drained: checkpoints are kept on the others as before, "
@@ -488,11 +494,18 @@ void Daemon::on_protect(Client& c, const Json& request) {
   }
   answer(c.number, j);
   sessions_[id]->wake(now_ns());
+  std::optional<FlushChoice> own;
+  if (request.contains("flush_every") || request.contains("flush_interval_ns")) {
+    own = {number_of(request, "flush_every"), number_of(request, "flush_interval_ns")};
+  }
+  wake_flush(id, own);
 }
 
 void Daemon::on_committed(Client& c) {
   const auto s = sessions_.find(c.session);
-  if (s != sessions_.end()) s->second->wake(now_ns());
+  if (s == sessions_.end()) return;
+  s->second->wake(now_ns());
+  wake_flush(c.session);
 }
 
 void Daemon::tell_safety(const Replicator& r) {
@@ -532,6 +545,8 @@ void Daemon::client_gone(Client& c) {
   if (s == sessions_.end()) return;
   s->second->wake(now_ns());
   s->second->end();
+  wake_flush(c.session);
+  if (flush_) flush_->end(s->second->session().id);
 }
 
 Json Daemon::status_json(uint32_t uid) {
@@ -584,6 +599,7 @@ Json Daemon::status_json(uint32_t uid) {
                         {"parts", parts}});
   }
   j["sessions"] = sessions;
+  if (flush_) j["flush"] = flush_json(uid);
   return j;
 }
 
@@ -625,6 +641,7 @@ RequestContext Daemon::context_of(uint64_t client, uint32_t uid, uint32_t gid) {
   context.uid = uid;
   context.gid = gid;
   context.durable = config_.durable;
+  context.flush = flush_look_;
   context.tell = [this, client](const Json& j) { post(client, j); };
   context.wanted = [this, client] { return is_wanted(client); };
   context.sessions = [this, client](const std::string& about) {
@@ -698,7 +715,7 @@ void Daemon::run(int stop_fd) {
     replace_holders();
     look_around(now);
     drop_stale();
-    next = std::min(next, now + kSecond);
+    next = std::min({next, now + kSecond, watch_flush(now)});
     bool idle = true;
     for (auto s = sessions_.begin(); s != sessions_.end();) {
       more |= s->second->step(now_ns());

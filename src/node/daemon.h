@@ -15,6 +15,8 @@
 #include <vector>
 
 #include "node/cluster.h"
+#include "node/flush_look.h"
+#include "node/flush_thread.h"
 #include "node/holder.h"
 #include "node/json.h"
 #include "node/look.h"
@@ -43,6 +45,8 @@ struct NodeConfig {
   uint64_t heartbeat_ns = 1'000'000'000, silence_ns = 5'000'000'000;
   // A node that has been gone for so long gets no part back: others take its place. 0: never.
   uint64_t repair_after_ns = 60'000'000'000;
+  FlushOptions flush;  // dir "": nothing is flushed; node and durable are this node's
+  uint64_t flush_bytes_per_second = 0;
 };
 
 class Daemon : private LinkHandler {
@@ -93,6 +97,17 @@ class Daemon : private LinkHandler {
   Json place_json(const std::string& name, uint32_t uid);
   void tell_safety(const Replicator& r);
   void client_gone(Client& c);
+
+  // Level 3 (daemon_flush.cc). Of a session that is protected here, by its hexadecimal id.
+  void start_flush();
+  void wake_flush(const std::string& id, const std::optional<FlushChoice>& own = std::nullopt);
+  void on_flush(Client& c, const Json& request);
+  void begin_flush(uint64_t client, const FlushedSession& session);
+  void flush_changed(const SessionId& id, const FlushStatus& status);
+  void tell_flushed(const std::string& id, const FlushStatus& status);
+  uint64_t watch_flush(uint64_t now_ns);  // when again
+  Json flush_json(uint32_t uid);
+
   // Other nodes take the places of those that have been gone for long.
   void replace_holders();
   // All parts of a session whose node is gone are written anew, from an image that was made here.
@@ -166,6 +181,14 @@ class Daemon : private LinkHandler {
   std::map<SessionId, uint64_t> lacking_;  // sessions that lack parts, and since when
   std::set<SessionId> mending_;            // that are repaired without anybody having asked
   std::map<std::string, std::vector<format::DropParts>> drops_;  // by node
+  std::unique_ptr<FlushThread> flush_;
+  std::shared_ptr<FlushLook> flush_look_;
+  struct FlushWaiter {
+    uint64_t client, number;  // of FlushThread::request()
+    FlushedSession session;
+  };
+  std::vector<FlushWaiter> flush_waiters_;
+  std::string flush_stuck_;  // the file system does not answer
   std::vector<Client> clients_;
   uint64_t next_client_ = 1;
   std::mutex mutex_;                          // of what follows
@@ -181,6 +204,7 @@ struct RequestContext {
   NodeStates* states = nullptr;
   uint32_t uid = 0, gid = 0;  // whose request it is
   bool durable = true;
+  std::shared_ptr<FlushLook> flush;       // nullptr: nothing is flushed
   std::function<void(const Json&)> tell;  // progress
   // Does anybody still wait for the answer?
   std::function<bool()> wanted;
