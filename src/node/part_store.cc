@@ -262,6 +262,7 @@ Result<unsigned> PartStore::remove(const SessionId& id, uint32_t uid) {
   {
     const std::lock_guard held(mutex_);
     synced_.erase(id);
+    std::erase_if(newest_buffers_, [&](const auto& b) { return b.first.first == id; });
   }
   unsigned files = 0;
   for (const std::string& name : names_in(dir)) {
@@ -302,6 +303,17 @@ bool PartStore::begin_part(const SessionId& id, unsigned holder) {
 void PartStore::end_part(const SessionId& id, unsigned holder) {
   const std::lock_guard held(mutex_);
   busy_.erase({id, holder});
+}
+
+int PartStore::newest_buffer(const SessionId& id, unsigned holder) const {
+  const std::lock_guard held(mutex_);
+  const auto at = newest_buffers_.find({id, holder});
+  return at != newest_buffers_.end() ? at->second : 0;
+}
+
+void PartStore::note_buffer(const SessionId& id, unsigned holder, int buffer) {
+  const std::lock_guard held(mutex_);
+  newest_buffers_[{id, holder}] = buffer;
 }
 
 uint64_t chunk_digest(const format::PartChunk& chunk, std::span<const uint8_t> data) {
@@ -388,7 +400,8 @@ Result<void> read_current_rows(const store::LoadedPart& part, uint64_t first, ui
 }
 
 // The new part goes where neither its base lies nor what is to be kept; if these are two, it has no
-// base.
+// base. If both buffers hold that checkpoint the one that was written last stays: so two transfers
+// without a base renew both (Replicator::rewrite()).
 Result<int> PartReceiver::choose_buffer(store::PartState (&old)[2]) {
   const auto holds = [&](int b, const Triple& t, uint64_t layout) {
     return old[b].part && !is_none(t) && old[b].part->view.header.triple == t &&
@@ -399,8 +412,9 @@ Result<int> PartReceiver::choose_buffer(store::PartState (&old)[2]) {
     return h.kind == offer_.kind && h.data_parts == offer_.data_parts &&
            h.parity_parts == offer_.parity_parts && is_of(*old[b].part, id(), offer_.holder);
   };
+  const int first = store_.newest_buffer(id(), offer_.holder);
   int kept = -1, based = -1;
-  for (int b = 0; b < 2; b++) {
+  for (const int b : {first, 1 - first}) {
     // It may be what is to be kept, and cannot be read only now.
     if (old[b].exists && old[b].error.code == Errc::kSystem) return old[b].error;
     if (old[b].part && offer_.uid != 0 && old[b].part->view.header.uid != offer_.uid) {
@@ -408,8 +422,8 @@ Result<int> PartReceiver::choose_buffer(store::PartState (&old)[2]) {
     }
     if (kept < 0 && holds(b, offer_.keep, offer_.keep_layout)) kept = b;
   }
-  for (int b = 0; b < 2; b++) {
-    if (holds(b, offer_.base, offer_.base_layout) && fits(b) &&
+  for (const int b : {first, 1 - first}) {
+    if (based < 0 && holds(b, offer_.base, offer_.base_layout) && fits(b) &&
         (kept < 0 || holds(b, offer_.keep, offer_.keep_layout)))
       based = b;
   }
@@ -437,11 +451,11 @@ Result<std::unique_ptr<PartReceiver>> PartReceiver::begin(PartStore& store,
   const std::string dir = store.session_dir(r->id());
   store::PartState old[2];
   for (int b = 0; b < 2; b++) old[b] = store::load_part(store::part_path(dir, offer.holder, b));
-  CR_TRY(const int to, r->choose_buffer(old));
+  CR_TRY(r->buffer_, r->choose_buffer(old));
   const uint64_t base_rows = r->base_ ? r->base_->view.header.rows : 0;
   r->most_rows_ = std::min(possible, 2 * std::max(offer.rows, base_rows) + kSpareRows);
-  CR_TRY(r->writer_, store::PartWriter::open(store::part_path(dir, offer.holder, to),
-                                             store.durable(), r->base_.get(), &old[to]));
+  CR_TRY(r->writer_, store::PartWriter::open(store::part_path(dir, offer.holder, r->buffer_),
+                                             store.durable(), r->base_.get(), &old[r->buffer_]));
   return r;
 }
 
@@ -512,7 +526,9 @@ Result<void> PartReceiver::commit(const format::PartCommit& c) {
   auto d = format::read_description(bytes, c.slots);
   if (!d) return d.error();
   if (d->holders.size() != h.data_parts + h.parity_parts) return bad;
-  return writer_->commit(h, bytes);
+  CR_TRYV(writer_->commit(h, bytes));
+  store_.note_buffer(id(), offer_.holder, buffer_);
+  return {};
 }
 
 }  // namespace cr::node

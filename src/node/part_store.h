@@ -9,6 +9,7 @@
 #pragma once
 
 #include <array>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <set>
@@ -72,12 +73,16 @@ class PartStore {
   // false: the part is being taken in already.
   bool begin_part(const SessionId& id, unsigned holder);
   void end_part(const SessionId& id, unsigned holder);
+  // Into which buffer a part was taken in last; 0 if none was since this store was opened.
+  int newest_buffer(const SessionId& id, unsigned holder) const;
+  void note_buffer(const SessionId& id, unsigned holder, int buffer);
 
   std::string dir_;
   bool durable_;
-  std::mutex mutex_;                               // of what follows
+  mutable std::mutex mutex_;                       // of what follows
   std::set<SessionId> synced_;                     // whose files' names are durable
   std::set<std::pair<SessionId, unsigned>> busy_;  // parts that are being taken in
+  std::map<std::pair<SessionId, unsigned>, int> newest_buffers_;
 };
 
 // The parts that were read last, so that whoever reads one from beginning to end loads it once. Any
@@ -147,6 +152,7 @@ class PartReceiver {
 
   PartStore& store_;
   format::PartOffer offer_;
+  int buffer_ = 0;          // that is written
   uint64_t most_rows_ = 0;  // of chunks and of the commit
   std::unique_ptr<store::LoadedPart> base_;
   std::unique_ptr<store::PartWriter> writer_;

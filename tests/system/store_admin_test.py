@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""store_admin_test.py - running a node store: nodes that are taken out of service and come back,
-the private crstored, levels that are shown and waited for (store_cluster.py has the nodes).
+"""store_admin_test.py - running a node store: nodes that are taken out of service and come back
+(store_cluster.py has the nodes).
 
   python3 tests/system/store_admin_test.py 'store_admin/drain*' --user=root
 """

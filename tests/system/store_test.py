@@ -470,7 +470,7 @@ def test_asked_while_it_runs(workspace):
     job.end()
 
 
-def run_repair_while_it_runs(workspace):
+def test_repair_while_it_runs(workspace):
     """Rows that do not change stay damaged from checkpoint to checkpoint, until crstore repair."""
     cluster, job, _ = started(workspace, 3, "rs:2+1")
     home = cluster["a"]
@@ -1008,7 +1008,6 @@ def tests(thorough=False, seed=1):
                 run_fault_point(workspace, who, point, (1, 2, 3, 5, 8) if thorough else (1, 2)),
                 USERS if thorough else ("root", "self"))
     if thorough:
-        add("store/repair_while_it_runs", run_repair_while_it_runs)
         add("store/hundred_sessions",
             lambda workspace: run_many_sessions(workspace, 100, 10 << 20), ("root",), 600.0)
     return result

@@ -7,6 +7,7 @@
 
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -320,6 +321,38 @@ Test(part_store, the_base_is_used_and_what_is_to_be_kept_is) {
   take_in(store, offer(1, 5), rows);
   begin(store, offer(1, 6)).reset();
   cr_assert(has(store, offer(1, 5)) && !has(store, offer(1, 2)));
+}
+
+// Whichever of them holds it already, or both do.
+Test(part_store, two_transfers_without_a_base_renew_both_buffers) {
+  for (int before = 0; before < 3; before++) {
+    Store store;
+    const Rows rows(30, 1);
+    PartOffer o = offer(1, 1);
+    for (int i = 0; i < before; i++) {
+      take_in(store, o, rows);
+      o.keep = o.triple;
+    }
+    const auto path = [&](int buffer) {
+      return cr::store::part_path(store->session_dir(session(1)), 0, buffer);
+    };
+    for (int buffer = 0; buffer < before; buffer++) {
+      const int fd = open(path(buffer).c_str(), O_WRONLY);
+      cr_assert_eq(pwrite(fd, "?", 1, cr::format::kPartRowsOff + 7 * kPageSize + 100), 1);
+      close(fd);
+      cr_assert_eq(cr::store::damaged_rows(cr::store::load_part(path(buffer)).part->view).size(),
+                   1);
+    }
+    for (int i = 0; i < 2; i++) {
+      cr_assert_not(take_in(store, o, rows));
+      o.keep = o.triple;
+    }
+    for (int buffer = 0; buffer < 2; buffer++) {
+      const auto state = cr::store::load_part(path(buffer));
+      cr_assert(state.part != nullptr, "%d: buffer %d is not there", before, buffer);
+      cr_assert(cr::store::damaged_rows(state.part->view).empty(), "%d: buffer %d", before, buffer);
+    }
+  }
 }
 
 Test(part_store, a_part_is_taken_in_by_one_at_a_time) {
