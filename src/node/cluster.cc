@@ -19,6 +19,14 @@ using namespace format;
 
 constexpr uint64_t kWindowBytes = Cluster::kMostRows * kPageSize;
 
+ListParts list_request(const SessionId* only) {
+  ListParts l{};
+  if (only == nullptr) return l;
+  l.one_session = 1;
+  memcpy(l.session_id, only->data(), only->size());
+  return l;
+}
+
 }  // namespace
 
 Cluster::~Cluster() {
@@ -93,7 +101,8 @@ void Cluster::on_message(LinkId, uint16_t, std::span<const uint8_t> payload) {
   uint64_t number = 0;  // every answer begins with it
   if (payload.size() < sizeof(number)) return;
   memcpy(&number, payload.data(), sizeof(number));
-  if (number == request_) answer_.emplace(payload.begin(), payload.end());
+  const auto at = questions_.find(number);
+  if (at != questions_.end()) at->second.answer.emplace(payload.begin(), payload.end());
 }
 
 void Cluster::on_down(LinkId id, const Error&, const std::string& text) {
@@ -107,29 +116,42 @@ void Cluster::on_down(LinkId id, const Error&, const std::string& text) {
 
 void Cluster::on_refused(WireReason, const std::string&, const std::string&) {}
 
-Result<std::vector<uint8_t>> Cluster::ask_bytes(const std::string& node, uint16_t type,
-                                                std::span<uint8_t> message) {
-  Peer& peer = peers_[node];
+Result<uint64_t> Cluster::send_bytes(const std::string& node, uint16_t type,
+                                     std::span<uint8_t> message) {
+  const Peer& peer = peers_[node];
   if (!peer.up) return Error{Errc::kAgentGone, 0, "the node cannot be reached"};
   ++request_;
   memcpy(message.data(), &request_, sizeof(request_));
-  answer_.reset();
   CR_TRYV(hub_->send(peer.link, type, message));
-  if (!wait(options_.answer_ns, [&] { return answer_ || !peer.up; })) {
-    return Error{Errc::kTimeout, ETIMEDOUT, "the node does not answer"};
-  }
-  if (!answer_) return Error{Errc::kAgentGone, 0, "the node went away"};
-  return std::move(*answer_);
+  questions_[request_] = {node, rawsys::now_ns() + options_.answer_ns, std::nullopt};
+  return request_;
 }
 
-void Cluster::list_of(const std::string& node, const SessionId* only, std::vector<FoundPart>* ret) {
-  ListParts l{};
-  if (only != nullptr) {
-    l.one_session = 1;
-    memcpy(l.session_id, only->data(), only->size());
-  }
-  for (bool more = true; more;) {
-    auto answer = ask(node, kListParts, l);
+Result<std::vector<uint8_t>> Cluster::answer_to(uint64_t request) {
+  const auto at = questions_.find(request);
+  const Peer& peer = peers_[at->second.node];
+  const uint64_t now = rawsys::now_ns(), until = std::max(now, at->second.until_ns);
+  const bool ended = wait(until - now, [&] { return at->second.answer || !peer.up; });
+  const Question q = std::move(at->second);
+  questions_.erase(at);
+  if (!ended) return Error{Errc::kTimeout, ETIMEDOUT, "the node does not answer"};
+  if (!q.answer) return Error{Errc::kAgentGone, 0, "the node went away"};
+  return *q.answer;
+}
+
+// Returns the request's number, or 0: the node cannot be reached.
+uint64_t Cluster::ask_for_list(const std::string& node, ListParts l) {
+  const auto sent = send(node, kListParts, l);
+  if (sent) return *sent;
+  unreachable_.emplace(node, sent.error().what);
+  return 0;
+}
+
+// Behind ask_for_list(). ret: of this node alone.
+void Cluster::list_of(const std::string& node, ListParts l, uint64_t request,
+                      std::vector<FoundPart>* ret) {
+  for (;;) {
+    auto answer = answer_to(request);
     if (!answer) {
       unreachable_.emplace(node, answer.error().what);
       return;
@@ -141,26 +163,29 @@ void Cluster::list_of(const std::string& node, const SessionId* only, std::vecto
     }
     const uint32_t count = list->head.entries;
     for (uint32_t i = 0; i < count; i++) ret->push_back({node, list->entry(i)});
-    more = list->head.more != 0 && count > 0;
-    if (!more) return;
+    if (list->head.more == 0 || count == 0) return;
     // Parts come and go between two answers, so it goes on from the last session's beginning. Only
     // of a session that fills an answer alone the entries are counted.
     SessionId last = session_id_of(ret->back().entry.session_id);
     const bool alone = session_id_of(list->entry(0).session_id) == last;
     if (alone) {
       l.skip += count;
-      continue;
+    } else {
+      while (session_id_of(ret->back().entry.session_id) == last) ret->pop_back();
+      memcpy(l.session_id, last.data(), last.size());
+      l.skip = 0;
     }
-    while (session_id_of(ret->back().entry.session_id) == last) ret->pop_back();
-    memcpy(l.session_id, last.data(), last.size());
-    l.skip = 0;
+    request = ask_for_list(node, l);
+    if (request == 0) return;
   }
 }
 
 std::vector<FoundPart> Cluster::list_on(const std::string& node, const SessionId* only) {
   std::vector<FoundPart> all;
   if (node != options_.members.self().name) {
-    if (peers_[node].up) list_of(node, only, &all);
+    const ListParts l = list_request(only);
+    const uint64_t request = peers_[node].up ? ask_for_list(node, l) : 0;
+    if (request != 0) list_of(node, l, request, &all);
     return all;
   }
   for (const PartEntry& e : options_.store->list(only)) all.push_back({node, e});
@@ -168,9 +193,17 @@ std::vector<FoundPart> Cluster::list_on(const std::string& node, const SessionId
 }
 
 std::vector<FoundPart> Cluster::list(const SessionId* only) {
-  std::vector<FoundPart> all = list_on(options_.members.self().name, only);
+  const ListParts l = list_request(only);
+  std::map<std::string, uint64_t> asked;
   for (const auto& [name, peer] : peers_) {
-    const std::vector<FoundPart> more = list_on(name, only);
+    if (const uint64_t request = peer.up ? ask_for_list(name, l) : 0; request != 0) {
+      asked[name] = request;
+    }
+  }
+  std::vector<FoundPart> all = list_on(options_.members.self().name, only);
+  for (const auto& [name, request] : asked) {
+    std::vector<FoundPart> more;
+    list_of(name, l, request, &more);
     all.insert(all.end(), more.begin(), more.end());
   }
   return all;

@@ -41,7 +41,8 @@ class Cluster : private LinkHandler {
   // "NODE: why", of members that could not be asked.
   const std::map<std::string, std::string>& unreachable() const { return unreachable_; }
 
-  // Parts of all nodes that can be reached, or of one session.
+  // Parts of all nodes that can be reached, or of one session. All are asked at the same time: where
+  // a session runs the answers of some moments apart do not fit together.
   std::vector<FoundPart> list(const SessionId* only);
   // The same of one node.
   std::vector<FoundPart> list_on(const std::string& node, const SessionId* only);
@@ -75,18 +76,31 @@ class Cluster : private LinkHandler {
                   const std::string& text) override;
   template <typename Condition>
   bool wait(uint64_t ns, const Condition& condition);
-  // Sends, and waits for the answer with the number that the message gets in its first 8 bytes.
-  Result<std::vector<uint8_t>> ask_bytes(const std::string& node, uint16_t type,
-                                         std::span<uint8_t> message);
+  struct Question {
+    std::string node;
+    uint64_t until_ns;
+    std::optional<std::vector<uint8_t>> answer;
+  };
+  // Sends. Returns the number that the message gets in its first 8 bytes, and its answer has there.
+  Result<uint64_t> send_bytes(const std::string& node, uint16_t type, std::span<uint8_t> message);
+  template <typename T>
+  Result<uint64_t> send(const std::string& node, uint16_t type, T& message) {
+    static_assert(offsetof(T, request) == 0);
+    return send_bytes(node, type, {reinterpret_cast<uint8_t*>(&message), sizeof(message)});
+  }
+  // Waits for the answer, once for each number.
+  Result<std::vector<uint8_t>> answer_to(uint64_t request);
   template <typename T>
   Result<std::vector<uint8_t>> ask(const std::string& node, uint16_t type, T& message) {
-    static_assert(offsetof(T, request) == 0);
-    return ask_bytes(node, type, {reinterpret_cast<uint8_t*>(&message), sizeof(message)});
+    CR_TRY(const uint64_t request, send(node, type, message));
+    return answer_to(request);
   }
   Result<PartCache::Part> own_part(const FoundPart& part);
   Result<void> fetch(const FoundPart& part, uint32_t kind, uint64_t off, uint64_t count,
                      uint8_t* ret, uint64_t bytes, uint64_t* ret_row);
-  void list_of(const std::string& node, const SessionId* only, std::vector<FoundPart>* ret);
+  uint64_t ask_for_list(const std::string& node, format::ListParts l);
+  void list_of(const std::string& node, format::ListParts l, uint64_t request,
+               std::vector<FoundPart>* ret);
 
   Options options_;
   PartCache cache_;  // of own parts
@@ -95,8 +109,8 @@ class Cluster : private LinkHandler {
   std::map<std::string, std::string> unreachable_;
   os::Mapping window_;
   std::optional<Region> region_;
-  uint64_t request_ = 0;
-  std::optional<std::vector<uint8_t>> answer_;  // to request_
+  uint64_t request_ = 0;  // the last one
+  std::map<uint64_t, Question> questions_;
 };
 
 }  // namespace cr::node

@@ -16,7 +16,8 @@ void Cluster::share(NodeStates& states) {
     bool more = true, theirs_more = true;
     for (uint32_t skip = 0; peer.up && (more || theirs_more); skip += kMostStatesAtOnce) {
       std::vector<uint8_t> message = states.message(0, skip, &more);
-      const auto answer = ask_bytes(name, kShareStates, message);
+      const auto sent = send_bytes(name, kShareStates, message);
+      const auto answer = sent ? answer_to(*sent) : Result<std::vector<uint8_t>>(sent.error());
       if (!answer) break;
       const auto theirs = read_node_states_message(answer->data(), answer->size());
       if (!theirs) break;

@@ -93,9 +93,9 @@ bool same(const std::vector<FoundPart>& a, const std::vector<FoundPart>& b) {
   });
 }
 
-// What there is, of all sessions or of one. Nodes are asked one after the other, so of a session
-// that runs each may tell of another moment. Where something is missing they are asked again, until
-// it is there or nothing changes any more.
+// What there is, of all sessions or of one. Of a session that runs each node may tell of another
+// moment. Where something is missing they are asked again, until it is there or nothing changes any
+// more.
 std::vector<Found> look(Cluster& cluster, const SessionId* only, uint32_t uid,
                         bool (*is_good)(const Found&),
                         const std::vector<FlushedFile>& flushed = {}) {

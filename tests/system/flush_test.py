@@ -65,12 +65,14 @@ class Job(Session):
                          options=["-i", "off", "--durable=crash", "--protect", protect, "--name",
                                   NAME, *options])
         workspace.variables.update(node.environment())
+        self.node = node
         self.start()
         self.wait_ready()
 
     def restore_on(self, node, options=(), is_here=False):
         """is_here: its images are on that node, and are used."""
         self.restores += 1
+        self.node = node
         if not is_here:
             self.image = str(self.workspace.path / f"image-{self.restores}.dir")
         self.foreground = self.workspace.start(
@@ -79,6 +81,11 @@ class Job(Session):
             environment=node.environment())
         self.name = f"crrestore (restore {self.restores})"
         self.ping()
+
+    def checkpoint(self, *arguments):
+        """Until crstored knows of it, too; it learns of the session by the first one."""
+        super().checkpoint(*arguments)
+        self.node.cluster.wait_session(self.node, lambda session: True, "crstored to know it")
 
     def said(self):
         error = "err.txt" if self.restores == 0 else f"restore-{self.restores}.err"
