@@ -199,6 +199,22 @@ bool parse_flush_option(const char* tool, int option, const char* text,
   return true;
 }
 
+bool parse_write_option(const char* tool, int option, const char* text, store::WriteLimits* ret) {
+  if (option == kWriteBandwidth) {
+    ret->bytes_per_second = parse_bytes(tool, text);
+    if (ret->bytes_per_second < kPageSize) misuse(tool, "--write-bandwidth: give at least 4K");
+  } else if (option == kQueueDepth) {
+    const uint64_t depth = parse_number(tool, "--queue-depth", text);
+    if (depth < 1 || depth > store::WriteLimits::kMostDepth) {
+      misuse(tool, "--queue-depth: give 1 to " + std::to_string(store::WriteLimits::kMostDepth));
+    }
+    ret->depth = static_cast<unsigned>(depth);
+  } else {
+    return false;
+  }
+  return true;
+}
+
 std::string absolute_path(const char* tool, const std::string& path) {
   if (!path.empty() && path[0] == '/') return path;
   char cwd[PATH_MAX];

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "agent/supervisor.h"
+#include "store/file.h"
 
 namespace cr::tools {
 
@@ -60,6 +61,16 @@ enum FlushOption { kFlushEvery = 1010, kFlushInterval };
   }
 // false: `option` is none of them.
 bool parse_flush_option(const char* tool, int option, const char* text, agent::ProtectOptions* ret);
+
+// How images and parts are written: "write-bandwidth" and "queue-depth". Long options have these
+// numbers.
+enum WriteOption { kWriteBandwidth = 1020, kQueueDepth };
+#define CR_WRITE_OPTIONS                                                     \
+  {"write-bandwidth", required_argument, nullptr, tools::kWriteBandwidth}, { \
+    "queue-depth", required_argument, nullptr, tools::kQueueDepth            \
+  }
+// false: `option` is none of them.
+bool parse_write_option(const char* tool, int option, const char* text, store::WriteLimits* ret);
 
 std::string absolute_path(const char* tool, const std::string& path);
 // libcrpreload.so beside the tool, or $CR_PRELOAD; own failure if missing.

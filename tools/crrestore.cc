@@ -43,7 +43,8 @@ constexpr char kHelp[] =
     "      --lazy                 the program runs at once, and large memory comes while it does;\n"
     "                             takes root or CAP_SYS_PTRACE, else --eager and a message\n"
     "      --durable=power|crash  as crrun's (default power)\n"
-    "      --staging BYTES[K|M|G] as crrun's\n"
+    "      --staging BYTES[K|M|G], --write-bandwidth BYTES[K|M|G], --queue-depth N\n"
+    "                             as crrun's\n"
     "      --track=auto|uffd|softdirty|hash|all\n"
     "                             as crrun's\n"
     "      --files=restore|keep|refuse\n"
@@ -84,6 +85,7 @@ struct Options {
   agent::Clock clock = agent::Clock::kAuto;
   agent::PathMapper paths;
   agent::ProtectOptions protect;
+  store::WriteLimits write;
   std::string name;      // of a protected session, instead of an image directory
   bool brought = false;  // its images come from other nodes
   bool check_only = false, lazy = false, verbose = false;
@@ -136,6 +138,7 @@ Options parse(int argc, char** argv) {
   static const option kLong[] = {{"sequence", required_argument, nullptr, kSequence},
                                  {"interval", required_argument, nullptr, 'i'},
                                  CR_INTERVAL_OPTIONS,
+                                 CR_WRITE_OPTIONS,
                                  {"ids", required_argument, nullptr, kIds},
                                  {"clock", required_argument, nullptr, kClock},
                                  {"files", required_argument, nullptr, kFiles},
@@ -216,6 +219,7 @@ Options parse(int argc, char** argv) {
         break;
       default:
         if (tools::parse_interval_option(kTool, c, optarg, &o.session)) break;
+        if (tools::parse_write_option(kTool, c, optarg, &o.write)) break;
         if (tools::parse_flush_option(kTool, c, optarg, &o.protect)) break;
         tools::common_option(kTool, kHelp, c, argv[optind - 1]);
     }
@@ -322,6 +326,7 @@ int main(int argc, char** argv) {
   s.ids = o.ids;
   s.lazy = o.lazy;
   s.protect = o.protect;
+  store::limit_writes(o.write);
   s.start.clock = o.clock;
   s.paths = o.paths;
   s.start.preload = tools::find_preload(kTool);

@@ -49,6 +49,11 @@ constexpr char kHelp[] =
     "                             auto: the first of these that can be had, never all)\n"
     "      --staging BYTES[K|M|G] bound of the memory a checkpoint is staged in (default: what it\n"
     "                             needs, at most half of the available memory)\n"
+    "      --write-bandwidth BYTES[K|M|G]\n"
+    "                             write images no faster than so much in a second (default: no "
+    "bound)\n"
+    "      --queue-depth N        of one image, writes in flight by io_uring, 1 to 1024 (default "
+    "16)\n"
     "      --protect=none|replica:R|xor:G|rs:K+M\n"
     "                             this node's crstored keeps the checkpoints as well: on its disk "
     "alone,\n"
@@ -89,6 +94,7 @@ struct Options {
   bool restart = false;
   agent::Ids ids = agent::Ids::kAuto;
   agent::ProtectOptions protect;
+  store::WriteLimits write;
   std::string plugins;  // each with a colon before it
   std::vector<std::string> argv;
 };
@@ -128,6 +134,7 @@ Options parse(int argc, char** argv) {
   static const option kLong[] = {{"dir", required_argument, nullptr, 'd'},
                                  {"interval", required_argument, nullptr, 'i'},
                                  CR_INTERVAL_OPTIONS,
+                                 CR_WRITE_OPTIONS,
                                  {"restart", required_argument, nullptr, kRestart},
                                  {"durable", required_argument, nullptr, kDurable},
                                  {"staging", required_argument, nullptr, kStaging},
@@ -189,6 +196,7 @@ Options parse(int argc, char** argv) {
         break;
       default:
         if (tools::parse_interval_option(kTool, c, optarg, &o.session)) break;
+        if (tools::parse_write_option(kTool, c, optarg, &o.write)) break;
         if (tools::parse_flush_option(kTool, c, optarg, &o.protect)) break;
         tools::common_option(kTool, kHelp, c, argv[optind - 1]);
     }
@@ -218,6 +226,7 @@ int main(int argc, char** argv) {
   s.ids = o.ids;
   s.restart_on_failure = o.restart;
   s.protect = o.protect;
+  store::limit_writes(o.write);
   s.start.preload = tools::find_preload(kTool);
   s.start.plugins = o.plugins;
   s.start.session_dir = o.session.dir;

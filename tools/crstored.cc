@@ -43,6 +43,11 @@ constexpr char kHelp[] =
     "      --cluster NAME   nodes of other clusters are refused (default: cluster)\n"
     "      --listen HOST    address to listen at (default: this node's in the list)\n"
     "      --dram BYTES     memory lent to parts on their way in, K, M, G (default 256M)\n"
+    "      --write-bandwidth BYTES\n"
+    "                       write to disks no faster than so much in a second, K, M, G (default: "
+    "no\n"
+    "                       bound)\n"
+    "      --queue-depth N  of one file, writes in flight by io_uring, 1 to 1024 (default 16)\n"
     "      --durable=power|crash\n"
     "                       a part counts when it is on stable storage, or when the kernel has it\n"
     "                       (default power)\n"
@@ -83,10 +88,11 @@ struct Options {
   bool check = false;
 };
 
-constexpr const char* kValues[] = {
-    "store",       "socket",         "members",         "name",    "key",          "cluster",
-    "listen",      "dram",           "durable",         "silence", "repair-after", "flush",
-    "flush-every", "flush-interval", "flush-bandwidth", "keep",    "make-key"};
+constexpr const char* kValues[] = {"store",       "socket",          "members",         "name",
+                                   "key",         "cluster",         "listen",          "dram",
+                                   "durable",     "silence",         "repair-after",    "flush",
+                                   "flush-every", "flush-interval",  "flush-bandwidth", "keep",
+                                   "make-key",    "write-bandwidth", "queue-depth"};
 constexpr const char* kFlags[] = {"encrypt", "tag-blocks", "strict-racks", "for-all-users",
                                   "flush-zstd"};
 
@@ -278,6 +284,13 @@ node::NodeConfig configure(const Options& o) {
   c.strict_racks = o.set.contains("strict-racks");
   c.for_all_users = o.set.contains("for-all-users");
   configure_flush(o, &c);
+  store::WriteLimits limits;
+  for (const auto& [name, option] : {std::pair{"write-bandwidth", tools::kWriteBandwidth},
+                                     std::pair{"queue-depth", tools::kQueueDepth}}) {
+    if (!o.set.contains(name)) continue;
+    (void)tools::parse_write_option(kTool, option, o.set.at(name).c_str(), &limits);
+  }
+  store::limit_writes(limits);
   return c;
 }
 

@@ -41,7 +41,7 @@ class Cluster : private LinkHandler {
   // "NODE: why", of members that could not be asked.
   const std::map<std::string, std::string>& unreachable() const { return unreachable_; }
 
-  // Parts of all nodes that can be reached, or of one session. All are asked at the same time: where
+  // Parts of all nodes that can be reached, or of one session. All are asked at once: where
   // a session runs the answers of some moments apart do not fit together.
   std::vector<FoundPart> list(const SessionId* only);
   // The same of one node.

@@ -41,7 +41,7 @@ struct FlushThread::Shared {
 
   FlushOptions options;
   Events events;
-  std::shared_ptr<RateLimit> rate;
+  std::shared_ptr<store::RateLimit> rate;
   mutable std::mutex mutex;  // of what follows
   std::condition_variable changed;
   std::map<SessionId, Entry> entries;
@@ -61,7 +61,7 @@ FlushThread::FlushThread(FlushOptions options, uint64_t bytes_per_second, Events
     : shared_(std::make_shared<Shared>()), end_ns_(end_ns) {
   shared_->options = std::move(options);
   shared_->events = std::move(events);
-  shared_->rate = std::make_shared<RateLimit>(bytes_per_second);
+  shared_->rate = std::make_shared<store::RateLimit>(bytes_per_second);
   thread_ = std::thread([shared = shared_] { shared->run(); });
 }
 

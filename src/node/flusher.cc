@@ -92,7 +92,7 @@ bool is_unreadable(const Error& e) {
 }  // namespace
 
 Result<std::unique_ptr<Flusher>> Flusher::make(FlushedSession session, FlushOptions options,
-                                               std::shared_ptr<RateLimit> rate,
+                                               std::shared_ptr<store::RateLimit> rate,
                                                std::function<void(const std::string&)> log,
                                                std::string* ret_text) {
   for (const std::string* dir : {&options.dir, &session.dir}) {
@@ -107,14 +107,15 @@ Result<std::unique_ptr<Flusher>> Flusher::make(FlushedSession session, FlushOpti
       new Flusher(std::move(session), std::move(options), std::move(rate), std::move(log)));
 }
 
-Flusher::Flusher(FlushedSession session, FlushOptions options, std::shared_ptr<RateLimit> rate,
+Flusher::Flusher(FlushedSession session, FlushOptions options,
+                 std::shared_ptr<store::RateLimit> rate,
                  std::function<void(const std::string&)> log)
     : session_(std::move(session)),
       options_(std::move(options)),
       log_(std::move(log)),
       folder_(flush_directory(options_.dir, session_.name, session_.id)),
       temporary_(folder_ + "/" + flush_temporary(options_.node)),
-      rate_(rate ? std::move(rate) : std::make_shared<RateLimit>(0)) {}
+      rate_(rate ? std::move(rate) : std::make_shared<store::RateLimit>(0)) {}
 
 void Flusher::wake() {
   wanted_ = true;

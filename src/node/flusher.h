@@ -13,9 +13,9 @@
 
 #include "node/flush_file.h"
 #include "node/flush_writer.h"
-#include "node/rate_limit.h"
 #include "node/retention.h"
 #include "node/session_image.h"
+#include "store/rate_limit.h"
 
 namespace cr::node {
 
@@ -49,7 +49,7 @@ class Flusher {
   // Touches no file. rate: of all Flushers that share it, nullptr: no bound. kInvalid: an option is
   // wrong.
   static Result<std::unique_ptr<Flusher>> make(FlushedSession session, FlushOptions options,
-                                               std::shared_ptr<RateLimit> rate,
+                                               std::shared_ptr<store::RateLimit> rate,
                                                std::function<void(const std::string&)> log,
                                                std::string* ret_text);
 
@@ -81,7 +81,7 @@ class Flusher {
     kTail,    // description and tables are written
     kCommit,  // WRITE_LOCK, barrier, name; then older files are removed
   };
-  Flusher(FlushedSession session, FlushOptions options, std::shared_ptr<RateLimit> rate,
+  Flusher(FlushedSession session, FlushOptions options, std::shared_ptr<store::RateLimit> rate,
           std::function<void(const std::string&)> log);
 
   void choose(uint64_t now_ns);
@@ -115,7 +115,7 @@ class Flusher {
   FlushOptions options_;
   std::function<void(const std::string&)> log_;
   const std::string folder_, temporary_;
-  const std::shared_ptr<RateLimit> rate_;
+  const std::shared_ptr<store::RateLimit> rate_;
   FlushStatus status_;
   Phase phase_ = Phase::kIdle;
   bool wanted_ = false;             // there is a checkpoint that was not looked at

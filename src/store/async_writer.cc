@@ -5,6 +5,8 @@
 #include <errno.h>
 #include <unistd.h>
 
+#include <utility>
+
 namespace cr::store {
 
 namespace {
@@ -16,8 +18,7 @@ AsyncWriter::AsyncWriter(int fd, unsigned depth) : fd_(fd), slots_(depth) {}
 
 AsyncWriter::~AsyncWriter() {
   if (!ring_ok_) return;
-  while (in_flight_ > 0) {
-    if (!reap(true)) break;
+  while (in_flight_ > 0 && reap()) {
   }
   io_uring_queue_exit(&ring_);
 }
@@ -35,9 +36,10 @@ Result<void> AsyncWriter::write_now(const uint8_t* data, uint64_t bytes, uint64_
   return {};
 }
 
-Result<void> AsyncWriter::reap(bool wait) {
+// Waits for the end of one write. An error of it is noted; what is returned is one of the ring.
+Result<void> AsyncWriter::reap() {
   io_uring_cqe* cqe = nullptr;
-  const int r = wait ? io_uring_wait_cqe(&ring_, &cqe) : io_uring_peek_cqe(&ring_, &cqe);
+  const int r = io_uring_wait_cqe(&ring_, &cqe);
   if (r == -EAGAIN || r == -EINTR) return {};
   if (r < 0) return Error{Errc::kSystem, -r, "waiting for io_uring"};
   Slot& s = slots_[io_uring_cqe_get_data64(cqe)];
@@ -45,11 +47,13 @@ Result<void> AsyncWriter::reap(bool wait) {
   io_uring_cqe_seen(&ring_, cqe);
   in_flight_--;
   s.used = false;
+  Result<void> written;
   if (res < 0 && res != -EAGAIN && res != -EINTR) {
-    return Error{Errc::kSystem, -res, "writing the image"};
+    written = Error{Errc::kSystem, -res, "writing the image"};
+  } else if (const uint64_t done = res > 0 ? static_cast<uint64_t>(res) : 0; done < s.bytes) {
+    written = write_now(s.data + done, s.bytes - done, s.off + done);
   }
-  const uint64_t done = res > 0 ? static_cast<uint64_t>(res) : 0;
-  if (done < s.bytes) return write_now(s.data + done, s.bytes - done, s.off + done);
+  if (!written && error_.code == Errc::kOk) error_ = written.error();
   return {};
 }
 
@@ -57,11 +61,13 @@ Result<void> AsyncWriter::write(const void* data, uint64_t bytes, uint64_t off) 
   if (!ring_tried_ && bytes >= kLeastForRing) {
     ring_tried_ = true;
     ring_ok_ = io_uring_queue_init(static_cast<unsigned>(slots_.size()), &ring_, 0) == 0;
+    takes_more_ = ring_ok_;
   }
-  if (!ring_ok_ || bytes < kLeastForRing) {
+  if (!takes_more_ || bytes < kLeastForRing) {
     return write_now(static_cast<const uint8_t*>(data), bytes, off);
   }
-  while (in_flight_ == slots_.size()) CR_TRYV(reap(true));
+  while (in_flight_ == slots_.size()) CR_TRYV(reap());
+  if (error_.code != Errc::kOk) return error_;  // drain() still waits for the others
   size_t i = 0;
   while (slots_[i].used) i++;
   slots_[i] = {static_cast<const uint8_t*>(data), bytes, off, true};
@@ -72,14 +78,23 @@ Result<void> AsyncWriter::write(const void* data, uint64_t bytes, uint64_t off) 
   }
   io_uring_prep_write(sqe, fd_, data, static_cast<unsigned>(bytes), off);
   io_uring_sqe_set_data64(sqe, i);
+  int r = 0;
+  do {
+    r = io_uring_submit(&ring_);
+  } while (r == -EINTR);
+  if (r < 0) {
+    // The ring keeps what it was given, so it is not used any more; who waits must not wait for it.
+    takes_more_ = false;
+    return write_now(static_cast<const uint8_t*>(data), bytes, off);
+  }
   in_flight_++;
-  const int r = io_uring_submit(&ring_);
-  if (r < 0) return Error{Errc::kSystem, -r, "submitting to io_uring"};
   return {};
 }
 
 Result<void> AsyncWriter::drain() {
-  while (in_flight_ > 0) CR_TRYV(reap(true));
+  while (in_flight_ > 0) CR_TRYV(reap());
+  const Error error = std::exchange(error_, Error{});
+  if (error.code != Errc::kOk) return error;
   return {};
 }
 

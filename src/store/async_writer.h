@@ -16,14 +16,15 @@ namespace cr::store {
 
 class AsyncWriter {
  public:
-  // fd stays the caller's. depth: writes in flight.
-  explicit AsyncWriter(int fd, unsigned depth = 16);
+  // fd stays the caller's. depth: writes in flight, at least 1.
+  AsyncWriter(int fd, unsigned depth);
   ~AsyncWriter();
   AsyncWriter(const AsyncWriter&) = delete;
   AsyncWriter& operator=(const AsyncWriter&) = delete;
 
   // `data` must stay until drain().
   Result<void> write(const void* data, uint64_t bytes, uint64_t off);
+  // Waits for all writes, also if one fails; the first error counts.
   Result<void> drain();
 
  private:
@@ -32,14 +33,15 @@ class AsyncWriter {
     uint64_t bytes, off;
     bool used;
   };
-  Result<void> reap(bool wait);
+  Result<void> reap();
   Result<void> write_now(const uint8_t* data, uint64_t bytes, uint64_t off);
 
   int fd_;
-  bool ring_tried_ = false, ring_ok_ = false;
+  bool ring_tried_ = false, ring_ok_ = false, takes_more_ = false;
   io_uring ring_{};
   std::vector<Slot> slots_;
   unsigned in_flight_ = 0;
+  Error error_;  // of the first write that failed since drain()
 };
 
 }  // namespace cr::store

@@ -6,7 +6,13 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
+
+#include <mutex>
+
+#include "rawsys/rawsys.h"
+#include "store/rate_limit.h"
 
 namespace cr::store {
 namespace {
@@ -17,12 +23,50 @@ void tell(const StorageStep& step) {
   if (g_observer != nullptr) g_observer->step(step);
 }
 
+unsigned g_depth = WriteLimits().depth;
+
+// The bound of bytes per second that all threads share.
+class Brake {
+ public:
+  void set(uint64_t bytes_per_second) {
+    const std::lock_guard held(mutex_);
+    limit_ = RateLimit(bytes_per_second);
+    is_on_ = bytes_per_second != 0;
+  }
+  // Returns when these bytes may be written.
+  void wait(uint64_t bytes) {
+    if (!is_on_) return;
+    uint64_t free_ns = 0;
+    {
+      const std::lock_guard held(mutex_);
+      free_ns = limit_.free_ns();
+      limit_.spend(rawsys::now_ns(), bytes);
+    }
+    const timespec until{static_cast<time_t>(free_ns / kSecond),
+                         static_cast<long>(free_ns % kSecond)};
+    while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, nullptr) == EINTR) {
+    }
+  }
+
+ private:
+  static constexpr uint64_t kSecond = 1'000'000'000;
+  bool is_on_ = false;
+  std::mutex mutex_;
+  RateLimit limit_{0};
+};
+Brake g_brake;
+
 // What cannot be synchronized at all (some file systems in user space) answers EINVAL.
 bool failed_to_sync(int result) { return result != 0 && errno != EINVAL && errno != ENOTSUP; }
 
 }  // namespace
 
 void observe_storage(StorageObserver* observer) { g_observer = observer; }
+
+void limit_writes(const WriteLimits& limits) {
+  g_depth = limits.depth;
+  g_brake.set(limits.bytes_per_second);
+}
 
 Result<std::unique_ptr<File>> File::open(const std::string& path, Mode mode) {
   const int how = O_RDWR | O_CLOEXEC | O_NOFOLLOW;
@@ -35,10 +79,11 @@ Result<std::unique_ptr<File>> File::open(const std::string& path, Mode mode) {
   }
   if (!fd) return Error{Errc::kSystem, errno, "opening the image file for writing"};
   if (mode == Mode::kEmpty) tell({.kind = StorageStep::kCreate, .path = path});
-  return std::unique_ptr<File>(new File(path, std::move(fd)));
+  return std::unique_ptr<File>(new File(path, std::move(fd), g_depth));
 }
 
 Result<void> File::write(const void* data, uint64_t bytes, uint64_t off) {
+  g_brake.wait(bytes);
   tell({.kind = StorageStep::kWrite, .path = path_, .data = data, .off = off, .bytes = bytes});
   return out_.write(data, bytes, off);
 }

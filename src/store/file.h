@@ -46,6 +46,14 @@ class StorageObserver {
 // For tests; nullptr: nobody. Otherwise a step costs a load and a comparison.
 void observe_storage(StorageObserver* observer);
 
+// How all Files of this process together are written; to be called before the first is opened.
+struct WriteLimits {
+  static constexpr unsigned kMostDepth = 1024;
+  unsigned depth = 16;            // writes of one file in flight, at least 1
+  uint64_t bytes_per_second = 0;  // handed to the kernel; 0: no bound
+};
+void limit_writes(const WriteLimits& limits);
+
 // A file of an image directory, open for writing.
 class File {
  public:
@@ -55,7 +63,7 @@ class File {
   };
   static Result<std::unique_ptr<File>> open(const std::string& path, Mode mode);
 
-  // `data` must stay until drain().
+  // `data` must stay until drain(). Sleeps where WriteLimits wants it.
   Result<void> write(const void* data, uint64_t bytes, uint64_t off);
   Result<void> drain();
   // drain(), and what was done to the file so far is durable if `durable`.
@@ -65,7 +73,8 @@ class File {
   bool punch(uint64_t off, uint64_t bytes);
 
  private:
-  File(std::string path, os::Fd fd) : path_(std::move(path)), fd_(std::move(fd)), out_(fd_.get()) {}
+  File(std::string path, os::Fd fd, unsigned depth)
+      : path_(std::move(path)), fd_(std::move(fd)), out_(fd_.get(), depth) {}
   std::string path_;
   os::Fd fd_;
   AsyncWriter out_;

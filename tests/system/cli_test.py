@@ -1210,6 +1210,29 @@ def test_interval_auto_usage(workspace):
             expect(done.stderr != "" and done.stdout == "", f"{tool} {words}: {done}")
 
 
+def test_write_limits(workspace):
+    """A bound of the bandwidth makes a checkpoint last, not the program stop; what cannot be meant is
+    misuse."""
+    for words, said in ((["--write-bandwidth", "1K"], "at least 4K"), (["--queue-depth", "0"], "1 to"),
+                        (["--queue-depth", "1025"], "1 to"), (["--write-bandwidth", "fast"], "fast")):
+        for tool, last in (("crrun", "true"), ("crrestore", "image.dir"), ("crstored", "--check-config")):
+            done = workspace.run([workspace.tool(tool), *words, last], check=2)
+            expect(said in done.stderr and done.stdout == "", f"{tool} {words}: {done}")
+    session = started_counter(workspace, options=("-i", "off", "--write-bandwidth", "2M",
+                                                  "--queue-depth", "1"))
+    begun = time.monotonic()
+    session.checkpoint()
+    took = time.monotonic() - begun
+    image = sum(path.stat().st_blocks * 512 for path in pathlib.Path(session.image).glob("image.*"))
+    # A tenth of a second's bytes may be written in advance, and one write.
+    expect(took > (image / (2 << 20) - 0.1) / 2, f"{image} bytes took {took:.1f} s")
+    session.verify_image()
+    session.kill()
+    session.restore()
+    session.wait_progress()
+    session.kill()
+
+
 def test_interval_checkpoint_is_restored(workspace):
     """A run that only ever had automatic checkpoints comes back from the newest."""
     harness.require_restore(workspace.user)

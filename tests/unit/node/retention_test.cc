@@ -4,15 +4,15 @@
 
 #include <criterion/criterion.h>
 
-#include "node/rate_limit.h"
+#include "store/rate_limit.h"
 #include "tests/unit/nvheap/random.h"
 
 namespace {
 
 using cr::node::kept;
 using cr::node::parse_retention;
-using cr::node::RateLimit;
 using cr::node::Retention;
+using cr::store::RateLimit;
 
 constexpr uint64_t kSecond = 1'000'000'000, kMinute = 60 * kSecond, kHour = 60 * kMinute,
                    kDay = 24 * kHour;

@@ -8,7 +8,7 @@
 
 #include <algorithm>
 
-namespace cr::node {
+namespace cr::store {
 
 class RateLimit {
  public:
@@ -32,4 +32,4 @@ class RateLimit {
   uint64_t free_ns_ = 0;
 };
 
-}  // namespace cr::node
+}  // namespace cr::store
