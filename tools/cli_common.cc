@@ -202,7 +202,7 @@ bool parse_flush_option(const char* tool, int option, const char* text,
 bool parse_write_option(const char* tool, int option, const char* text, store::WriteLimits* ret) {
   if (option == kWriteBandwidth) {
     ret->bytes_per_second = parse_bytes(tool, text);
-    if (ret->bytes_per_second < kPageSize) misuse(tool, "--write-bandwidth: give at least 4K");
+    if (ret->bytes_per_second < (1 << 20)) misuse(tool, "--write-bandwidth: give at least 1M");
   } else if (option == kQueueDepth) {
     const uint64_t depth = parse_number(tool, "--queue-depth", text);
     if (depth < 1 || depth > store::WriteLimits::kMostDepth) {

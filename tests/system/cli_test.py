@@ -1213,7 +1213,7 @@ def test_interval_auto_usage(workspace):
 def test_write_limits(workspace):
     """A bound of the bandwidth makes a checkpoint last, not the program stop; what cannot be meant is
     misuse."""
-    for words, said in ((["--write-bandwidth", "1K"], "at least 4K"), (["--queue-depth", "0"], "1 to"),
+    for words, said in ((["--write-bandwidth", "900K"], "at least 1M"), (["--queue-depth", "0"], "1 to"),
                         (["--queue-depth", "1025"], "1 to"), (["--write-bandwidth", "fast"], "fast")):
         for tool, last in (("crrun", "true"), ("crrestore", "image.dir"), ("crstored", "--check-config")):
             done = workspace.run([workspace.tool(tool), *words, last], check=2)
