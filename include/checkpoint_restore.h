@@ -73,12 +73,19 @@ struct crattr {
   /* enum crtracker: how the pages are found that have changed, as crrun --track; default 0: the
    * best that this machine has. What it does not have is an error (ENOTSUP). */
   uint32_t track;
+  /* Keeping checkpoints beyond this machine, by the node's crstored, as the options of crrun of the
+   * same names say. All are copied. */
+  const char *protect;       /* "none", "replica:R", "xor:G", "rs:K+M"; NULL: not protected */
+  const char *name;          /* of the session; default: that of image_dir without ".image" */
+  uint64_t flush_every;      /* every k-th checkpoint is flushed; 0: what crstored was told */
+  double flush_interval_seconds; /* ... so often; 0: likewise. One of the two only with protect */
+  const char *store_socket;  /* crstored's; default: $CR_STORE_SOCKET, see docs/store.md */
 };
-#define CRATTR_INIT {sizeof(struct crattr), 0, NULL, 0.0, 0, 0, 0, 0, 0}
+#define CRATTR_INIT {sizeof(struct crattr), 0, NULL, 0.0, 0, 0, 0, 0, 0, NULL, NULL, 0, 0.0, NULL}
 
 /* Start the session: make the control thread and the agent process, reserve the nvheap.
  * attr: NULL for defaults; not kept. Under crrun the session exists already: crinit() then only
- *   applies interval_seconds if it is not 0, and image_dir is ignored.
+ *   applies interval_seconds if it is not 0; image_dir, protect and what goes with it are ignored.
  * Returns 0; -1 on failure. Calling it again is an error (EALREADY) that changes nothing.
  * With CR_RESUME and a whole image the call does not return: the calling process is replaced by
  *   the restored program, which continues where its checkpoint was taken.
@@ -86,7 +93,8 @@ struct crattr {
  *   made or written; EBUSY another live session uses the directory; ENOENT the agent program is not
  *   found (set CR_AGENT); ENOTSUP crattr.track is a way that this machine does not have; ENOMEM;
  *   EBADMSG with CR_RESUME: the image is damaged. On failure no
- *   session exists and nothing was written to an existing image.
+ *   session exists and nothing was written to an existing image. That crstored is not there is no
+ *   failure: checkpoints stay on this node, crstatus() says so, and it is tried again.
  * Durability: none. Context: thread-safe: yes; async-signal-safe: no; may block: yes; hook: no. */
 CR_API int crinit(struct crattr *attr);
 
@@ -109,15 +117,31 @@ CR_API int checkpoint(void) __asm__("crcheckpoint") CR_RETURNS_TWICE;
 
 #define CR_LEVEL_MEMORY 0 /* written and committed: survives the death of program and agent */
 #define CR_LEVEL_DISK 1   /* on stable storage: survives the machine's (CR_DURABLE_POWER) */
+#define CR_LEVEL_NODES 2  /* on other nodes too: survives the loss of this one (crrun --protect) */
+#define CR_LEVEL_SHARED 3 /* on a shared file system: survives that of all (crstored --flush) */
 
-/* Wait until the newest checkpoint that was captured, by whomever it was asked for, is whole in the
- * image directory.
- * level: CR_LEVEL_MEMORY; CR_LEVEL_DISK, which needs CR_DURABLE_POWER (default) and means what the
- *   file system of the image directory makes of fdatasync: on tmpfs nothing.
- * Returns 0; -1 with errno, and then the newest whole checkpoint is an older one.
+/* Wait until the newest checkpoint that was captured, by whomever it was asked for, has got to a
+ * level; a newer one that gets there first is as good.
+ * level: CR_LEVEL_MEMORY: it is whole in the image directory.
+ *   CR_LEVEL_DISK, which needs CR_DURABLE_POWER (default) and means what the file system of the
+ *   image directory makes of fdatasync: on tmpfs nothing.
+ *   CR_LEVEL_NODES: so many parts of it lie on other nodes, in their stores, that it could be
+ *   brought back without this node. Nodes that cannot be reached now do not count, parts or not.
+ *   CR_LEVEL_SHARED: it is whole in the directory of crstored --flush. It is flushed for this call,
+ *   whether it is a chosen one (flush_every) or not.
+ * For the last two, a checkpoint that is on its way is waited for however long that takes. If
+ * something keeps it from getting there, that may pass; with trouble for 10 seconds without a break
+ * (which were over already, perhaps, when the call came) it is an error. crstored goes on trying
+ * all the same; call again to wait on. Who is restored in this call goes on waiting, for the
+ * checkpoint that has come back.
+ * Returns 0; -1 with errno: for the first two levels the newest whole checkpoint is then an older
+ *   one; for the others see crstatus().
  * Errors: what writing it failed with (ENOSPC, EFBIG, EIO ...; crerror() has the words); ENOENT no
- *   checkpoint was captured in this process; EINVAL; ENOTSUP this session does not take checkpoints
- *   to that level; EPERM not initialised; EPIPE the agent is gone.
+ *   checkpoint was captured in this process; EINVAL; ENOTSUP this session's checkpoints never get
+ *   to that level: it is not protected, or by "none" (CR_LEVEL_NODES), or crstored has no directory
+ *   to flush to; EHOSTUNREACH CR_LEVEL_NODES: crstored or too many other nodes cannot be reached,
+ *   or fail; EIO CR_LEVEL_SHARED: crstored cannot be reached, or flushing fails; EPERM not
+ *   initialised; EPIPE the agent is gone. crerror() names the object, the cause and the next step.
  * Durability: as `level` says. Context: thread-safe: yes; async-signal-safe: no; may block: yes;
  * hook: no (EDEADLK). */
 CR_API int checkpoint_wait(int level) __asm__("crcheckpoint_wait");
@@ -202,6 +226,15 @@ struct crstatus {
   uint64_t rollback_ns;     /* how long the newest of those took */
   char rollback_reason[256]; /* why the newest one began the program anew; "" if it did not */
   uint64_t quick;           /* whole checkpoints that the program captured itself, unstopped */
+  uint64_t safe_sequence;   /* newest checkpoint that got to CR_LEVEL_NODES; 0: none */
+  uint64_t flushed_sequence; /* newest one that got to CR_LEVEL_SHARED; 0: none */
+  uint64_t window_ns;       /* of safe_sequence: from its commit until it got there */
+  uint32_t is_kept;         /* 1: crstored has taken this session up */
+  /* Bits, 1u << level: something is wrong with CR_LEVEL_NODES or CR_LEVEL_SHARED, and checkpoints
+   * survive less than they should; it is tried again. */
+  uint32_t degraded;
+  char protect[32];         /* "replica:2"; "" this session is not protected */
+  char degraded_text[512];  /* what is wrong: object, cause, next step; "" if nothing is */
 };
 /* Fill *st (st->size set by the caller). Returns 0, or -1: EINVAL, EPERM (no session).
  * Context: thread-safe: yes; async-signal-safe: yes; blocks: no; hook: yes. */

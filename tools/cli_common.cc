@@ -179,10 +179,13 @@ void parse_protect(const char* tool, const char* text, agent::ProtectOptions* re
 
 void parse_name(const char* tool, const char* text, agent::ProtectOptions* ret) {
   const std::string name = text;
-  const bool good = !name.empty() && name.size() < format::kPartNameBytes && name[0] != '.' &&
-                    name.find_first_of("/ \t\n") == std::string::npos;
-  if (!good) misuse(tool, "--name " + name + ": 1 to 63 characters, no slash, no space");
+  if (!is_session_name(name)) misuse(tool, "--name " + name + ": " + kSessionNameRule);
   ret->name = name;
+}
+
+bool is_session_name(const std::string& name) {
+  return !name.empty() && name.size() < format::kPartNameBytes && name[0] != '.' &&
+         name.find_first_of("/ \t\n") == std::string::npos;
 }
 
 bool parse_flush_option(const char* tool, int option, const char* text,

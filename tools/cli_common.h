@@ -53,6 +53,8 @@ format::FilesPolicy parse_files(const char* tool, const char* text);
 // --protect and --name. Misuse if they cannot be meant.
 void parse_protect(const char* tool, const char* text, agent::ProtectOptions* ret);
 void parse_name(const char* tool, const char* text, agent::ProtectOptions* ret);
+bool is_session_name(const std::string& name);
+inline constexpr char kSessionNameRule[] = "1 to 63 characters, no slash, no space";
 // Which checkpoints are flushed. Long options have these numbers.
 enum FlushOption { kFlushEvery = 1010, kFlushInterval };
 #define CR_FLUSH_OPTIONS                                                \

@@ -11,6 +11,8 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
+#include "node/client.h"
+#include "store/protection.h"
 #include "tools/cli_common.h"
 
 namespace {
@@ -18,6 +20,20 @@ namespace {
 using namespace cr;
 
 constexpr char kTool[] = "cragent";
+
+// crattr's words about protection, as crrun would take them. "": they are right.
+std::string check_protection(const char* every, const char* period, agent::ProtectOptions* p) {
+  if (p->spec.empty()) return "";
+  std::string why;
+  if (!store::parse_protection(p->spec, &why)) return "crattr.protect: " + p->spec + ": " + why;
+  if (!p->name.empty() && !tools::is_session_name(p->name)) {
+    return "crattr.name: " + p->name + ": " + tools::kSessionNameRule;
+  }
+  if (p->socket.empty()) p->socket = node::default_socket_path();
+  p->flush_every = tools::parse_number(kTool, "--flush-every", every);
+  p->flush_interval_ns = static_cast<uint64_t>(strtod(period, nullptr) * 1e9);
+  return "";
+}
 
 void tell(int fd, const std::string& text) {
   (void)!write(fd, text.data(), text.size());
@@ -27,7 +43,21 @@ void tell(int fd, const std::string& text) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  enum { kPid = 256, kDir, kInterval, kStaging, kDurable, kReadyFd, kHeap, kTrack };
+  enum {
+    kPid = 256,
+    kDir,
+    kInterval,
+    kStaging,
+    kDurable,
+    kReadyFd,
+    kHeap,
+    kTrack,
+    kProtect,
+    kName,
+    kFlushEvery,
+    kFlushInterval,
+    kStoreSocket
+  };
   static const option kLong[] = {{"pid", required_argument, nullptr, kPid},
                                  {"dir", required_argument, nullptr, kDir},
                                  {"interval", required_argument, nullptr, kInterval},
@@ -35,6 +65,11 @@ int main(int argc, char** argv) {
                                  {"durable", required_argument, nullptr, kDurable},
                                  {"heap", required_argument, nullptr, kHeap},
                                  {"track", required_argument, nullptr, kTrack},
+                                 {"protect", required_argument, nullptr, kProtect},
+                                 {"name", required_argument, nullptr, kName},
+                                 {"flush-every", required_argument, nullptr, kFlushEvery},
+                                 {"flush-interval", required_argument, nullptr, kFlushInterval},
+                                 {"store-socket", required_argument, nullptr, kStoreSocket},
                                  {"ready-fd", required_argument, nullptr, kReadyFd},
                                  {nullptr, 0, nullptr, 0}};
   agent::SupervisorOptions s;
@@ -43,6 +78,7 @@ int main(int argc, char** argv) {
   agent::SessionOptions o;
   agent::Launched program;
   int ready = -1;
+  const char *flush_every = "0", *flush_interval = "0";
   for (int c; (c = getopt_long(argc, argv, "", kLong, nullptr)) != -1;) {
     switch (c) {
       case kPid:
@@ -69,6 +105,21 @@ int main(int argc, char** argv) {
       case kTrack:
         o.tracking = static_cast<format::Tracker>(tools::parse_number(kTool, "--track", optarg));
         break;
+      case kProtect:
+        s.protect.spec = optarg;
+        break;
+      case kName:
+        s.protect.name = optarg;
+        break;
+      case kFlushEvery:
+        flush_every = optarg;
+        break;
+      case kFlushInterval:
+        flush_interval = optarg;
+        break;
+      case kStoreSocket:
+        s.protect.socket = optarg;
+        break;
       case kReadyFd:
         ready = static_cast<int>(tools::parse_number(kTool, "--ready-fd", optarg));
         break;
@@ -83,6 +134,11 @@ int main(int argc, char** argv) {
   const std::string why = agent::check_tracking(o.tracking);
   if (!why.empty()) {
     tell(ready, "E" + std::to_string(ENOTSUP) + " crattr.track: " + why);
+    return tools::kExitOwnFailure;
+  }
+  if (const std::string bad = check_protection(flush_every, flush_interval, &s.protect);
+      !bad.empty()) {
+    tell(ready, "E" + std::to_string(EINVAL) + " " + bad);
     return tools::kExitOwnFailure;
   }
   unsetenv("LD_PRELOAD");

@@ -37,7 +37,7 @@ constexpr char kHelp[] =
     "  tree      the processes, as a tree: ids, groups, sessions, images, memory\n"
     "  core      write an ELF core file for a debugger (needs --out)\n"
     "  history   the last checkpoints, failed ones too: pause, bytes, cost, errors\n"
-    "  plot      the same as a picture in SVG: pause, changed bytes, overhead (needs --out)\n"
+    "  plot      the same as a picture in SVG: pause, bytes, overhead, levels (needs --out)\n"
     "Options:\n"
     "      --sequence N       this checkpoint (default: the one crrestore would take)\n"
     "      --out FILE         core, plot: where to write it\n"

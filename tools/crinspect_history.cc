@@ -39,6 +39,8 @@ Json json_of(const HistoryRecord& r) {
   j["overhead_ppm"] = r.overhead_ppm;
   j["tracker"] = tracker_word(r.tracker);
   j["level"] = level_word(r.level);
+  j["safe_ns"] = r.safe_ns;
+  j["flushed_ns"] = r.flushed_ns;
   j["whole"] = r.error_code == 0;
   j["error_code"] = r.error_code;
   j["errno"] = r.sys_errno;
@@ -55,14 +57,20 @@ std::string interval_words(const HistoryRecord& r) {
 constexpr char kTitle[] =
     "  epoch  sequence  time                       pause ms   whole ms  pre-copy ms     changed    "
     " "
-    "written      memory  interval s  overhead %  tracking     level\n";
+    "written      memory  interval s  overhead %     safe ms  flushed s  tracking     level\n";
+
+// Of what was not seen to get so far, a dash.
+std::string after_words(uint64_t ns, double per_unit) {
+  return ns != 0 ? text_of("%.3f", static_cast<double>(ns) / per_unit) : "-";
+}
 
 std::string line_of(const HistoryRecord& r) {
   std::string out = text_of(
-      "%7lu  %8lu  %s %10.3f %10.3f %12.3f %11s %11s %11s  %10s  %10.4f  %-11s  %s\n", r.epoch,
-      r.sequence, local_time(r.realtime_ns).c_str(), ms(r.pause_ns), ms(r.whole_ns),
+      "%7lu  %8lu  %s %10.3f %10.3f %12.3f %11s %11s %11s  %10s  %10.4f  %10s %10s  %-11s  %s\n",
+      r.epoch, r.sequence, local_time(r.realtime_ns).c_str(), ms(r.pause_ns), ms(r.whole_ns),
       ms(r.precopy_ns), human_bytes(r.staged_bytes).c_str(), human_bytes(r.written_bytes).c_str(),
       human_bytes(r.memory_bytes).c_str(), interval_words(r).c_str(), r.overhead_ppm / 1e4,
+      after_words(r.safe_ns, 1e6).c_str(), after_words(r.flushed_ns, 1e9).c_str(),
       tracker_word(r.tracker).c_str(), level_word(r.level).c_str());
   if (r.error_code != 0) out += text_of("         failed: %s\n", printable(r.error_text).c_str());
   return out;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// crinspect_plot.cc - the history of checkpoints as a picture: three panels over one time axis, in
+// crinspect_plot.cc - the history of checkpoints as a picture: panels over one time axis, in
 // SVG 1.1 without scripts, so that any browser shows it and any editor takes it.
 // Invariant: as crinspect_commands.h; every attempt is a point in each panel, with its numbers as a
 // tooltip; text of a program cannot break the XML.
@@ -25,9 +25,7 @@ using Records = std::vector<HistoryRecord>;
 
 constexpr double kWidth = 960, kLeft = 84, kRight = 24, kTop = 58, kPanel = 170, kGap = 40;
 constexpr double kInner = kWidth - kLeft - kRight;
-constexpr int kPanels = 3;
-constexpr double kBottom = kTop + kPanels * kPanel + (kPanels - 1) * kGap;
-constexpr double kHeight = kBottom + 56;
+constexpr double kFoot = 56;
 
 // Characters that XML does not allow, and bytes that are no UTF-8, as a question mark.
 std::string xml_text(const std::string& text) {
@@ -82,6 +80,7 @@ struct Series {
   const char* name;
   const char* colour;
   std::vector<double> values;  // in the panel's base unit
+  bool may_lack = false;       // 0: there is no value
 };
 
 struct Panel {
@@ -115,33 +114,50 @@ std::vector<Panel> panels_of(const Records& records) {
   const Unit time = unit_for(most(pause), {{"\u00b5s", 1e3}, {"ms", 1e6}, {"s", 1e9}});
   const Unit bytes = unit_for(std::max(most(staged), most(written)),
                               {{"KiB", 1024}, {"MiB", 1048576}, {"GiB", 1073741824}});
-  return {{"pause", "Pause", time, {{"pause", "#1f5fa8", pause}}},
-          {"bytes",
-           "Bytes of a checkpoint",
-           bytes,
-           {{"changed", "#b5651d", staged}, {"written", "#5b8c2a", written}}},
-          {"overhead", "Overhead", {"%", 1e4}, {{"overhead", "#7a3b9a", overhead}}}};
+  std::vector<Panel> panels = {
+      {"pause", "Pause", time, {{"pause", "#1f5fa8", pause}}},
+      {"bytes",
+       "Bytes of a checkpoint",
+       bytes,
+       {{"changed", "#b5651d", staged}, {"written", "#5b8c2a", written}}},
+      {"overhead", "Overhead", {"%", 1e4}, {{"overhead", "#7a3b9a", overhead}}}};
+  auto safe = values([](const HistoryRecord& r) { return r.safe_ns; });
+  auto flushed = values([](const HistoryRecord& r) { return r.flushed_ns; });
+  const double latest = std::max(most(safe), most(flushed));
+  if (latest > 0) {  // it was protected
+    const Unit until = unit_for(latest, {{"\u00b5s", 1e3}, {"ms", 1e6}, {"s", 1e9}});
+    panels.push_back({"levels",
+                      "Until safe, flushed",
+                      until,
+                      {{"safe", "#117799", safe, true}, {"flushed", "#997711", flushed, true}}});
+  }
+  return panels;
 }
 
 // Draws into one string.
 class Picture {
  public:
   Picture(const Records& records, const std::string& dir)
-      : records_(records), x_(times_of(records)), span_(std::max(x_.back(), 1e-3)) {
+      : records_(records),
+        panels_(panels_of(records)),
+        bottom_(kTop - kGap + static_cast<double>(panels_.size()) * (kPanel + kGap)),
+        x_(times_of(records)),
+        span_(std::max(x_.back(), 1e-3)) {
+    const double height = bottom_ + kFoot;
     out_ = text_of(
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n"
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%g\" height=\"%g\" viewBox=\"0 0 %g "
         "%g\" "
         "font-family=\"sans-serif\" font-size=\"12\">\n"
         "<rect width=\"100%%\" height=\"100%%\" fill=\"#ffffff\"/>\n",
-        kWidth, kHeight, kWidth, kHeight);
+        kWidth, height, kWidth, height);
     text(kLeft, 22, "start", "Checkpoints of " + dir, " font-size=\"16\"");
     const HistoryRecord &a = records.front(), &b = records.back();
     text(kLeft, 40, "start",
          text_of("%zu attempts, %s to %s", records.size(), local_time(a.realtime_ns).c_str(),
                  local_time(b.realtime_ns).c_str()));
     double top = kTop;
-    for (const Panel& p : panels_of(records)) {
+    for (const Panel& p : panels_) {
       draw(p, top);
       top += kPanel + kGap;
     }
@@ -203,12 +219,14 @@ class Picture {
       out_ += "<polyline points=\"";
       const uint64_t epoch = records_[i].epoch;
       for (; i < records_.size() && records_[i].epoch == epoch; i++) {
+        if (s.may_lack && s.values[i] == 0) continue;
         out_ += text_of("%.2f,%.2f ", at(i), bottom - s.values[i] * scale);
       }
       out_ += "\"/>\n";
     }
     for (size_t i = 0; i < records_.size(); i++) {
       const HistoryRecord& r = records_[i];
+      if (s.may_lack && s.values[i] == 0) continue;
       out_ += text_of(
           "<circle cx=\"%.2f\" cy=\"%.2f\" r=\"2\" fill=\"%s\" data-number=\"%lu\"><title>sequence "
           "%lu, epoch %lu: %s %.6g %s</title></circle>\n",
@@ -224,10 +242,10 @@ class Picture {
     out_ += "<g id=\"time\">\n";
     for (int i = 0; i * step <= span_ / unit.per * (1 + 1e-9); i++) {
       const double x = kLeft + i * step * unit.per / span_ * kInner;
-      line(x, kBottom, x, kBottom + 5, "stroke=\"#333333\"");
-      text(x, kBottom + 19, "middle", text_of("%g", i * step), " class=\"tick\"");
+      line(x, bottom_, x, bottom_ + 5, "stroke=\"#333333\"");
+      text(x, bottom_ + 19, "middle", text_of("%g", i * step), " class=\"tick\"");
     }
-    text(kLeft + kInner / 2, kBottom + 38, "middle",
+    text(kLeft + kInner / 2, bottom_ + 38, "middle",
          text_of("time since the first of these attempts (%s)", unit.name));
     out_ += "</g>\n";
   }
@@ -244,12 +262,12 @@ class Picture {
         out_ += text_of(
             "<line class=\"restore\" data-epoch=\"%lu\" x1=\"%.2f\" y1=\"%.2f\" "
             "x2=\"%.2f\" y2=\"%.2f\" stroke=\"#118877\" stroke-dasharray=\"5 3\"/>\n",
-            r.epoch, x, kTop, x, kBottom);
+            r.epoch, x, kTop, x, bottom_);
       }
       if (r.error_code == 0) continue;
       failed = true;
-      for (int k = 0; k < kPanels; k++) {
-        const double x = at(i), y = kTop + kPanel + k * (kPanel + kGap);
+      for (size_t k = 0; k < panels_.size(); k++) {
+        const double x = at(i), y = kTop + kPanel + static_cast<double>(k) * (kPanel + kGap);
         out_ += text_of(
                     "<path class=\"failed\" data-number=\"%lu\" d=\"M%.2f %.2f l8 8 m0 -8 l-8 8\" "
                     "stroke=\"#cc1111\" stroke-width=\"2\" fill=\"none\"><title>failed: ",
@@ -258,7 +276,7 @@ class Picture {
       }
     }
     out_ += "</g>\n";
-    const double y = kBottom + 38;
+    const double y = bottom_ + 38;
     if (failed) text(kLeft, y, "start", "\u00d7 failed", " fill=\"#cc1111\" class=\"legend\"");
     if (restored) {
       text(kLeft + kInner, y, "end", "\u2506 restored", " fill=\"#118877\" class=\"legend\"");
@@ -266,6 +284,8 @@ class Picture {
   }
 
   const Records& records_;
+  const std::vector<Panel> panels_;
+  const double bottom_;  // of the last one
   std::vector<double> x_;
   double span_;
   std::string out_;

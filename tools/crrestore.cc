@@ -67,6 +67,9 @@ constexpr char kHelp[] =
     "                             how crstored keeps its checkpoints from now on (default: as "
     "before,\n"
     "                             where it was restored by its name; else not)\n"
+    "      --name NAME            with --protect and an image directory: the session's name "
+    "(default:\n"
+    "                             the directory's, without .image)\n"
     "      --flush-every N, --flush-interval SECONDS\n"
     "                             as crrun's\n"
     "      --check-only           validate everything, start nothing: 0 it can be restored,\n"
@@ -133,6 +136,7 @@ Options parse(int argc, char** argv) {
     kMap,
     kEnv,
     kProtect,
+    kName,
     kDir
   };
   static const option kLong[] = {{"sequence", required_argument, nullptr, kSequence},
@@ -149,6 +153,7 @@ Options parse(int argc, char** argv) {
                                  {"staging", required_argument, nullptr, kStaging},
                                  {"track", required_argument, nullptr, kTrack},
                                  {"protect", required_argument, nullptr, kProtect},
+                                 {"name", required_argument, nullptr, kName},
                                  {"dir", required_argument, nullptr, kDir},
                                  CR_FLUSH_OPTIONS,
                                  {"check-only", no_argument, nullptr, kCheck},
@@ -204,6 +209,9 @@ Options parse(int argc, char** argv) {
       case kProtect:
         tools::parse_protect(kTool, optarg, &o.protect);
         break;
+      case kName:
+        tools::parse_name(kTool, optarg, &o.protect);
+        break;
       case kDir:
         dir = optarg;
         break;
@@ -231,6 +239,9 @@ Options parse(int argc, char** argv) {
   const bool is_dir = stat(given.c_str(), &st) == 0 && S_ISDIR(st.st_mode);
   if (!is_dir && given.find('/') == std::string::npos) {
     o.name = given;
+    if (!o.protect.name.empty()) {
+      tools::misuse(kTool, "--name goes with an image directory, and " + given + " is a name");
+    }
     if (dir.empty()) dir = given + ".image";
   } else if (!dir.empty()) {
     tools::misuse(kTool, "--dir goes with a session's name, and " + given + " is a directory");

@@ -86,6 +86,33 @@ std::string pause_words(const View& v) {
                  ms(pauses[pauses.size() / 2]), ms(pauses.back()), pauses.size());
 }
 
+// Level 2: what crstored keeps on other nodes.
+std::string safe_words(const View& v) {
+  std::string out = v.safe != 0
+                        ? text_of("sequence %lu, %.3f ms after its commit", v.safe, ms(v.window_ns))
+                        : "none yet";
+  out += " (" + plain(v.protect);
+  if (!v.holders.empty()) out += " on " + plain(v.holders);
+  return out + (v.is_kept ? ")" : ", crstored does not keep it)");
+}
+
+// Level 3.
+std::string flushed_words(const View& v) {
+  if (v.flush_dir.empty()) return "not here: crstored has no directory for that";
+  const std::string to = " (" + plain(v.flush_dir) + ")";
+  return (v.flushed != 0 ? text_of("sequence %lu", v.flushed) : "none yet") + to;
+}
+
+// On a line.
+std::string levels_words(const View& v) {
+  if (v.protect.empty()) return "";
+  std::string out =
+      text_of(" safe %lu window %.3f ms flushed %lu protect ", v.safe, ms(v.window_ns), v.flushed) +
+      plain(v.protect);
+  if (!v.trouble.empty()) out += " degraded: " + plain(v.trouble);
+  return out;
+}
+
 }  // namespace
 
 std::string sparkline(const std::vector<format::HistoryRecord>& records, size_t width,
@@ -128,6 +155,7 @@ std::string line_of(const View& v) {
            " tracker " + v.tracker + " level " + v.level +
            text_of(" failed %lu of %zu", v.failures, v.recent.size());
   }
+  out += levels_words(v);
   if (!v.last_error.empty()) out += " error: " + plain(v.last_error);
   return out;
 }
@@ -160,6 +188,11 @@ std::vector<std::string> lines_of(const View& v, int columns, bool unicode) {
     add("tracker", v.tracker);
     add("level", v.level);
     add("failed", text_of("%lu of the last %zu", v.failures, v.recent.size()));
+  }
+  if (!v.protect.empty()) {
+    add("safe", safe_words(v));
+    add("flushed", flushed_words(v));
+    if (!v.trouble.empty()) add("degraded", plain(v.trouble));
   }
   if (!v.last_error.empty()) add("error", plain(v.last_error));
   lines.emplace_back();

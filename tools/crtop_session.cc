@@ -70,6 +70,22 @@ void take_from_history(View* v) {
   v->last_error = r.error_text;
 }
 
+template <size_t n>
+std::string text_of(const char (&field)[n]) {
+  return {field, strnlen(field, n)};
+}
+
+void add_levels(const format::Levels& l, View* v) {
+  v->protect = text_of(l.protect);
+  v->holders = text_of(l.holders);
+  v->flush_dir = text_of(l.flush_dir);
+  v->trouble = text_of(l.trouble);
+  v->safe = l.safe_sequence;
+  v->flushed = l.flushed_sequence;
+  v->window_ns = l.window_ns;
+  v->is_kept = l.is_kept != 0;
+}
+
 }  // namespace
 
 bool was_session(const std::string& dir) {
@@ -166,6 +182,7 @@ View SessionWatch::look() {
   v.overhead_percent = last_.overhead_percent;
   v.tracker = tracker_word(last_.tracker);
   v.level = level_word(last_.level);
+  add_levels(last_.levels, &v);
   v.last_error.assign(last_.last_error, strnlen(last_.last_error, sizeof(last_.last_error)));
   return v;
 }

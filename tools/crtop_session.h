@@ -30,6 +30,10 @@ struct View {
   bool automatic = false;
   double overhead_percent = 0;
   std::string tracker, level, last_error;
+  // Beyond the image directory; of a session that is not protected, `protect` is "".
+  std::string protect, holders, flush_dir, trouble;
+  uint64_t safe = 0, flushed = 0, window_ns = 0;
+  bool is_kept = false;
   std::vector<format::HistoryRecord> recent;  // oldest first
   uint64_t realtime_ns = 0;                   // of the newest attempt, 0: none
   double changed_rate = 0, written_rate = 0;  // bytes in a second

@@ -75,6 +75,11 @@ void Session::end_attempt(const Trouble& result) {
   if (!text.empty()) notice_ = text;
 }
 
+void Session::note_level(int level, uint64_t epoch, uint64_t sequence, uint64_t window_ns) {
+  if (is_member_) return;
+  history_.note_level(level, epoch, sequence, window_ns);
+}
+
 void Session::describe(format::Details* d) const {
   d->kind = format::kMessageDetails;
   d->state = !attached() ? format::kSessionStarting
@@ -91,6 +96,7 @@ void Session::describe(format::Details* d) const {
   d->interval_seconds = options_.interval_seconds;
   d->overhead_percent = meter_.share() * 100;
   rawsys::str_copy(d->last_error, channel()->last_error, sizeof(d->last_error));
+  d->levels = channel()->levels;
 }
 
 void Session::tell_progress(format::ProgressPhase phase, uint64_t done, uint64_t total) {

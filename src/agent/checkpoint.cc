@@ -191,6 +191,7 @@ void Session::accept(Attempt& a) {
   last_copied_pages_ = early_pages_ + a.copied_pages;
   newest_ = newest_ == 0 ? 1 : 0;
   sequence_++;
+  newest_epoch_ = epoch_;
   last_lazy_free_ = a.lazy_free;
   image_bytes_ = attempt_.written_bytes = writer_->bytes_written();
   attempt_.memory_bytes = memory_bytes_ = a.super.memory_bytes;

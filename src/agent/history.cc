@@ -32,7 +32,7 @@ Result<os::Fd> open_history(const std::string& path, int flags) {
   return fd;
 }
 
-Result<std::vector<HistoryRecord>> read_records(int fd) {
+Result<std::vector<HistoryRecord>> read_records(int fd, uint32_t* ret_version = nullptr) {
   std::vector<uint8_t> bytes(kFileBytes);
   size_t n = 0;
   while (n < bytes.size()) {
@@ -44,6 +44,7 @@ Result<std::vector<HistoryRecord>> read_records(int fd) {
   }
   auto header = format::read_history_header(bytes.data(), n);
   if (!header) return header.error();
+  if (ret_version != nullptr) *ret_version = header->format_version;
   std::vector<HistoryRecord> records;
   HistoryRecord r;
   for (uint32_t slot = 0; slot < format::kHistoryCapacity; slot++) {
@@ -86,15 +87,27 @@ std::string History::open() {
   if (!fd && fd.error().code == Errc::kForeign) return begin_anew(fd.error().what);
   if (!fd) return failed(words(fd.error()));
   next_ = 0;
-  auto records = read_records(fd->get());
+  uint32_t version = 0;
+  auto records = read_records(fd->get(), &version);
   if (records) {
     if (!records->empty()) next_ = records->back().number + 1;
     fd_ = std::move(*fd);
-    return "";
+    // A file of an earlier version is one of this from now on.
+    return version == format::kHistoryVersion ? "" : write_header(fd_.get());
   }
   const Error e = records.error();
   if (e.code == Errc::kDamaged || e.code == Errc::kForeign) return begin_anew(e.what);
   if (e.code != Errc::kNotWhole) return failed(words(e));
+  const std::string text = write_header(fd->get());
+  if (!text.empty()) {
+    (void)!ftruncate(fd->get(), 0);  // half a header would count as damage
+    return text;
+  }
+  fd_ = std::move(*fd);
+  return "";
+}
+
+std::string History::write_header(int fd) {
   HistoryHeader h{};
   memcpy(h.magic, format::kHistoryMagic, sizeof(h.magic));
   h.format_version = format::kHistoryVersion;
@@ -102,13 +115,21 @@ std::string History::open() {
   h.record_bytes = sizeof(HistoryRecord);
   h.capacity = format::kHistoryCapacity;
   format::seal(&h);
-  const long r = rawsys::write_all_at(fd->get(), &h, sizeof(h), 0);
-  if (r != 0) {
-    (void)!ftruncate(fd->get(), 0);  // half a header would count as damage
-    return failed(strerror(static_cast<int>(-r)));
-  }
+  const long r = rawsys::write_all_at(fd, &h, sizeof(h), 0);
+  return r != 0 ? failed(strerror(static_cast<int>(-r))) : "";
+}
+
+// As open(), but makes, moves and says nothing: for whoever only adds to a record that is there.
+bool History::reopen() {
+  if (fd_) return true;
+  auto fd = open_history(path_, O_RDWR);
+  if (!fd) return false;
+  uint32_t version = 0;
+  const auto records = read_records(fd->get(), &version);
+  if (!records || records->empty() || version != format::kHistoryVersion) return false;
+  next_ = records->back().number + 1;
   fd_ = std::move(*fd);
-  return "";
+  return true;
 }
 
 std::string History::append(HistoryRecord record) {
@@ -125,6 +146,33 @@ std::string History::append(HistoryRecord record) {
   next_++;
   failing_ = false;
   return text;
+}
+
+bool History::read_back(uint64_t number, HistoryRecord* ret) {
+  const uint64_t off = sizeof(HistoryHeader) + number % format::kHistoryCapacity * sizeof(*ret);
+  if (pread(fd_.get(), ret, sizeof(*ret), static_cast<off_t>(off)) != sizeof(*ret)) return false;
+  return ret->number == number && format::is_right(*ret);
+}
+
+// The whole record is written anew, by one pwrite as the first time: a reader has the one or the
+// other, and what a crash of the machine leaves of it harms no other record.
+void History::note_level(int level, uint64_t epoch, uint64_t sequence, uint64_t after_ns) {
+  if (!reopen()) return;
+  const uint64_t oldest = next_ > format::kHistoryCapacity ? next_ - format::kHistoryCapacity : 0;
+  for (uint64_t n = next_; n-- > oldest;) {
+    HistoryRecord r;
+    if (!read_back(n, &r)) continue;
+    if (r.epoch < epoch) return;
+    if (r.epoch != epoch || r.sequence != sequence || r.error_code != 0) continue;
+    uint64_t& field = level == 2 ? r.safe_ns : r.flushed_ns;
+    if (field != 0) return;
+    const uint64_t now = rawsys::clock_ns(CLOCK_REALTIME), whole = r.realtime_ns + r.whole_ns;
+    field = after_ns != 0 ? after_ns : now > whole ? now - whole : 1;
+    format::seal(&r);
+    const uint64_t off = sizeof(HistoryHeader) + n % format::kHistoryCapacity * sizeof(r);
+    (void)!pwrite(fd_.get(), &r, sizeof(r), static_cast<off_t>(off));
+    return;
+  }
 }
 
 Result<std::vector<HistoryRecord>> load_history(const std::string& dir) {

@@ -7,11 +7,14 @@
 
 #include <stdint.h>
 
+#include <compare>
 #include <functional>
 #include <memory>
 #include <string>
 
+#include "format/channel.h"
 #include "node/client.h"
+#include "store/protection.h"
 
 namespace cr::agent {
 
@@ -25,10 +28,16 @@ struct ProtectOptions {
   bool has_flush() const { return flush_every != 0 || flush_interval_ns != 0; }
 };
 
+// Which of one session's, by when it was taken.
+struct CheckpointId {
+  uint64_t epoch = 0, sequence = 0;
+  auto operator<=>(const CheckpointId&) const = default;
+};
+
 class Protector {
  public:
   using Say = std::function<void(const std::string&)>;
-  Protector(ProtectOptions options, Say say) : options_(std::move(options)), say_(std::move(say)) {}
+  Protector(ProtectOptions options, Say say);
 
   bool wanted() const { return !options_.spec.empty(); }
   // Of this session; to be called for each life of its program.
@@ -41,29 +50,66 @@ class Protector {
   // When look() is to be called if nothing happens; ~0: never.
   uint64_t next_ns() const;
 
-  // The newest checkpoint that survives the loss of this node; 0: none.
-  uint64_t safe_sequence() const { return safe_sequence_; }
-  // The newest one that is flushed to a shared file system; 0: none.
-  uint64_t flushed_sequence() const { return flushed_sequence_; }
-  // "2 of 3 parts; b: the node cannot be reached"; "" if nothing is wrong.
-  const std::string& trouble() const { return trouble_; }
-  // The same of flushing: "PATH: cause; next step".
-  const std::string& flush_trouble() const { return flush_trouble_; }
+  // Of a checkpoint that is whole, on its way to level 2 or 3.
+  struct Standing {
+    bool reached = false, never = false;
+    std::string why;        // what keeps it from getting there; "": nothing, it is on its way
+    uint64_t since_ns = 0;  // ... and since when
+  };
+  Standing standing(int level, const CheckpointId& id) const;
+  // The newest checkpoint is to be flushed, whether it is a chosen one or not. To be called again
+  // until it is, or nobody wants it any more.
+  void flush(const CheckpointId& id);
+  // ... at once, although it has just failed.
+  void flush_anew() { flush_retry_ns_ = 0; }
+  uint64_t flush_failures() const { return flush_failures_; }  // of flush(), so far
+  // Somebody waits: finds out whether crstored still lives. Returns when to be called again.
+  uint64_t look_for_life();
+
+  // The newest checkpoints of levels 2 and 3; sequence 0: none.
+  const CheckpointId& safe() const { return safe_; }
+  const CheckpointId& flushed() const { return flushed_; }
+  uint64_t window_ns() const { return window_ns_; }
+  // All of it, for people; the number rises when something is different.
+  format::Levels levels() const;
+  uint64_t version() const { return version_; }
 
  private:
   void connect();
   void fail(const std::string& why);
+  void on_answer(const node::Json& answer);
+  void on_level(const node::Json& event);
   void on_flushed(const node::Json& event);
+  void on_flush_answer(const node::Json& answer);
+  void set_flush_trouble(const std::string& why);
 
   ProtectOptions options_;
+  store::Protection protection_;
   Say say_;
   std::string dir_, session_;
   std::unique_ptr<node::Client> client_;
   uint64_t told_epoch_ = 0, told_sequence_ = 0;
   uint64_t retry_ns_ = 0;
-  uint64_t safe_sequence_ = 0, flushed_sequence_ = 0;
-  bool accepted_ = false;
-  std::string trouble_, flush_trouble_;
+  uint64_t version_ = 1;
+  uint64_t heard_ns_ = 0, asked_ns_ = 0;  // of look_for_life()
+  // Level 2.
+  CheckpointId safe_;
+  bool is_lost_ = false;  // holders of the newest safe one have gone since, too many of them
+  uint64_t window_ns_ = 0;
+  CheckpointId tried_;      // the newest of which crstored has said that it is not safe
+  uint64_t unsafe_ns_ = 0;  // since when checkpoints do not get there; 0: they do
+  bool accepted_ = false;   // crstored has taken the session up
+  uint64_t away_ns_ = 0;    // since when it has not
+  std::string holders_;
+  std::string trouble_;  // "b: the node cannot be reached"; "" if nothing is wrong
+  // Level 3.
+  CheckpointId flushed_;
+  std::string flush_dir_;
+  std::string flush_trouble_;  // "PATH: cause; next step"
+  uint64_t flush_trouble_ns_ = 0;
+  bool flush_asked_ = false;     // and not answered
+  uint64_t flush_retry_ns_ = 0;  // not asked again before
+  uint64_t flush_failures_ = 0;
 };
 
 }  // namespace cr::agent

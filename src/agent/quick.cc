@@ -678,6 +678,7 @@ Trouble QuickPath::commit(const QuickSlot& slot) {
   if (bad.bad()) return bad;
   s_.newest_ = 1 - s_.newest_;
   s_.sequence_++;
+  s_.newest_epoch_ = s_.epoch_;
   whole_++;
   s_.last_captured_ = {};
   s_.staged_bytes_ = pages_.size() * kPageSize;

@@ -420,6 +420,7 @@ bool Session::attach(os::Fd connection, const format::Hello& hello, std::string*
     return false;
   }
   control_ = std::move(connection);
+  attachments_++;
   begin_measuring();
   return true;
 }
@@ -429,6 +430,7 @@ void Session::adopt(const store::LoadedImage& image) {
   if (options_.interval_of_image) adopt_interval(image.view);
   epoch_ = std::max(epoch_, super.epoch) + 1;
   sequence_ = super.sequence;
+  newest_epoch_ = super.epoch;
   if (!is_member_) files_.adopt(super);
   newest_ = image.index;
   memcpy(session_id_, super.session_id, sizeof(session_id_));
@@ -463,6 +465,21 @@ void Session::publish(const std::string& error) {
   rawsys::str_copy(c->image_dir, options_.dir.c_str(), sizeof(c->image_dir));
   rawsys::str_copy(c->last_error, error.c_str(), sizeof(c->last_error));
   __atomic_add_fetch(&c->status_lock, 1, __ATOMIC_ACQ_REL);
+}
+
+void Session::show_levels(const format::Levels& levels, uint64_t version) {
+  if (levels_version_ == version) return;
+  levels_version_ = version;
+  format::ChannelHeader* c = channel();
+  __atomic_add_fetch(&c->status_lock, 1, __ATOMIC_ACQ_REL);
+  c->levels = levels;
+  __atomic_add_fetch(&c->status_lock, 1, __ATOMIC_ACQ_REL);
+}
+
+bool Session::takes_answers() const {
+  const format::ChannelHeader* c = channel();
+  return attached() && !frozen_ &&
+         __atomic_load_n(&c->done_seq, __ATOMIC_ACQUIRE) == c->command_seq;
 }
 
 void Session::begin_command(format::CommandKind kind) {

@@ -115,8 +115,16 @@ class Session {
   // Run the program's hooks (enum crhook_when) before or after a checkpoint it did not ask for.
   void run_hooks(uint32_t when);
   // Answer API request `id`.
-  enum class Answer { kCheckpoint = 0, kRollback = 1, kWait = 2 };  // as control::Ask
+  using Answer = format::Ask;
   void answer(uint64_t id, Answer kind, const Trouble& result);
+  // It would come at once: the control thread is there, and has done what it was told.
+  bool takes_answers() const;
+  // Rises when a control thread attaches: ids of requests are those of one such time.
+  uint64_t attachments() const { return attachments_; }
+  // What crstatus() and crtop are to show from now on. version: larger when they differ.
+  void show_levels(const format::Levels& levels, uint64_t version);
+  // A checkpoint has got to level 2 or 3: for the history. window_ns 0: since it was whole.
+  void note_level(int level, uint64_t epoch, uint64_t sequence, uint64_t window_ns);
   // restore() in place (rollback.cc). in_place: it was done; else why it could not be, and the
   // program runs on unchanged. An error: it had to be killed.
   Trouble roll_back(bool* ret_in_place);
@@ -130,6 +138,8 @@ class Session {
   uint64_t epoch() const { return epoch_; }
   void set_epoch(uint64_t e) { epoch_ = e; }
   uint64_t sequence() const { return sequence_; }
+  // That of the checkpoint sequence(): an earlier one until there is one of this life.
+  uint64_t newest_epoch() const { return newest_epoch_; }
   int newest_buffer() const { return newest_; }
   void count_rollback() { rollbacks_++; }
   void count_rollback(const std::string& why_not_in_place) {
@@ -306,6 +316,7 @@ class Session {
   std::unique_ptr<store::LoadedImage> heap_image_;  // between open_heap and load_heap
   Leftover leftover_;
   uint64_t epoch_ = 1, sequence_ = 0, attempts_ = 0, failures_ = 0;
+  uint64_t newest_epoch_ = 0;
   uint64_t rollbacks_ = 0, rollbacks_in_place_ = 0, rollback_ns_ = 0;
   std::string rollback_reason_;  // why the newest one was not in place
   uint64_t image_bytes_ = 0, pause_ns_ = 0, commit_ns_ = 0, realtime_ns_ = 0;
@@ -348,6 +359,7 @@ class Session {
   Effort effort_;
   uint64_t attempt_begin_ns_ = 0, cpu_begin_ns_ = 0, cpu_in_stop_ns_ = 0;
   uint64_t last_end_ns_ = 0;  // when one had ended, or the program had attached
+  uint64_t attachments_ = 0, levels_version_ = 0;
   uint32_t tracker_ = format::kTrackerUnknown;
   ProgressSink progress_;
   format::ProgressPhase told_phase_ = format::kPhaseCopying;

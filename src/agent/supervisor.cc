@@ -50,6 +50,11 @@ Supervisor::Supervisor(Session& session, SupervisorOptions options)
       options_(std::move(options)),
       terminal_(options_.own_child),
       protector_(options_.protect, [this](const std::string& text) { say(text); }),
+      level_waits_(protector_,
+                   [this](const Session* s) {
+                     const auto others = tree_.others();
+                     return s == &session_ || std::ranges::count(others, s) != 0;
+                   }),
       tree_(session, [this](int milliseconds) { serve_for(milliseconds); }) {
   // A process that outlives its parent stays in reach.
   if (options_.own_child) prctl(PR_SET_CHILD_SUBREAPER, 1);
@@ -220,8 +225,13 @@ void Supervisor::serve_control(Session& session) {
         on_checkpoint(session, q.id);
         break;
       case format::kMessageWait:
-        serve_quick(~size_t{0});
-        session.answer(q.id, Session::Answer::kWait, session_.last_captured());
+        on_wait(session, q.id, format::Ask::kWait);
+        break;
+      case format::kMessageWaitSafe:
+        on_wait(session, q.id, format::Ask::kWaitSafe);
+        break;
+      case format::kMessageWaitFlushed:
+        on_wait(session, q.id, format::Ask::kWaitFlushed);
         break;
       case format::kMessageRollback:
         on_rollback(session, q.id);
@@ -236,6 +246,32 @@ void Supervisor::serve_control(Session& session) {
     }
     if (!session.attached()) return;
   }
+}
+
+void Supervisor::on_wait(Session& session, uint64_t id, format::Ask kind) {
+  if (kind != format::Ask::kWait && level_waits_.refuse(session, id, kind)) return;
+  serve_quick(~size_t{0});
+  const Trouble& whole = session_.last_captured();
+  if (whole.bad() || kind == format::Ask::kWait) return session.answer(id, kind, whole);
+  level_waits_.add(session, id, kind, {session_.newest_epoch(), session_.sequence()});
+}
+
+// Passes on what crstored has said. Returns when to be called again if nothing happens.
+uint64_t Supervisor::follow_levels() {
+  if (protector_.wanted()) {
+    const format::Levels levels = protector_.levels();
+    session_.show_levels(levels, protector_.version());
+    for (Session* s : tree_.others()) s->show_levels(levels, protector_.version());
+    if (const CheckpointId id = protector_.safe(); id != noted_safe_) {
+      noted_safe_ = id;
+      session_.note_level(2, id.epoch, id.sequence, protector_.window_ns());
+    }
+    if (const CheckpointId id = protector_.flushed(); id != noted_flushed_) {
+      noted_flushed_ = id;
+      session_.note_level(3, id.epoch, id.sequence, 0);
+    }
+  }
+  return level_waits_.settle();
 }
 
 // While a checkpoint waits for control threads. Other requests wait for its end.
@@ -484,6 +520,7 @@ int Supervisor::run(Launched launched) {
   next_ns_ = rawsys::now_ns() + interval_ns();
   while (!finished()) {
     protector_.look(session_.epoch(), session_.sequence());
+    const uint64_t levels_ns = follow_levels();
     const std::vector<Session*> others = tree_.others();
     std::vector<pollfd> p;
     p.push_back({signals_.get(), POLLIN, 0});
@@ -499,7 +536,7 @@ int Supervisor::run(Launched launched) {
       const bool later = c.waits && restoring_;
       p.push_back({c.fd.get(), static_cast<short>(later ? 0 : POLLIN), 0});
     }
-    uint64_t until_ns = std::min(look_ns_, protector_.next_ns());
+    uint64_t until_ns = std::min({look_ns_, protector_.next_ns(), levels_ns});
     if (session_.options().interval_seconds > 0) until_ns = std::min(until_ns, next_ns_);
     const uint64_t now = rawsys::now_ns();
     int timeout =

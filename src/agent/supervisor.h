@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "agent/launch.h"
+#include "agent/level_waits.h"
 #include "agent/outer_terminal.h"
 #include "agent/path_map.h"
 #include "agent/protector.h"
@@ -79,6 +80,8 @@ class Supervisor {
   void on_checkpoint(Session& session, uint64_t id);
   void on_signals();
   void on_timer();
+  void on_wait(Session& session, uint64_t id, format::Ask kind);
+  uint64_t follow_levels();
   void look_for_last_threads();
   bool reap();
   void note_death();
@@ -107,6 +110,8 @@ class Supervisor {
   SupervisorOptions options_;
   OuterTerminal terminal_;
   Protector protector_;
+  LevelWaits level_waits_;
+  CheckpointId noted_safe_, noted_flushed_;  // in the history
   Launched launched_;
   os::Fd signals_;
   std::vector<Client> clients_;

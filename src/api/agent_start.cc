@@ -25,7 +25,7 @@ namespace {
 extern "C" char** environ;
 
 struct Child {
-  char* argv[18];
+  char* argv[28];
   char** envp;
   int ready_write;
 };
@@ -118,7 +118,7 @@ Result<void> start_agent(const AgentOptions& o, char* ret_text, size_t text_cap)
   }
   int ready[2];
   if (pipe2(ready, O_CLOEXEC) != 0) return Error{Errc::kSystem, errno, "making a pipe"};
-  char pid[24], interval[32], staging[24], durable[8], track[8];
+  char pid[24], interval[32], staging[24], durable[8], track[8], every[24], flush_interval[40];
   snprintf(pid, sizeof(pid), "%d", static_cast<int>(getpid()));
   if (o.interval_seconds == CR_INTERVAL_AUTO) {
     rawsys::str_copy(interval, "auto", sizeof(interval));
@@ -128,10 +128,37 @@ Result<void> start_agent(const AgentOptions& o, char* ret_text, size_t text_cap)
   snprintf(staging, sizeof(staging), "%llu", static_cast<unsigned long long>(o.staging_bytes));
   snprintf(durable, sizeof(durable), "%u", o.durable);
   snprintf(track, sizeof(track), "%u", o.track);
+  snprintf(every, sizeof(every), "%llu", static_cast<unsigned long long>(o.flush_every));
+  snprintf(flush_interval, sizeof(flush_interval), "%.9f", o.flush_interval_seconds);
   Child c{};
-  const char* args[] = {program,  "--pid",     pid,     "--dir",     o.image_dir, "--interval",
-                        interval, "--staging", staging, "--durable", durable,     "--ready-fd",
-                        "3",      "--heap",    o.heap,  "--track",   track,       nullptr};
+  const char* args[] = {program,
+                        "--pid",
+                        pid,
+                        "--dir",
+                        o.image_dir,
+                        "--interval",
+                        interval,
+                        "--staging",
+                        staging,
+                        "--durable",
+                        durable,
+                        "--ready-fd",
+                        "3",
+                        "--heap",
+                        o.heap,
+                        "--track",
+                        track,
+                        "--protect",
+                        o.protect,
+                        "--name",
+                        o.name,
+                        "--flush-every",
+                        every,
+                        "--flush-interval",
+                        flush_interval,
+                        "--store-socket",
+                        o.store_socket,
+                        nullptr};
   static_assert(sizeof(args) <= sizeof(c.argv));
   memcpy(c.argv, args, sizeof(args));
   c.envp = environ;

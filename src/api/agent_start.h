@@ -15,6 +15,12 @@ struct AgentOptions {
   uint32_t durable;
   uint32_t track;             // enum crtracker
   const char* heap = "none";  // "open", "create", "read": a session of the heap alone
+  // As crattr has them; "": default.
+  const char* protect = "";
+  const char* name = "";
+  uint64_t flush_every = 0;
+  double flush_interval_seconds = 0;
+  const char* store_socket = "";
 };
 
 // Starts the agent and waits until it listens. ret_text gets the agent's own words on failure.

@@ -102,6 +102,24 @@ int start_hook_thread() {
   return r;
 }
 
+// What the words mean the agent finds out.
+Result<void> check_protection(const crattr& a) {
+  const bool rest = a.name != nullptr || a.store_socket != nullptr || a.flush_every != 0 ||
+                    a.flush_interval_seconds != 0;
+  if (a.protect == nullptr && rest) {
+    return Error{
+        Errc::kInvalid, EINVAL,
+        "crinit: crattr.name, flush_every, flush_interval_seconds and store_socket go with "
+        "crattr.protect"};
+  }
+  if (a.flush_interval_seconds != 0 &&
+      !(a.flush_interval_seconds >= 0.001 && a.flush_interval_seconds < 1e9)) {
+    return Error{Errc::kInvalid, EINVAL,
+                 "crinit: crattr.flush_interval_seconds must be 0 or 0.001..1e9"};
+  }
+  return {};
+}
+
 // The defaults, overlaid by what the caller's (possibly older, shorter) struct says.
 Result<crattr> read_attr(const crattr* given) {
   crattr a{};
@@ -129,6 +147,7 @@ Result<crattr> read_attr(const crattr* given) {
   if (a.durable > CR_DURABLE_CRASH || a.track > CR_TRACKER_HASH) {
     return Error{Errc::kInvalid, EINVAL, "crinit: crattr.durable or crattr.track out of range"};
   }
+  CR_TRYV(check_protection(a));
   return a;
 }
 
@@ -153,9 +172,38 @@ Result<void> image_dir_path(const char* given, char* out, size_t cap) {
   return {};
 }
 
+// The session goes on being protected. Returns if it cannot be.
+void exec_restore(const crattr& a, const char* program, const char* dir) {
+  char protect[64], name[96], every[64], period[80];
+  const char* argv[8] = {program};
+  int n = 1;
+  if (a.protect != nullptr) {
+    snprintf(protect, sizeof(protect), "--protect=%s", a.protect);
+    argv[n++] = protect;
+  }
+  if (a.name != nullptr) {
+    snprintf(name, sizeof(name), "--name=%s", a.name);
+    argv[n++] = name;
+  }
+  if (a.flush_every != 0) {
+    snprintf(every, sizeof(every), "--flush-every=%llu",
+             static_cast<unsigned long long>(a.flush_every));
+    argv[n++] = every;
+  }
+  if (a.flush_interval_seconds != 0) {
+    snprintf(period, sizeof(period), "--flush-interval=%.9f", a.flush_interval_seconds);
+    argv[n++] = period;
+  }
+  argv[n++] = "--";
+  argv[n++] = dir;
+  if (a.store_socket != nullptr) setenv("CR_STORE_SOCKET", a.store_socket, 1);
+  execv(program, const_cast<char**>(argv));
+}
+
 // CR_RESUME: crrestore checks the image; if it is whole we become crrestore, which brings the
 // program back and gives its exit status.
-int resume(const char* dir, bool lenient) {
+int resume(const crattr& a, const char* dir) {
+  const bool lenient = (a.flags & CR_RESUME_LENIENT) != 0;
   char path[PATH_MAX + 8];
   struct stat st;
   bool any = false;
@@ -178,7 +226,7 @@ int resume(const char* dir, bool lenient) {
   if (status == 0) {
     fflush(nullptr);
     unsetenv("LD_PRELOAD");
-    execl(program, program, "--", dir, static_cast<char*>(nullptr));
+    exec_restore(a, program, dir);
     return fail(Error{Errc::kSystem, errno, "crinit: CR_RESUME: exec of crrestore"});
   }
   constexpr int kNoWholeImage = 4;  // documented exit status of --check-only
@@ -210,10 +258,15 @@ int init_locked(const crattr& a) {
   static char dir[PATH_MAX];
   auto where = image_dir_path(a.image_dir, dir, sizeof(dir));
   if (!where) return fail(where.error());
-  if ((a.flags & CR_RESUME) != 0 && resume(dir, (a.flags & CR_RESUME_LENIENT) != 0) != 0) return -1;
+  if ((a.flags & CR_RESUME) != 0 && resume(a, dir) != 0) return -1;
   char text[512] = "";
-  auto agent = start_agent({dir, a.interval_seconds, a.staging_bytes, a.durable, a.track}, text,
-                           sizeof(text));
+  AgentOptions o{dir, a.interval_seconds, a.staging_bytes, a.durable, a.track};
+  if (a.protect != nullptr) o.protect = a.protect;
+  if (a.name != nullptr) o.name = a.name;
+  if (a.store_socket != nullptr) o.store_socket = a.store_socket;
+  o.flush_every = a.flush_every;
+  o.flush_interval_seconds = a.flush_interval_seconds;
+  auto agent = start_agent(o, text, sizeof(text));
   if (!agent) return fail(agent.error(), text);
   auto joined = join_session(dir);
   if (!joined) return fail(joined.error());
@@ -243,7 +296,7 @@ int ask(control::Ask what) {
   }
   if (!control::attached()) {
     const bool gone = control::state().status == control::kAgentGone;
-    return fail(gone ? Error{Errc::kAgentGone, 0, control::state().answer_text}
+    return fail(gone ? Error{Errc::kAgentGone, 0, control::gone_text()}
                      : Error{Errc::kNotInitialised, 0, "no session: call crinit() first"});
   }
   char text[512] = "";
@@ -390,13 +443,19 @@ int crcheckpoint(void) {
   return r;
 }
 
+// Who comes back in this wait, from whatever checkpoint, waits for that one.
+static int wait_beyond(int level) {
+  const auto what = level == CR_LEVEL_NODES ? control::Ask::kWaitSafe : control::Ask::kWaitFlushed;
+  int r;
+  while ((r = ask(what)) == CR_RESTORED) control::await_attached();
+  return r;
+}
+
 int crcheckpoint_wait(int level) {
-  if (level < 0 || level > 3) return fail(Error{Errc::kInvalid, EINVAL, "checkpoint_wait: level"});
-  if (level > CR_LEVEL_DISK) {
-    return fail(
-        Error{Errc::kUnsupported, ENOTSUP,
-              "checkpoint_wait: this session keeps checkpoints in its image directory only"});
+  if (level < CR_LEVEL_MEMORY || level > CR_LEVEL_SHARED) {
+    return fail(Error{Errc::kInvalid, EINVAL, "checkpoint_wait: level"});
   }
+  if (level > CR_LEVEL_DISK) return wait_beyond(level);
   const bool attached = control::attached();
   if (attached && level == CR_LEVEL_DISK && control::state().channel->durable == 0) {
     return fail(Error{Errc::kUnsupported, ENOTSUP,
@@ -525,6 +584,13 @@ int crstatus(struct crstatus* st) {
     s.rollbacks_in_place = ch->rollbacks_in_place;
     s.rollback_ns = ch->rollback_ns;
     s.quick = ch->quick;
+    s.safe_sequence = ch->levels.safe_sequence;
+    s.flushed_sequence = ch->levels.flushed_sequence;
+    s.window_ns = ch->levels.window_ns;
+    s.is_kept = ch->levels.is_kept;
+    s.degraded = ch->levels.degraded;
+    memcpy(s.protect, ch->levels.protect, sizeof(s.protect));
+    memcpy(s.degraded_text, ch->levels.trouble, sizeof(s.degraded_text));
     memcpy(s.rollback_reason, ch->rollback_reason, sizeof(s.rollback_reason));
     __atomic_thread_fence(__ATOMIC_ACQUIRE);
     after = __atomic_load_n(&ch->status_lock, __ATOMIC_ACQUIRE);

@@ -227,12 +227,11 @@ void ControlThread::give_up() {
   memory_.hashes.clear();
   memory_.soft_dirty.clear();
   set_status(kAgentGone);
-  rawsys::str_copy(g_state.answer_text,
-                   "the agent process (crrun or cragent) has ended; the program runs on without "
-                   "checkpoints. Newest image: see crinspect",
-                   sizeof(g_state.answer_text));
-  g_state.answer_code = static_cast<int32_t>(Errc::kAgentGone);
-  g_state.answer_errno = 0;
+  for (State::LastAnswer& a : g_state.answers) {
+    rawsys::str_copy(a.text, gone_text(), sizeof(a.text));
+    a.code = static_cast<int32_t>(Errc::kAgentGone);
+    a.sys_errno = 0;
+  }
   for (uint64_t& id : g_state.answered) __atomic_store_n(&id, ~0ull, __ATOMIC_RELEASE);
   __atomic_add_fetch(&g_state.answer_word, 1, __ATOMIC_ACQ_REL);
   sys_futex(&g_state.answer_word, FUTEX_WAKE_PRIVATE, 0x7fffffff);
@@ -241,10 +240,12 @@ void ControlThread::give_up() {
 }
 
 void ControlThread::take_answer() {
-  rawsys::str_copy(g_state.answer_text, ch_->answer_text, sizeof(g_state.answer_text));
-  g_state.answer_code = ch_->answer_code;
-  g_state.answer_errno = ch_->answer_errno;
-  __atomic_store_n(&g_state.answered[ch_->answer_kind % 3], ch_->answered_id, __ATOMIC_RELEASE);
+  const uint32_t kind = ch_->answer_kind % format::kAskKinds;
+  State::LastAnswer& a = g_state.answers[kind];
+  rawsys::str_copy(a.text, ch_->answer_text, sizeof(a.text));
+  a.code = ch_->answer_code;
+  a.sys_errno = ch_->answer_errno;
+  __atomic_store_n(&g_state.answered[kind], ch_->answered_id, __ATOMIC_RELEASE);
   __atomic_add_fetch(&g_state.answer_word, 1, __ATOMIC_ACQ_REL);
   sys_futex(&g_state.answer_word, FUTEX_WAKE_PRIVATE, 0x7fffffff);
 }
@@ -271,7 +272,7 @@ void settle_requests(State& st) {
   for (const uint64_t id : st.sent) sent = id > sent ? id : sent;
   st.caller_waiting = st.sent[0] > st.answered[0];
   for (uint64_t& id : st.answered) id = sent;
-  st.restored_up_to = sent;
+  __atomic_store_n(&st.restored_up_to, sent, __ATOMIC_RELEASE);
 }
 
 // The caller of checkpoint() runs the hooks itself; without one the hook thread does.
@@ -389,7 +390,7 @@ void ControlThread::announce_quick() {
 }
 
 bool ControlThread::waits_for_agent() {
-  for (int i = 0; i < 3; i++) {
+  for (uint32_t i = 0; i < format::kAskKinds; i++) {
     if (load(g_state.answered[i]) < g_state.sent[i]) return true;
   }
   if (load(ch_->quick_ready) == 0) return false;
@@ -399,9 +400,11 @@ bool ControlThread::waits_for_agent() {
 
 void ControlThread::forward_requests() {
   format::Request q{};
-  static constexpr format::MessageKind kKinds[] = {format::kMessageCheckpoint,
-                                                   format::kMessageRollback, format::kMessageWait};
-  for (int i = 0; i < 3; i++) {
+  static constexpr format::MessageKind kKinds[] = {
+      format::kMessageCheckpoint, format::kMessageRollback, format::kMessageWait,
+      format::kMessageWaitSafe, format::kMessageWaitFlushed};
+  static_assert(sizeof(kKinds) / sizeof(kKinds[0]) == format::kAskKinds);
+  for (uint32_t i = 0; i < format::kAskKinds; i++) {
     const uint64_t want = load(g_state.wanted[i]);
     if (want <= g_state.sent[i]) continue;
     g_state.sent[i] = want;
@@ -509,8 +512,20 @@ Answer ask(Ask what, char* ret_text, size_t text_cap) {
     if (id <= load(g_state.answered[static_cast<int>(what)])) break;
     sys_futex(&g_state.answer_word, FUTEX_WAIT_PRIVATE, word);
   }
-  rawsys::str_copy(ret_text, g_state.answer_text, text_cap);
-  return {false, static_cast<Errc>(g_state.answer_code), g_state.answer_errno};
+  const State::LastAnswer& a = g_state.answers[static_cast<int>(what)];
+  rawsys::str_copy(ret_text, a.text, text_cap);
+  return {false, static_cast<Errc>(a.code), a.sys_errno};
+}
+
+void await_attached() {
+  while (load(g_state.status) == kStarting) {
+    sys_futex(&g_state.status, FUTEX_WAIT_PRIVATE, kStarting);
+  }
+}
+
+const char* gone_text() {
+  return "the agent process (crrun or cragent) has ended; the program runs on without checkpoints. "
+         "Newest image: see crinspect";
 }
 
 void close() {
@@ -572,8 +587,9 @@ void cr_control_main(uint64_t restored) {
   new (&g_thread) ControlThread();
   if (restored != 0) {
     st.owner_pid = static_cast<int32_t>(rawsys::sys_getpid());
+    // Before anybody learns that he was restored, and asks again.
+    __atomic_store_n(&st.status, kStarting, __ATOMIC_RELEASE);
     settle_requests(st);
-    st.status = kStarting;
   }
   const long r = g_thread.attach(restored != 0);
   if (r != 0) {

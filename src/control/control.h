@@ -26,13 +26,15 @@ inline constexpr uint32_t kAgentGone = 4;
 struct State : format::ControlHead {
   int32_t owner_pid;  // the process it belongs to; a fork child has none
   Errc start_code;
-  uint64_t next_id;         // ids given to API requests
-  uint64_t wanted[3];       // newest id asked for, by Ask
-  uint64_t sent[3];         // newest id the agent was told
-  uint64_t answered[3];     // newest id answered
+  uint64_t next_id;                      // ids given to API requests
+  uint64_t wanted[format::kAskKinds];    // newest id asked for, by Ask
+  uint64_t sent[format::kAskKinds];      // newest id the agent was told
+  uint64_t answered[format::kAskKinds];  // newest id answered
   uint64_t restored_up_to;  // requests up to here were in flight at the checkpoint that came back
-  int32_t answer_code, answer_errno;
-  char answer_text[512];
+  struct LastAnswer {
+    int32_t code, sys_errno;
+    char text[512];
+  } answers[format::kAskKinds];  // each kind's own: one that waits long does not see another's
   // Hooks for checkpoints that the program did not ask for: its hook thread waits on hooks_wanted.
   uint32_t hook_threads;  // 1: there is one
   uint32_t hooks_wanted;  // futex
@@ -52,7 +54,9 @@ State& state();
 // Of a process that has no control thread yet. What its memory says was under way was another's:
 // that of the process it was forked from.
 inline void forget_parent(State& st, int32_t pid) {
-  for (int i = 0; i < 3; i++) st.wanted[i] = st.sent[i] = st.answered[i] = st.next_id;
+  for (uint32_t i = 0; i < format::kAskKinds; i++) {
+    st.wanted[i] = st.sent[i] = st.answered[i] = st.next_id;
+  }
   st.channel = nullptr;
   st.hook_threads = 0;
   st.caller_waiting = false;
@@ -78,7 +82,7 @@ bool attached();
 // checkpoint make some? The kernel does not join such a one with another.
 bool tracks_mappings();
 
-enum class Ask { kCheckpoint = 0, kRollback = 1, kWait = 2 };
+using format::Ask;
 struct Answer {
   bool restored;  // the calling thread is in a restored process
   Errc code;
@@ -86,6 +90,10 @@ struct Answer {
 };
 // Ask the agent and wait for its answer. `ret_text` gets the reason of a failure. Context: N.
 Answer ask(Ask what, char* ret_text, size_t text_cap);
+// In a process that was just restored: until its control thread has attached, or could not.
+void await_attached();
+// Why the agent answers no more, after kAgentGone.
+const char* gone_text();
 
 // End the session: the agent and the control thread end. Bounded: 5 s. Context: N.
 void close();

@@ -13,7 +13,7 @@
 
 namespace cr::format {
 
-inline constexpr uint32_t kChannelVersion = 9;
+inline constexpr uint32_t kChannelVersion = 10;
 inline constexpr char kAgentSocketName[] = "agent.sock";
 // Shared mappings of a memfd with this name belong to the session and are not saved: the channel,
 // and what the control thread remembers about pages.
@@ -31,9 +31,11 @@ enum MessageKind : uint32_t {
   kMessageRollback = 4,    // restore() was called
   kMessageCaptured = 5,    // answer to kCommandCapture (also in the header)
   kMessageSetInterval = 6,
-  kMessageClose = 9,   // crheap_close()
-  kMessageWait = 12,   // checkpoint_wait() was called
-  kMessageQuick = 13,  // there is a slot (quick.h)
+  kMessageClose = 9,         // crheap_close()
+  kMessageWait = 12,         // checkpoint_wait() was called, for level 0 or 1
+  kMessageQuick = 13,        // there is a slot (quick.h)
+  kMessageWaitSafe = 14,     // ... for level 2
+  kMessageWaitFlushed = 15,  // ... for level 3
   // crckpt -> agent
   kMessageAskCheckpoint = 7,
   kMessageAskStatus = 8,
@@ -92,6 +94,17 @@ struct ControlHead {
 CR_ON_DISK(ControlHead, 4176);
 inline constexpr uint32_t kReadyToJoin = 0x4a4f494e;
 
+// What a program asks its agent and waits for. Requests of one kind are answered in the order of
+// their ids, and an answer is one to all earlier requests of its kind, to none of another.
+enum class Ask : uint32_t {
+  kCheckpoint = 0,
+  kRollback = 1,
+  kWait = 2,         // the newest that was captured: is it whole?
+  kWaitSafe = 3,     // ... do other nodes keep it (level 2)?
+  kWaitFlushed = 4,  // ... is it on the shared file system (level 3)?
+};
+inline constexpr uint32_t kAskKinds = 5;
+
 inline constexpr double kIntervalAuto = -1;  // CR_INTERVAL_AUTO
 
 struct Request {
@@ -129,6 +142,20 @@ struct Progress {
 };
 static_assert(sizeof(Progress) == 24);
 
+// How far checkpoints have got beyond their image directory (docs/store.md). Sequence 0: none.
+struct Levels {
+  uint64_t safe_epoch, safe_sequence;        // newest of level 2
+  uint64_t flushed_epoch, flushed_sequence;  // newest of level 3
+  uint64_t window_ns;   // of the newest of level 2: from its commit until it was that
+  uint32_t is_kept;     // 1: crstored has taken the session up
+  uint32_t degraded;    // bits, 1 << level: see `trouble`
+  char protect[32];     // "replica:2"; "": the session is not protected
+  char holders[256];    // nodes that keep the parts, by number, separated by spaces
+  char flush_dir[256];  // "": nothing is flushed
+  char trouble[512];    // what keeps checkpoints from getting farther
+};
+CR_ON_DISK(Levels, 48 + 32 + 256 + 256 + 512);
+
 enum SessionState : uint32_t {
   kSessionStarting = 0,  // the program has not attached yet
   kSessionRunning = 1,
@@ -149,8 +176,9 @@ struct Details {
   double interval_seconds, overhead_percent;
   char program[256];  // its command line, cut off to fit
   char last_error[512];
+  Levels levels;
 };
-static_assert(sizeof(Details) == 856);
+static_assert(sizeof(Details) == 856 + sizeof(Levels));
 
 // Descriptors of a restored process follow the plan in batches, by SCM_RIGHTS.
 inline constexpr uint32_t kFdsPerMessage = 128;
@@ -297,7 +325,7 @@ struct ChannelHeader {
   uint64_t reports_addr;  // of `reports` in the program
   // answers to API requests
   uint64_t answered_id;
-  uint32_t answer_kind;  // control::Ask
+  uint32_t answer_kind;  // Ask
   uint32_t durable;      // 1: whole means on stable storage (SessionOptions)
   int32_t answer_code;   // Errc
   int32_t answer_errno;
@@ -328,6 +356,7 @@ struct ChannelHeader {
   uint32_t exec_argv_bytes, exec_env_bytes;
   uint64_t exec_strings_off;  // arguments, then environment, in the memfd
   char restore_env[4096];     // crrestore --env: NAME=VALUE, NUL-separated, an empty one at the end
+  Levels levels;              // under the sequence lock
 };
 inline constexpr uint64_t kChannelBytes = 64ull << 20;  // less under a file size limit
 inline constexpr uint64_t kChannelLeastBytes = 256ull << 10;

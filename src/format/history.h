@@ -12,7 +12,7 @@ namespace cr::format {
 
 inline constexpr char kHistoryFileName[] = "history";
 inline constexpr char kHistoryMagic[8] = {'C', 'R', 'H', 'I', 'S', 'T', 'O', '\n'};
-inline constexpr uint32_t kHistoryVersion = 1;
+inline constexpr uint32_t kHistoryVersion = 2;
 inline constexpr uint32_t kHistoryCapacity = 1000;
 
 struct HistoryHeader {
@@ -50,8 +50,12 @@ struct HistoryRecord {
   uint32_t tracker;       // Tracker
   uint32_t level;         // how far it has safely arrived
   uint32_t flags;         // kHistory...
-  char error_text[120];   // NUL-terminated
-  uint64_t checksum;      // XXH3-64 of the bytes before it
+  char error_text[104];   // NUL-terminated
+  // From when it was whole until it had got farther (docs/store.md), which is filled in later; 0:
+  // it has not, or nobody saw it.
+  uint64_t safe_ns;     // other nodes kept it: level 2
+  uint64_t flushed_ns;  // it was on the shared file system: level 3
+  uint64_t checksum;    // XXH3-64 of the bytes before it
 };
 CR_ON_DISK(HistoryRecord, 256);
 

@@ -33,11 +33,15 @@ bool read_history_record(const uint8_t* file, uint64_t file_bytes, uint32_t slot
   if (off > file_bytes || file_bytes - off < sizeof(HistoryRecord)) return false;
   HistoryRecord r;
   __builtin_memcpy(&r, file + off, sizeof(r));
-  if (r.checksum != checksum(&r, offsetof(HistoryRecord, checksum))) return false;
-  if (r.number % kHistoryCapacity != slot) return false;
-  if (r.error_text[sizeof(r.error_text) - 1] != 0) return false;
+  if (r.number % kHistoryCapacity != slot || !is_right(r)) return false;
   *ret = r;
   return true;
+}
+
+bool is_right(const HistoryRecord& r) {
+  return r.checksum == checksum(&r, offsetof(HistoryRecord, checksum)) &&
+         r.error_text[sizeof(r.error_text) - 1] == 0 &&
+         (r.error_code == 0 || (r.safe_ns == 0 && r.flushed_ns == 0));
 }
 
 void seal(HistoryHeader* header) {

@@ -17,6 +17,9 @@ Result<HistoryHeader> read_history_header(const uint8_t* file, uint64_t file_byt
 bool read_history_record(const uint8_t* file, uint64_t file_bytes, uint32_t slot,
                          HistoryRecord* ret);
 
+// Does it say what a record may say? Not in which slot it belongs.
+bool is_right(const HistoryRecord& record);
+
 // Makes the checksums right; for writers.
 void seal(HistoryHeader* header);
 void seal(HistoryRecord* record);

@@ -198,6 +198,7 @@ void Daemon::on_up(LinkId id, const std::string& peer) {
                 [&](const auto& r) { return r.first.starts_with("node " + peer + " "); });
   share_states(id);
   for (auto& [name, session] : sessions_) session->on_up(peer);
+  tell_link(peer);
 }
 
 void Daemon::on_message(LinkId id, uint16_t type, std::span<const uint8_t> payload) {
@@ -217,9 +218,11 @@ void Daemon::on_down(LinkId id, const Error&, const std::string& text) {
     peer.link = LinkId::kNone;
     peer.up = false;
     if (peer.gone_ns == 0) peer.gone_ns = now_ns();
+    const bool is_news = peer.trouble != text;
     peer.trouble = text;
     peer.retry_ns = now_ns() + std::min(10 * kSecond, kSecond / 4 << std::min(peer.failures, 6u));
     peer.failures++;
+    if (is_news) tell_link(name);
   }
 }
 
@@ -418,6 +421,7 @@ void Daemon::on_request(Client& c, const Json& request) {
   const std::string op = text_of(request, "op");
   if (op == "protect") return on_protect(c, request);
   if (op == "committed") return on_committed(c);
+  if (op == "level") return on_level(c);
   if (op == "flush") return on_flush(c, request);
   if (op == "status") return answer(c.number, status_json(c.uid));
   if (op == "place") return answer(c.number, place_json(text_of(request, "name"), c.uid));
@@ -508,30 +512,69 @@ void Daemon::on_committed(Client& c) {
   wake_flush(c.session);
 }
 
-void Daemon::tell_safety(const Replicator& r) {
-  const Safety& s = r.safety();
-  note_full(r);
-  std::string trouble;
-  for (unsigned h = 0; h < r.holders().size(); h++) {
-    if (!r.trouble(h).empty()) trouble = r.holders()[h] + ": " + r.trouble(h);
+// A session that wants to know where it is: also a sign of life.
+void Daemon::on_level(Client& c) {
+  const auto s = sessions_.find(c.session);
+  if (s == sessions_.end()) return answer(c.number, failure("no session is protected here"));
+  tell_level(*s->second);
+  if (!flush_) return;
+  for (const auto& [session, status] : flush_->all()) {
+    if (to_hex(session.id) == c.session) tell_flushed(c.session, status);
   }
-  const bool safe = s.safe_ns != 0;
+}
+
+void Daemon::tell_safety(const Replicator& r) {
+  note_full(r);
+  tell_level(r);
+  if (!r.is_rewriting() && !r.has_ended()) end_repair(r);
+}
+
+void Daemon::tell_link(const std::string& node) {
+  for (const auto& [id, session] : sessions_) {
+    if (std::ranges::count(session->holders(), node) != 0) tell_level(*session);
+  }
+}
+
+// "": it can be reached, or nobody has tried yet.
+std::string Daemon::link_trouble(const std::string& node) const {
+  const auto p = peers_.find(node);
+  return p == peers_.end() || p->second.up ? "" : p->second.trouble;
+}
+
+// A part counts here as long as its holder can be reached: what lies on a node that is gone does
+// not survive the loss of this one.
+void Daemon::tell_level(const Replicator& r) {
+  const Safety& s = r.safety();
+  const std::string& own = config_.members.self().name;
+  std::string trouble = r.trouble();
+  unsigned parts = 0, elsewhere = 0;
+  for (unsigned h = 0; h < r.holders().size(); h++) {
+    const std::string& node = r.holders()[h];
+    const std::string away = link_trouble(node);
+    const std::string& why = r.trouble(h).empty() ? away : r.trouble(h);
+    if (!why.empty()) trouble = node + ": " + why;
+    if (is_none(s.triple) || !away.empty() || !(r.whole(h) == s.triple)) continue;
+    parts++;
+    if (node != own) elsewhere++;
+  }
+  const bool safe = s.safe_ns != 0 && elsewhere >= r.session().protection.data;
   const Json j{{"event", "level"},
                {"epoch", s.triple.epoch},
                {"sequence", s.triple.sequence},
                {"attempt", s.triple.attempt},
-               {"level", safe          ? 2
-                         : s.parts > 0 ? 1
-                                       : 0},
-               {"parts", s.parts},
+               {"level", safe        ? 2
+                         : parts > 0 ? 1
+                                     : 0},
+               {"parts", parts},
                {"of", r.holders().size()},
+               {"holders", r.holders()},
+               {"sending", r.is_sending()},
                {"window_ns", safe ? s.safe_ns - s.committed_ns : 0},
                {"trouble", trouble}};
   const std::string id = to_hex(r.session().id);
   for (Client& c : clients_) {
     if (c.session == id) c.out += dump_json(j) + "\n";
   }
-  if (!r.is_rewriting() && !r.has_ended()) end_repair(r);
 }
 
 // The agent is gone, and with it the program perhaps: what it committed last is taken on all the

@@ -96,6 +96,11 @@ class Daemon : private LinkHandler {
   Json status_json(uint32_t uid);  // of the sessions that this user may see
   Json place_json(const std::string& name, uint32_t uid);
   void tell_safety(const Replicator& r);
+  // What the sessions whose parts that node keeps have to know of its link.
+  void tell_link(const std::string& node);
+  void tell_level(const Replicator& r);
+  void on_level(Client& c);
+  std::string link_trouble(const std::string& node) const;
   void client_gone(Client& c);
 
   // Level 3 (daemon_flush.cc). Of a session that is protected here, by its hexadecimal id.

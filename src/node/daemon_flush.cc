@@ -14,7 +14,8 @@ namespace {
 constexpr uint64_t kSecond = 1'000'000'000;
 constexpr uint64_t kStuckNs = 10 * kSecond;
 
-Json failure(const std::string& text) { return {{"ok", false}, {"error", text}}; }
+// All answers to that request say that they are: a session's connection has others as well.
+Json failure(const std::string& text) { return {{"op", "flush"}, {"ok", false}, {"error", text}}; }
 
 FlushedSession flushed_session(const ProtectedSession& s) {
   return {s.id, s.name, s.dir, s.protection, s.uid};
@@ -107,8 +108,8 @@ void Daemon::flush_changed(const SessionId& id, const FlushStatus& status) {
              {{"event", "progress"}, {"done", status.done_bytes}, {"total", status.total_bytes}});
       return false;
     }
-    Json j =
-        status.answer.empty() ? Json{{"ok", true}} : failure(w.session.name + ": " + status.answer);
+    Json j = status.answer.empty() ? Json{{"op", "flush"}, {"ok", true}}
+                                   : failure(w.session.name + ": " + status.answer);
     j["name"] = w.session.name;
     j["session"] = to_hex(id);
     j["epoch"] = status.newest.epoch;

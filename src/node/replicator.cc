@@ -683,9 +683,18 @@ void Replicator::settle(uint64_t now_ns) {
     rewrites_ = safety_.parts < targets_.size() ? 0 : rewrites_ - 1;
     wanted_ |= rewrites_ > 0;
   }
-  if (safety_.parts != before.parts || safety_.safe_ns != before.safe_ns || safe || was_rewriting) {
+  const bool changed = safety_.parts != before.parts || safety_.safe_ns != before.safe_ns;
+  const bool other_trouble = all_troubles() != told_trouble_;
+  if (changed || other_trouble || safe || was_rewriting) {
+    told_trouble_ = all_troubles();
     node_.on_safety(*this);
   }
+}
+
+std::string Replicator::all_troubles() const {
+  std::string all = gave_up_;
+  for (const Target& t : targets_) all += "\n" + t.trouble;
+  return all;
 }
 
 void Replicator::give_up(uint64_t now_ns, const std::string& why) {
@@ -703,6 +712,9 @@ void Replicator::give_up(uint64_t now_ns, const std::string& why) {
   failures_++;
   wanted_ = !ended_ || failures_ < 3;
   retry_ns_ = now_ns + std::min(kMostRetryNs, kLeastRetryNs << std::min(failures_, 8u));
+  if (all_troubles() == told_trouble_) return;
+  told_trouble_ = all_troubles();
+  node_.on_safety(*this);
 }
 
 uint64_t Replicator::next_ns() const {

@@ -65,6 +65,7 @@ class Replicator {
   void end() { ended_ = true; }
   bool is_idle() const { return phase_ == Phase::kIdle && !wanted_; }
   bool has_ended() const { return ended_; }
+  bool is_sending() const { return phase_ != Phase::kIdle; }
 
   // Does a bounded piece of work. true: there is more that need not wait.
   bool step(uint64_t now_ns);
@@ -84,6 +85,8 @@ class Replicator {
   uint64_t sent_bytes() const { return sent_bytes_; }  // to other nodes
   // Of each holder that has not the newest checkpoint: what is wrong with it; "": nothing yet.
   std::string trouble(unsigned holder) const { return targets_[holder].trouble; }
+  // Why the newest checkpoint could not be sent to anybody; "": it could.
+  const std::string& trouble() const { return gave_up_; }
   format::Triple whole(unsigned holder) const { return targets_[holder].whole; }
 
  private:
@@ -150,6 +153,7 @@ class Replicator {
   void commit(uint64_t now_ns);
   void settle(uint64_t now_ns);
   void give_up(uint64_t now_ns, const std::string& why);
+  std::string all_troubles() const;
   void drop(Target& t, const std::string& why);
   void leave(Target& t);
   void release();
@@ -173,8 +177,9 @@ class Replicator {
   bool rewriting_ = false;  // the one under way is of these
   uint64_t woken_ns_ = 0, begin_woken_ns_ = 0;
   uint64_t retry_ns_ = 0;
-  unsigned failures_ = 0;  // in a row
-  std::string gave_up_;    // why, said already
+  unsigned failures_ = 0;     // in a row
+  std::string gave_up_;       // why, said already
+  std::string told_trouble_;  // of all holders, when on_safety was last called
   uint64_t deadline_ns_ = 0;
 
   // What the holders had when this process took the session up; it decides on the first keep_.

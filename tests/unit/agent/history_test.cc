@@ -15,6 +15,7 @@
 #include <fstream>
 
 #include "agent/overhead.h"
+#include "format/history_reader.h"
 
 namespace {
 
@@ -169,6 +170,65 @@ Test(agent_history, a_removed_file_is_made_again) {
   cr_expect(h.append(record_of(1)).empty());
   const auto r = load(d);
   cr_expect(r.size() == 1 && r[0].attempt == 1);
+}
+
+// Where a checkpoint has got to is filled in later, once, and harms nothing else.
+Test(agent_history, levels_are_filled_in) {
+  const Directory d;
+  {
+    History h(d.path);
+    for (uint64_t i = 1; i <= 5; i++) {
+      HistoryRecord r = record_of(i);
+      r.epoch = i < 4 ? 1 : 2;
+      r.sequence = i < 4 ? i : i - 1;  // the last of epoch 1 has the number of the first of 2
+      r.error_code = i == 5 ? 1 : 0;
+      cr_assert(h.append(r).empty());
+    }
+    h.note_level(2, 1, 2, 777);
+    h.note_level(2, 1, 2, 888);  // the first time counts
+    h.note_level(3, 1, 3, 0);
+    h.note_level(2, 2, 4, 999);  // failed
+    h.note_level(2, 1, 9, 999);  // there is none
+  }
+  History again(d.path);  // of the agent after a restore
+  again.note_level(2, 2, 3, 555);
+  const auto r = load(d);
+  cr_assert(r.size() == 5);
+  cr_expect(r[0].safe_ns == 0 && r[0].flushed_ns == 0);
+  cr_expect(r[1].safe_ns == 777 && r[1].flushed_ns == 0);
+  cr_expect(r[2].safe_ns == 0 && r[2].flushed_ns != 0);
+  cr_expect(r[3].safe_ns == 555 && r[3].flushed_ns == 0);
+  cr_expect(r[4].safe_ns == 0 && r[4].attempt == 5);
+  cr_expect(again.append(record_of(6)).empty());
+  cr_expect(load(d).size() == 6);
+}
+
+Test(agent_history, no_file_is_made_for_a_level) {
+  const Directory d;
+  History h(d.path);
+  h.note_level(2, 1, 1, 5);
+  cr_expect(!std::filesystem::exists(d.file()));
+}
+
+// A file of version 1 is gone on with, and is one of this version then.
+Test(agent_history, an_earlier_versions_file_is_taken_over) {
+  const Directory d;
+  {
+    History h(d.path);
+    cr_assert(h.append(record_of(1)).empty());
+  }
+  cr::format::HistoryHeader header;
+  std::fstream f(d.file(), std::ios::in | std::ios::out | std::ios::binary);
+  f.read(reinterpret_cast<char*>(&header), sizeof(header));
+  header.format_version = 1;
+  cr::format::seal(&header);
+  f.seekp(0).write(reinterpret_cast<const char*>(&header), sizeof(header));
+  f.close();
+  History h(d.path);
+  cr_expect(h.append(record_of(2)).empty());
+  cr_expect(load(d).size() == 2);
+  std::ifstream(d.file(), std::ios::binary).read(reinterpret_cast<char*>(&header), sizeof(header));
+  cr_expect(header.format_version == cr::format::kHistoryVersion);
 }
 
 // A FIFO must not make the agent wait, a link must not lead it elsewhere.

@@ -37,6 +37,7 @@ Structs structs_of_the_code() {
                          F(HistoryRecord, sys_errno),     F(HistoryRecord, overhead_ppm),
                          F(HistoryRecord, tracker),       F(HistoryRecord, level),
                          F(HistoryRecord, flags),         F(HistoryRecord, error_text),
+                         F(HistoryRecord, safe_ns),       F(HistoryRecord, flushed_ns),
                          F(HistoryRecord, checksum)}};
   return s;
 }
@@ -52,7 +53,7 @@ std::map<std::string, uint64_t> constants_of_the_code() {
 HistoryHeader right_header() {
   HistoryHeader h{};
   memcpy(h.magic, kHistoryMagic, sizeof(h.magic));
-  h.format_version = 1;
+  h.format_version = 2;
   h.header_bytes = 256;
   h.record_bytes = 256;
   h.capacity = 1000;
@@ -119,7 +120,7 @@ Test(history, structs_are_as_documented) {
 
 Test(history, constants_are_as_documented) {
   cr_test::check_constants(constants_of_the_code(), Document(kDocument).constants);
-  cr_expect(kHistoryVersion == 1 && kHistoryCapacity == 1000);
+  cr_expect(kHistoryVersion == 2 && kHistoryCapacity == 1000);
 }
 
 Test(history, example_is_right) {
@@ -149,7 +150,7 @@ Test(history, four_verdicts) {
   file.resize(255);
   cr_expect(verdict(file) == Errc::kDamaged);
   file = example();
-  file[8] = 2;
+  file[8] = 3;
   cr_expect(verdict(file) == Errc::kTooNew);
   file.resize(16);
   cr_expect(verdict(file) == Errc::kTooNew, "a later version may be shorter");
@@ -185,6 +186,31 @@ Test(history, text_without_end_is_refused) {
   seal(&r);
   put(file, 512, &r, sizeof(r));
   cr_expect(!readable(file, 1));
+}
+
+Test(history, what_failed_got_nowhere) {
+  Bytes file = example();
+  for (uint64_t HistoryRecord::*field : {&HistoryRecord::safe_ns, &HistoryRecord::flushed_ns}) {
+    HistoryRecord r = failed_record();
+    r.*field = 1;
+    seal(&r);
+    put(file, 512, &r, sizeof(r));
+    cr_expect(!readable(file, 1));
+    r.error_code = 0;
+    seal(&r);
+    put(file, 512, &r, sizeof(r));
+    cr_expect(readable(file, 1));
+  }
+}
+
+Test(history, files_of_version_1_are_read) {
+  Bytes file = example();
+  HistoryHeader h = right_header();
+  h.format_version = 1;
+  seal(&h);
+  put(file, 0, &h, sizeof(h));
+  cr_expect(verdict(file) == Errc::kOk);
+  cr_expect(readable(file, 1));
 }
 
 Test(history, shortened_files_are_read_up_to_their_end) {
