@@ -112,7 +112,7 @@ void Protector::on_level(const node::Json& event) {
   const CheckpointId id = id_of(event);
   const std::string why = node::text_of(event, "trouble");
   const bool all = node::number_of(event, "parts") == node::number_of(event, "of");
-  if (id.sequence == 0 && why.empty()) return;  // it is looked at
+  if (id.sequence == 0) return;  // it is looked at
   version_++;
   std::string holders;
   if (const auto list = event.find("holders"); list != event.end() && list->is_array()) {
@@ -235,6 +235,8 @@ void Protector::flush(const CheckpointId& id) {
 uint64_t Protector::look_for_life() {
   if (!client_) return next_ns();
   const uint64_t now = rawsys::now_ns();
+  if (asked_ns_ != 0 && now >= asked_ns_ + kDeadNs) serve();  // we may have been busy ourselves
+  if (!client_) return next_ns();
   if (asked_ns_ != 0 && now >= asked_ns_ + kDeadNs) {
     fail(options_.socket + ": crstored does not answer; it is tried again");
     return retry_ns_;
