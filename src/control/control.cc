@@ -271,8 +271,9 @@ void settle_requests(State& st) {
   uint64_t sent = 0;
   for (const uint64_t id : st.sent) sent = id > sent ? id : sent;
   st.caller_waiting = st.sent[0] > st.answered[0];
-  for (uint64_t& id : st.answered) id = sent;
+  // First that it was restored: who sees an answer looks for that once more.
   __atomic_store_n(&st.restored_up_to, sent, __ATOMIC_RELEASE);
+  for (uint64_t& id : st.answered) __atomic_store_n(&id, sent, __ATOMIC_RELEASE);
 }
 
 // The caller of checkpoint() runs the hooks itself; without one the hook thread does.
@@ -512,6 +513,7 @@ Answer ask(Ask what, char* ret_text, size_t text_cap) {
     if (id <= load(g_state.answered[static_cast<int>(what)])) break;
     sys_futex(&g_state.answer_word, FUTEX_WAIT_PRIVATE, word);
   }
+  if (id <= load(g_state.restored_up_to)) return {true, Errc::kOk, 0};  // while we looked
   const State::LastAnswer& a = g_state.answers[static_cast<int>(what)];
   rawsys::str_copy(ret_text, a.text, text_cap);
   return {false, static_cast<Errc>(a.code), a.sys_errno};

@@ -42,8 +42,9 @@ class Job(Session):
     def __init__(self, workspace, node, options=(), own=None):
         """own: what crinit() is given, [PROTECT, NAME, FLUSH_EVERY]; else options of crrun."""
         program = [workspace.program("lib_levels")]
+        # What it is told by files is not to come back with it.
         super().__init__(workspace, program,
-                         options=["-i", "off", "--durable=crash", *options])
+                         options=["-i", "off", "--durable=crash", "--files=keep", *options])
         if node is not None:
             workspace.variables.update(node.environment())
         if own is None:
@@ -271,6 +272,7 @@ def test_restored_with_waits(workspace):
     job.expect_done("checkpoint")
     job.expect_done("wait 2")
     cluster.kill(cluster["b"])
+    job.wait_status(lambda s: s["degraded"] == "4", "the loss is seen")
     job.expect_done("beside 2")
     time.sleep(0.3)  # it waits
     job.checkpoint()
