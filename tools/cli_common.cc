@@ -174,7 +174,7 @@ void parse_protect(const char* tool, const char* text, agent::ProtectOptions* re
   if (!store::parse_protection(text, &why))
     misuse(tool, std::string("--protect=") + text + ": " + why);
   ret->spec = text;
-  if (ret->socket.empty()) ret->socket = node::default_socket_path();
+  ret->socket = node::socket_of_environment();
 }
 
 void parse_name(const char* tool, const char* text, agent::ProtectOptions* ret) {
@@ -239,6 +239,15 @@ std::string find_preload(const char* tool) {
         tool, path + ": the loader cannot preload a path with spaces or colons; install elsewhere");
   }
   return path;
+}
+
+std::string find_crstored() { return agent::beside_tool("bin/crstored"); }
+
+void prepare_protection(const char* tool, agent::ProtectOptions* options) {
+  if (options->spec.empty() || options->socket.find('/') != std::string::npos) return;
+  auto starter = node::PrivateStarter::make(find_crstored());
+  if (!starter) own_failure(tool, "fork: " + describe(starter.error()));
+  options->starter = std::move(*starter);
 }
 
 std::string human_bytes(uint64_t b) {

@@ -77,6 +77,11 @@ bool parse_write_option(const char* tool, int option, const char* text, store::W
 std::string absolute_path(const char* tool, const std::string& path);
 // libcrpreload.so beside the tool, or $CR_PRELOAD; own failure if missing.
 std::string find_preload(const char* tool);
+// The program that is beside the tool, "" if it is not.
+std::string find_crstored();
+// If --protect is given and no socket: a private crstored can be started from now on. To be called
+// before there is a Supervisor.
+void prepare_protection(const char* tool, agent::ProtectOptions* options);
 // "12.3 MiB"
 std::string human_bytes(uint64_t bytes);
 std::string describe(const Error& e);

@@ -29,7 +29,7 @@ std::string check_protection(const char* every, const char* period, agent::Prote
   if (!p->name.empty() && !tools::is_session_name(p->name)) {
     return "crattr.name: " + p->name + ": " + tools::kSessionNameRule;
   }
-  if (p->socket.empty()) p->socket = node::default_socket_path();
+  if (p->socket.empty()) p->socket = node::socket_of_environment();
   p->flush_every = tools::parse_number(kTool, "--flush-every", every);
   p->flush_interval_ns = static_cast<uint64_t>(strtod(period, nullptr) * 1e9);
   return "";

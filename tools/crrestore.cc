@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "node/private_place.h"
 #include "tools/cli_common.h"
 #include "tools/progress.h"
 
@@ -253,9 +254,10 @@ Options parse(int argc, char** argv) {
 // Has this node's crstored bring the session's newest checkpoint here. o->session.dir is then the
 // image directory, and the session is protected as it was.
 void fetch_by_name(Options* o) {
-  if (o->protect.socket.empty()) o->protect.socket = node::default_socket_path();
   std::string text;
-  auto client = node::Client::connect(o->protect.socket, &text);
+  node::StoreFinder finder(node::socket_of_environment());
+  auto client =
+      finder.connect_or_start(node::has_private_place() ? tools::find_crstored() : "", &text);
   if (!client) {
     tools::own_failure(kTool,
                        o->name + ": no such image directory; and as a session's name: " + text);
@@ -267,8 +269,7 @@ void fetch_by_name(Options* o) {
   constexpr int kSilentMs = 120'000;
   for (;;) {
     const auto j = client->receive(kSilentMs);
-    if (!j)
-      tools::own_failure(kTool, o->protect.socket + ": crstored went away, or does not answer");
+    if (!j) tools::own_failure(kTool, finder.socket() + ": crstored went away, or does not answer");
     if (node::text_of(*j, "event") == "progress") {
       if (o->verbose) {
         progress.update("bringing", node::number_of(*j, "done"), node::number_of(*j, "total"));
@@ -333,6 +334,8 @@ int main(int argc, char** argv) {
     tools::own_failure(kTool, std::string(argv[argc - 1]) + ": no such image directory");
   }
   if (o.check_only) return check_only(o);
+  o.protect.socket = node::socket_of_environment();
+  tools::prepare_protection(kTool, &o.protect);
   s.tool = kTool;
   s.ids = o.ids;
   s.lazy = o.lazy;

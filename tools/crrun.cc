@@ -59,7 +59,9 @@ constexpr char kHelp[] =
     "alone,\n"
     "                             as copies on R nodes, or as parts on G or K+M nodes of which any "
     "G-1\n"
-    "                             or K are enough (default: not; see crstored in section 8)\n"
+    "                             or K are enough; a private one is started where none serves the "
+    "node\n"
+    "                             (default: not; see crstored in section 8)\n"
     "      --name NAME            what crstore and crrestore call it there (default: the image "
     "directory's\n"
     "                             name without .image)\n"
@@ -222,6 +224,7 @@ int main(int argc, char** argv) {
   agent::SupervisorOptions s;
   agent::save_signal_state(&s.start.signals);
   Options o = parse(argc, argv);
+  tools::prepare_protection(kTool, &o.protect);
   s.tool = kTool;
   s.ids = o.ids;
   s.restart_on_failure = o.restart;

@@ -12,6 +12,8 @@
 #include <vector>
 
 #include "node/client.h"
+#include "node/private_place.h"
+#include "node/private_start.h"
 #include "tools/cli_common.h"
 #include "tools/progress.h"
 
@@ -41,8 +43,11 @@ constexpr char kHelp[] =
     "NAME: a session's name, or the beginning of its number (4 digits or more).\n"
     "      --sequence N     get: this checkpoint (default: the newest that is whole)\n"
     "      --json           for programs: what crstored says, a JSON object on a line\n"
-    "      --socket PATH    crstored's (default $CR_STORE_SOCKET, else\n"
-    "                       $XDG_RUNTIME_DIR/crstored.sock or /run/crstored.sock)\n"
+    "      --socket PATH    crstored's (default $CR_STORE_SOCKET, else the one that listens at\n"
+    "                       $XDG_RUNTIME_DIR/crstored.sock or /run/crstored.sock, else the "
+    "private\n"
+    "                       one of this user on this host, which is started if need be); private:\n"
+    "                       the private one\n"
     "      --timeout SECONDS\n"
     "                       give up after so long without a word (default 120)\n"
     "  -h, --help           this text\n"
@@ -69,7 +74,7 @@ Options parse(int argc, char** argv) {
                                  {"version", no_argument, nullptr, 'V'},
                                  {nullptr, 0, nullptr, 0}};
   Options o;
-  o.socket = node::default_socket_path();
+  o.socket = node::socket_of_environment();
   opterr = 0;
   for (int c; (c = getopt_long(argc, argv, ":hV", kLong, nullptr)) != -1;) {
     switch (c) {
@@ -222,8 +227,9 @@ void show_flush_status(const Json& f) {
 }
 
 void show_status(const Json& j) {
-  printf("node %s of cluster %s, store %s, parts are safe from %s\n", text_of(j, "node").c_str(),
-         text_of(j, "cluster").c_str(), text_of(j, "store").c_str(), text_of(j, "durable").c_str());
+  printf("node %s of cluster %s, store %s, parts are safe from %s%s\n", text_of(j, "node").c_str(),
+         text_of(j, "cluster").c_str(), text_of(j, "store").c_str(), text_of(j, "durable").c_str(),
+         node::flag_of(j, "private") ? ", private" : "");
   printf("memory lent %s of %s, %lu transfers come in\n",
          tools::human_bytes(number_of(j, "lent_bytes")).c_str(),
          tools::human_bytes(number_of(j, "dram_bytes")).c_str(), number_of(j, "transfers"));
@@ -337,30 +343,53 @@ int show(const Options& o, const Json& j) {
   return o.command == "verify" ? show_verified(j) : 0;
 }
 
-}  // namespace
-
-int main(int argc, char** argv) {
-  const Options o = parse(argc, argv);
-  std::string text;
-  auto client = node::Client::connect(o.socket, &text);
-  if (!client) {
-    fprintf(stderr, "%s: %s\n", kTool, text.c_str());
-    return 1;
+// A private crstored is started if it has something to show; `status` looks at what runs.
+Result<node::Client> reach(const Options& o, node::StoreFinder* finder, std::string* ret_text) {
+  const bool named = o.socket.find('/') != std::string::npos;
+  const bool start = !named && o.command != "status" && node::has_private_place();
+  auto client = finder->connect_or_start(start ? tools::find_crstored() : "", ret_text);
+  if (client || named || start) return client;
+  std::string why;
+  const auto place = node::private_place(&why);
+  *ret_text = o.socket == node::kPrivateSocket ? "" : "no crstored serves this node, and ";
+  if (!place) {
+    *ret_text += why;
+  } else if (access(place->store.c_str(), F_OK) == 0) {
+    *ret_text += "the private one of " + place->dir +
+                 " does not run now; `crstore ls` starts it, and shows what it keeps";
+  } else {
+    *ret_text += "there is no private one in " + place->dir +
+                 "; `crrun --protect=none PROGRAM` makes one, see crstored(8)";
   }
+  return client;
+}
+
+Json request_of(const Options& o) {
   Json request{{"op", o.command == "undrain" ? "drain" : o.command}};
   if (o.command == "undrain") request["undo"] = true;
   if (!o.arguments.empty()) request["name"] = o.arguments[0];
   if (o.command == "get") request["dir"] = tools::absolute_path(kTool, o.arguments[1]);
   if (o.sequence != 0) request["sequence"] = o.sequence;
-  if (!client->send(request)) {
-    fprintf(stderr, "%s: %s: crstored went away\n", kTool, o.socket.c_str());
+  return request;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const Options o = parse(argc, argv);
+  std::string text;
+  node::StoreFinder finder(o.socket);
+  auto client = reach(o, &finder, &text);
+  if (!client) {
+    fprintf(stderr, "%s: %s\n", kTool, text.c_str());
     return 1;
   }
+  (void)client->send(request_of(o));
   tools::Progress progress(kTool, stderr);
   for (;;) {
     const auto j = client->receive(static_cast<int>(o.timeout * 1000));
     if (!j) {
-      fprintf(stderr, "%s: %s: %s\n", kTool, o.socket.c_str(),
+      fprintf(stderr, "%s: %s: %s\n", kTool, finder.socket().c_str(),
               client->gone() ? "crstored went away; see its log" : "crstored does not answer");
       return 1;
     }

@@ -4,11 +4,18 @@
 // Invariant: nothing is served before the configuration is known to be good.
 // Context: N. Doc: docs/man/crstored.8, docs/store.md.
 #include <errno.h>
+#include <fcntl.h>
 #include <getopt.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/file.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <fstream>
@@ -16,6 +23,7 @@
 
 #include "node/client.h"
 #include "node/daemon.h"
+#include "node/private_place.h"
 #include "tools/cli_common.h"
 
 namespace {
@@ -23,6 +31,7 @@ namespace {
 using namespace cr;
 
 constexpr char kTool[] = "crstored";
+constexpr char kReady[] = "ready";
 constexpr char kHelp[] =
     "usage: crstored [options]\n"
     "Keep checkpoints of this node's sessions on its disk and on its neighbours, and theirs here.\n"
@@ -77,6 +86,15 @@ constexpr char kHelp[] =
     "others:\n"
     "                       last:N,hourly:N,daily:N,weekly:N or some of that (default: keep all)\n"
     "      --for-all-users  let all users reach the socket; each gets only its own sessions\n"
+    "      --exit-when-idle SECONDS|off\n"
+    "                       end when nothing has been asked, protected or flushed for so long; "
+    "with "
+    "s, m,\n"
+    "                       h, d too (default off; of a private one without other nodes 60)\n"
+    "      --private        be the private one of this user on this host, as crrun, crrestore and\n"
+    "                       crstore start it: end if there is one, else go on in the background.\n"
+    "                       Options: $XDG_CONFIG_HOME/checkpoint_restore/crstored.conf, default\n"
+    "                       ~/.config/checkpoint_restore/crstored.conf, if that is there\n"
     "      --check-config   say whether the configuration is good, and end\n"
     "  -h, --help           this text\n"
     "  -V, --version        the version\n"
@@ -85,14 +103,30 @@ constexpr char kHelp[] =
 
 struct Options {
   std::map<std::string, std::string> set;  // by long name
-  bool check = false;
+  bool check = false, is_private = false;
+  std::string config;  // the file
 };
 
-constexpr const char* kValues[] = {"store",       "socket",          "members",         "name",
-                                   "key",         "cluster",         "listen",          "dram",
-                                   "durable",     "silence",         "repair-after",    "flush",
-                                   "flush-every", "flush-interval",  "flush-bandwidth", "keep",
-                                   "make-key",    "write-bandwidth", "queue-depth"};
+constexpr const char* kValues[] = {"store",
+                                   "socket",
+                                   "members",
+                                   "name",
+                                   "key",
+                                   "cluster",
+                                   "listen",
+                                   "dram",
+                                   "durable",
+                                   "silence",
+                                   "repair-after",
+                                   "flush",
+                                   "flush-every",
+                                   "flush-interval",
+                                   "flush-bandwidth",
+                                   "keep",
+                                   "exit-when-idle",
+                                   "make-key",
+                                   "write-bandwidth",
+                                   "queue-depth"};
 constexpr const char* kFlags[] = {"encrypt", "tag-blocks", "strict-racks", "for-all-users",
                                   "flush-zstd"};
 
@@ -131,25 +165,26 @@ Options parse(int argc, char** argv) {
   for (const char* f : kFlags) longs.push_back({f, no_argument, nullptr, 1000});
   longs.push_back({"config", required_argument, nullptr, 'c'});
   longs.push_back({"check-config", no_argument, nullptr, 1001});
+  longs.push_back({"private", no_argument, nullptr, 1002});
   longs.push_back({"help", no_argument, nullptr, 'h'});
   longs.push_back({"version", no_argument, nullptr, 'V'});
   longs.push_back({nullptr, 0, nullptr, 0});
   Options o;
-  std::string config;
   opterr = 0;
   for (int c, index = 0; (c = getopt_long(argc, argv, ":c:hV", longs.data(), &index)) != -1;) {
     if (c == 1000) {
       o.set[longs[static_cast<size_t>(index)].name] = optarg != nullptr ? optarg : "yes";
     } else if (c == 1001) {
       o.check = true;
+    } else if (c == 1002) {
+      o.is_private = true;
     } else if (c == 'c') {
-      config = optarg;
+      o.config = optarg;
     } else {
       tools::common_option(kTool, kHelp, c, argv[optind - 1]);
     }
   }
   if (optind != argc) tools::misuse(kTool, std::string(argv[optind]) + ": no such argument");
-  if (!config.empty()) read_config(config.c_str(), &o);
   return o;
 }
 
@@ -252,7 +287,8 @@ node::NodeConfig configure(const Options& o) {
     return at == o.set.end() ? otherwise : at->second;
   };
   node::NodeConfig c;
-  c.store_dir = tools::absolute_path(kTool, given("store", default_store()));
+  c.store_dir =
+      tools::absolute_path(kTool, o.set.contains("store") ? o.set.at("store") : default_store());
   c.socket_path = given("socket", node::default_socket_path());
   c.key_file = given("key", "");
   c.cluster = given("cluster", "cluster");
@@ -279,6 +315,11 @@ node::NodeConfig configure(const Options& o) {
         after == "off" ? 0 : tools::parse_duration(kTool, "--repair-after", after.c_str());
     c.repair_after_ns = static_cast<uint64_t>(s * 1e9);
   }
+  if (o.set.contains("exit-when-idle") && o.set.at("exit-when-idle") != "off") {
+    const double s =
+        tools::parse_duration(kTool, "--exit-when-idle", o.set.at("exit-when-idle").c_str());
+    c.exit_when_idle_ns = static_cast<uint64_t>(s * 1e9);
+  }
   c.encrypt = o.set.contains("encrypt");
   c.tag_blocks = o.set.contains("tag-blocks");
   c.strict_racks = o.set.contains("strict-racks");
@@ -301,40 +342,191 @@ int make_key(const std::string& path) {
   return 0;
 }
 
+bool log_with_time = false;  // where nobody else adds it
+
 void log_line(const std::string& text) {
-  fprintf(stderr, "%s: %s\n", kTool, text.c_str());
+  char when[40] = "";
+  const time_t now = time(nullptr);
+  tm local{};
+  if (log_with_time && localtime_r(&now, &local) != nullptr) {
+    strftime(when, sizeof(when), "%Y-%m-%d %H:%M:%S ", &local);
+  }
+  fprintf(stderr, "%s%s: %s\n", when, kTool, text.c_str());
   fflush(stderr);
+}
+
+int check_config(const node::NodeConfig& config) {
+  std::string text;
+  if (!config.key_file.empty() && !node::SessionKey::load(config.key_file, &text)) {
+    tools::own_failure(kTool, text);
+  }
+  printf("good: node %s, one of %zu; store %s; socket %s%s\n", config.members.self().name.c_str(),
+         config.members.list.size(), config.store_dir.c_str(), config.socket_path.c_str(),
+         flush_words(config).c_str());
+  return 0;
+}
+
+// The options of a private one, from its file and its place.
+node::NodeConfig configure_private(Options* o, node::PrivatePlace* place) {
+  std::string text;
+  auto found_place = node::private_place(&text);
+  if (!found_place) tools::own_failure(kTool, text);
+  *place = *found_place;
+  if (!node::make_private_place(place, &text)) tools::own_failure(kTool, text);
+  if (o->config.empty()) {
+    auto found = node::private_configuration(&text);
+    if (!found) tools::own_failure(kTool, text);
+    o->config = *found;
+  }
+  if (!o->config.empty()) read_config(o->config.c_str(), o);
+  for (const char* option : {"socket", "for-all-users", "make-key"}) {
+    if (!o->set.contains(option)) continue;
+    tools::misuse(kTool, (o->config.empty() ? "" : o->config + ": ") + std::string(option) +
+                             ": is not for a private crstored, which is one user's and chooses "
+                             "its socket itself; remove it");
+  }
+  o->set.try_emplace("store", place->store);
+  o->set["socket"] = place->socket;
+  node::NodeConfig c = configure(*o);
+  c.start_lock = place->lock;
+  c.socket_link = place->link;
+  c.config_file = node::private_configuration_path();
+  // Neighbours rely on one that keeps their parts.
+  constexpr uint64_t kIdleNs = 60'000'000'000;
+  if (!o->set.contains("exit-when-idle") && c.key_file.empty()) c.exit_when_idle_ns = kIdleNs;
+  return c;
+}
+
+// Until no other one is about to start or to end. Then nobody listens, or somebody who stays.
+os::Fd take_start_lock(const node::PrivatePlace& place) {
+  constexpr int kMostMs = 20'000, kPauseMs = 5;
+  os::Fd lock(open(place.lock.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
+  for (int waited = 0; lock && flock(lock.get(), LOCK_EX | LOCK_NB) != 0; waited += kPauseMs) {
+    const int e = errno;
+    if (e != EWOULDBLOCK || waited >= kMostMs) {
+      tools::own_failure(kTool, place.lock + ": " +
+                                    (e == EWOULDBLOCK ? "another one has been starting or ending "
+                                                        "for 20 s; see `ps` and " +
+                                                            place.log
+                                                      : strerror(e)));
+    }
+    usleep(kPauseMs * 1000);
+  }
+  if (!lock) tools::own_failure(kTool, place.lock + ": " + strerror(errno));
+  return lock;
+}
+
+// Of the first process: waits for what the one in the background says of its start, and ends.
+[[noreturn]] void pass_on(int from, pid_t child, const node::PrivatePlace& place) {
+  while (waitpid(child, nullptr, 0) < 0 && errno == EINTR) {
+  }
+  std::string said;
+  char buffer[1024];
+  for (ssize_t n; (n = read(from, buffer, sizeof(buffer))) != 0;) {
+    if (n > 0) said.append(buffer, static_cast<size_t>(n));
+    if (n < 0 && errno != EINTR) break;
+  }
+  if (said == kReady) exit(0);
+  if (said.empty()) said = "it ended while it started; see " + place.log;
+  fprintf(stderr, "%s: %s\n", kTool, said.c_str());
+  exit(1);
+}
+
+// What the one that started us was limited to is not meant for us.
+void take_all_there_is() {
+  for (const auto what : {RLIMIT_CPU, RLIMIT_FSIZE, RLIMIT_AS, RLIMIT_DATA, RLIMIT_NOFILE}) {
+    rlimit r;
+    if (getrlimit(what, &r) != 0) continue;
+    r.rlim_cur = r.rlim_max;
+    (void)setrlimit(what, &r);
+  }
+  cpu_set_t all;
+  memset(&all, 0xff, sizeof(all));
+  (void)sched_setaffinity(0, sizeof(all), &all);
+}
+
+// Goes on in a session of its own, as nobody's child, with the log as its output. Returns where the
+// first process waits for words: kReady, or why not.
+os::Fd go_to_background(const node::PrivatePlace& place) {
+  int ends[2];
+  if (pipe2(ends, O_CLOEXEC) != 0) tools::own_failure(kTool, strerror(errno));
+  os::Fd from(ends[0]), to(ends[1]);
+  const pid_t child = fork();
+  if (child < 0) tools::own_failure(kTool, std::string("fork: ") + strerror(errno));
+  if (child > 0) {
+    to.reset();
+    pass_on(from.get(), child, place);
+  }
+  setsid();
+  if (fork() != 0) _exit(0);
+  from.reset();
+  constexpr off_t kMostLogBytes = 1 << 20;
+  struct stat st;
+  if (stat(place.log.c_str(), &st) == 0 && st.st_size > kMostLogBytes) {
+    (void)rename(place.log.c_str(), (place.log + ".old").c_str());
+  }
+  const os::Fd log(
+      open(place.log.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
+  const os::Fd null(open("/dev/null", O_RDWR | O_CLOEXEC));
+  dup2(null.get(), 0);
+  dup2(log ? log.get() : null.get(), 1);
+  dup2(log ? log.get() : null.get(), 2);
+  umask(077);
+  take_all_there_is();
+  log_with_time = true;
+  return to;
+}
+
+// lock: given back when it serves. report: is told then, or why it does not.
+int serve(node::NodeConfig config, os::Fd lock, os::Fd report) {
+  sigset_t signals;
+  sigemptyset(&signals);
+  for (const int s : {SIGTERM, SIGINT, SIGHUP}) {
+    signal(s, SIG_DFL);  // what is ignored would not come
+    sigaddset(&signals, s);
+  }
+  sigprocmask(SIG_BLOCK, &signals, nullptr);
+  signal(SIGPIPE, SIG_IGN);
+  signal(SIGXFSZ, SIG_IGN);
+  const os::Fd stop(signalfd(-1, &signals, SFD_CLOEXEC));
+  const bool is_private = !config.start_lock.empty();
+  std::string text;
+  auto daemon = node::Daemon::create(std::move(config), log_line, &text);
+  if (!daemon) {
+    if (text.empty()) text = daemon.error().what;
+    log_line(text);
+    if (report) (void)!write(report.get(), text.data(), text.size());
+    return 1;
+  }
+  log_line(is_private ? "ready, as process " + std::to_string(getpid()) : "ready");
+  if (report) (void)!write(report.get(), kReady, strlen(kReady));
+  report.reset();
+  lock.reset();
+  (*daemon)->run(stop.get());
+  log_line("ends");
+  return 0;
+}
+
+int main_private(Options* o) {
+  (void)!chdir("/");
+  node::PrivatePlace place;
+  node::NodeConfig config = configure_private(o, &place);
+  if (o->check) return check_config(config);
+  os::Fd lock = take_start_lock(place);
+  std::string text;
+  if (node::Client::connect(place.link, &text)) return 0;  // there is one
+  os::Fd report = go_to_background(place);
+  return serve(std::move(config), std::move(lock), std::move(report));
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  const Options o = parse(argc, argv);
+  Options o = parse(argc, argv);
   if (o.set.contains("make-key")) return make_key(o.set.at("make-key"));
+  if (o.is_private) return main_private(&o);
+  if (!o.config.empty()) read_config(o.config.c_str(), &o);
   node::NodeConfig config = configure(o);
-  std::string text;
-  if (o.check) {
-    if (!config.key_file.empty() && !node::SessionKey::load(config.key_file, &text)) {
-      tools::own_failure(kTool, text);
-    }
-    printf("good: node %s, one of %zu; store %s; socket %s%s\n", config.members.self().name.c_str(),
-           config.members.list.size(), config.store_dir.c_str(), config.socket_path.c_str(),
-           flush_words(config).c_str());
-    return 0;
-  }
-  sigset_t signals;
-  sigemptyset(&signals);
-  for (const int s : {SIGTERM, SIGINT, SIGHUP}) sigaddset(&signals, s);
-  sigprocmask(SIG_BLOCK, &signals, nullptr);
-  signal(SIGPIPE, SIG_IGN);
-  const os::Fd stop(signalfd(-1, &signals, SFD_CLOEXEC));
-  auto daemon = node::Daemon::create(std::move(config), log_line, &text);
-  if (!daemon) {
-    log_line(text.empty() ? daemon.error().what : text);
-    return 1;
-  }
-  log_line("ready");
-  (*daemon)->run(stop.get());
-  log_line("ends");
-  return 0;
+  if (o.check) return check_config(config);
+  return serve(std::move(config), os::Fd(), os::Fd());
 }

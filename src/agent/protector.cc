@@ -14,6 +14,7 @@ namespace {
 
 constexpr uint64_t kSecond = 1'000'000'000;
 constexpr uint64_t kRetryNs = 2 * kSecond;
+constexpr uint64_t kStartingNs = kSecond / 20;  // while a private one is being started
 // So long nothing is heard, then it is asked; so long after that it counts as gone.
 constexpr uint64_t kQuietNs = 3 * kSecond, kDeadNs = 5 * kSecond;
 
@@ -28,7 +29,9 @@ CheckpointId id_of(const node::Json& j) {
 }  // namespace
 
 Protector::Protector(ProtectOptions options, Say say)
-    : options_(std::move(options)), say_(std::move(say)) {
+    : options_(std::move(options)),
+      say_(std::move(say)),
+      finder_(options_.socket, options_.starter) {
   std::string text;
   if (auto p = store::parse_protection(options_.spec, &text); wanted() && p) protection_ = *p;
 }
@@ -38,7 +41,7 @@ void Protector::begin(const std::string& dir, const uint8_t (&session_id)[16]) {
   dir_ = dir;
   session_ = node::to_hex(node::session_id_of(session_id));
   client_.reset();
-  accepted_ = flush_asked_ = false;
+  asked_ = accepted_ = flush_asked_ = false;
   retry_ns_ = 0;
   away_ns_ = rawsys::now_ns();
   version_++;
@@ -59,14 +62,25 @@ void Protector::fail(const std::string& why) {
   say_("checkpoints stay on this node: " + why);
 }
 
-// crstored takes a session that has a checkpoint; before that there is nothing to be kept.
-void Protector::connect() {
+// Before the first checkpoint a private one is started, so that it is there by then.
+void Protector::connect(bool has_checkpoint) {
   std::string text;
-  auto client = node::Client::connect(options_.socket, &text);
+  auto client = finder_.connect(&text);
+  if (!client && client.error().code == Errc::kBusy) {
+    retry_ns_ = rawsys::now_ns() + kStartingNs;
+    return;
+  }
   if (!client) return fail(text);
   client_ = std::make_unique<node::Client>(std::move(*client));
   heard_ns_ = rawsys::now_ns();
   asked_ns_ = 0;
+  if (!ask(has_checkpoint)) fail(finder_.socket() + ": crstored went away");
+}
+
+// crstored takes a session that has a checkpoint; before that there is nothing to be kept.
+bool Protector::ask(bool has_checkpoint) {
+  asked_ = has_checkpoint;
+  if (!has_checkpoint) return client_->send({{"op", "can_protect"}, {"protect", options_.spec}});
   node::Json request{{"op", "protect"},
                      {"session", session_},
                      {"dir", dir_},
@@ -76,7 +90,7 @@ void Protector::connect() {
     request["flush_every"] = options_.flush_every;
     request["flush_interval_ns"] = options_.flush_interval_ns;
   }
-  if (!client_->send(request)) fail(options_.socket + ": crstored went away");
+  return client_->send(request);
 }
 
 void Protector::set_flush_trouble(const std::string& why) {
@@ -144,17 +158,23 @@ void Protector::on_level(const node::Json& event) {
   }
 }
 
+std::string Protector::no_flush_words() const {
+  return "the crstored at " + finder_.socket() + " has no directory to flush to; " +
+         (finder_.is_private() ? "give it `flush = DIR` in its configuration, see crstored(8)"
+                               : "start it with --flush DIR");
+}
+
 void Protector::on_answer(const node::Json& answer) {
   accepted_ = true;
+  finder_.keep();
   version_++;
   flush_dir_ = node::text_of(answer, "flush");
   if (const std::string notice = node::text_of(answer, "notice"); !notice.empty()) say_(notice);
   if (options_.has_flush() && flush_dir_.empty()) {
-    say_("checkpoints are not flushed: the crstored at " + options_.socket +
-         " has no directory for that; start it with --flush DIR");
+    say_("checkpoints are not flushed: " + no_flush_words());
   }
   // What it has told a connection before this one is asked for.
-  if (!client_->send({{"op", "level"}})) fail(options_.socket + ": crstored does not read");
+  if (!client_->send({{"op", "level"}})) fail(finder_.socket() + ": crstored does not read");
 }
 
 void Protector::serve() {
@@ -171,27 +191,32 @@ void Protector::serve() {
     } else if (!event.empty()) {
       // how far a flush is
     } else if (node::flag_of(*j, "ok")) {
-      on_answer(*j);
+      if (!node::flag_of(*j, "can_protect")) on_answer(*j);
     } else {
       return fail(node::text_of(*j, "error"));
     }
   }
-  if (client_ && client_->gone()) fail(options_.socket + ": crstored went away; it is tried again");
+  if (client_ && client_->gone())
+    fail(finder_.socket() + ": crstored went away; it is tried again");
 }
 
 void Protector::look(uint64_t epoch, uint64_t sequence) {
-  if (!wanted() || sequence == 0) return;
+  const bool has_checkpoint = sequence != 0;
+  if (!wanted() || (!has_checkpoint && !finder_.may_start())) return;
   if (!client_) {
     if (rawsys::now_ns() < retry_ns_) return;
     told_epoch_ = epoch;
     told_sequence_ = sequence;
-    return connect();
+    return connect(has_checkpoint);
   }
   if (told_epoch_ == epoch && told_sequence_ == sequence) return;
   told_epoch_ = epoch;
   told_sequence_ = sequence;
-  if (!client_->send({{"op", "committed"}, {"sequence", sequence}})) {
-    fail(options_.socket + ": crstored does not read");
+  const bool sent =
+      asked_ ? client_->send({{"op", "committed"}, {"sequence", sequence}}) : ask(has_checkpoint);
+  if (!sent) {
+    fail(finder_.socket() + (client_->gone() ? ": crstored went away; it is tried again"
+                                             : ": crstored does not read"));
   }
 }
 
@@ -209,14 +234,14 @@ Protector::Standing Protector::standing(int level, const CheckpointId& id) const
     return never("--protect=none keeps nothing on other nodes; replica:2, say, does");
   }
   if (level == 3 && accepted_ && flush_dir_.empty()) {
-    return never("the crstored at " + options_.socket +
-                 " has no directory to flush to; start it with --flush DIR");
+    return never(no_flush_words());
   }
   const bool is_there = level == 2 ? safe_ >= id && !is_lost_ : flushed_ >= id;
   if (is_there) return {true, false, "", 0};
   if (!accepted_) {
     return {false, false,
-            trouble_.empty() ? options_.socket + ": crstored does not answer" : trouble_, away_ns_};
+            trouble_.empty() ? finder_.socket() + ": crstored does not answer" : trouble_,
+            away_ns_};
   }
   if (level == 3 && !flush_trouble_.empty())
     return {false, false, flush_trouble_, flush_trouble_ns_};
@@ -228,24 +253,24 @@ void Protector::flush(const CheckpointId& id) {
   if (!accepted_ || flush_asked_ || flushed_ >= id || rawsys::now_ns() < flush_retry_ns_) return;
   flush_asked_ = true;
   if (!client_->send({{"op", "flush"}, {"name", session_}})) {
-    fail(options_.socket + ": crstored does not read");
+    fail(finder_.socket() + ": crstored does not read");
   }
 }
 
 uint64_t Protector::look_for_life() {
-  if (!client_) return next_ns();
+  if (!client_ || !asked_) return next_ns();
   const uint64_t now = rawsys::now_ns();
   if (asked_ns_ != 0 && now >= asked_ns_ + kDeadNs) serve();  // we may have been busy ourselves
   if (!client_) return next_ns();
   if (asked_ns_ != 0 && now >= asked_ns_ + kDeadNs) {
-    fail(options_.socket + ": crstored does not answer; it is tried again");
+    fail(finder_.socket() + ": crstored does not answer; it is tried again");
     return retry_ns_;
   }
   if (asked_ns_ == 0 && now >= heard_ns_ + kQuietNs) {
     asked_ns_ = now;
     // Before it has said yes it still owes that answer.
     if (accepted_ && !client_->send({{"op", "level"}})) {
-      fail(options_.socket + ": crstored does not read");
+      fail(finder_.socket() + ": crstored does not read");
       return retry_ns_;
     }
   }

@@ -14,6 +14,7 @@
 
 #include "format/channel.h"
 #include "node/client.h"
+#include "node/private_start.h"
 #include "store/protection.h"
 
 namespace cr::agent {
@@ -21,7 +22,8 @@ namespace cr::agent {
 struct ProtectOptions {
   std::string spec;    // --protect; "": not at all
   std::string name;    // of the session, for people
-  std::string socket;  // crstored's
+  std::string socket;  // crstored's; "": this node's, else the private one
+  std::shared_ptr<node::PrivateStarter> starter;  // by which a private one is started; may be null
   // Which checkpoints are flushed (level 3); both 0: those that crstored was told to.
   uint64_t flush_every = 0, flush_interval_ns = 0;
 
@@ -75,21 +77,25 @@ class Protector {
   uint64_t version() const { return version_; }
 
  private:
-  void connect();
+  void connect(bool has_checkpoint);
+  bool ask(bool has_checkpoint);
   void fail(const std::string& why);
   void on_answer(const node::Json& answer);
   void on_level(const node::Json& event);
   void on_flushed(const node::Json& event);
   void on_flush_answer(const node::Json& answer);
+  std::string no_flush_words() const;
   void set_flush_trouble(const std::string& why);
 
   ProtectOptions options_;
   store::Protection protection_;
   Say say_;
+  node::StoreFinder finder_;
   std::string dir_, session_;
   std::unique_ptr<node::Client> client_;
   uint64_t told_epoch_ = 0, told_sequence_ = 0;
   uint64_t retry_ns_ = 0;
+  bool asked_ = false;  // the connection's crstored was asked to take the session up
   uint64_t version_ = 1;
   uint64_t heard_ns_ = 0, asked_ns_ = 0;  // of look_for_life()
   // Level 2.

@@ -7,15 +7,17 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
+#include "node/private_start.h"
+#include "node/unix_address.h"
 #include "rawsys/rawsys.h"
 
 namespace cr::node {
 
 std::string default_socket_path() {
-  if (const char* set = getenv("CR_STORE_SOCKET"); set != nullptr && *set != '\0') return set;
+  const std::string set = socket_of_environment();
+  if (!set.empty() && set != kPrivateSocket) return set;
   if (const char* run = getenv("XDG_RUNTIME_DIR"); run != nullptr && *run != '\0') {
     const std::string own = std::string(run) + "/crstored.sock";
     if (geteuid() != 0 || access(own.c_str(), F_OK) == 0) {
@@ -26,16 +28,9 @@ std::string default_socket_path() {
 }
 
 Result<Client> Client::connect(const std::string& path, std::string* ret_text) {
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  if (path.size() >= sizeof(address.sun_path)) {
-    *ret_text = path + ": the path of a socket has at most " +
-                std::to_string(sizeof(address.sun_path) - 1) + " bytes; name a shorter one";
-    return Error{Errc::kInvalid, ENAMETOOLONG, "the socket's path is too long"};
-  }
-  memcpy(address.sun_path, path.data(), path.size());
+  CR_TRY(const UnixAddress address, unix_address(path, ret_text));
   os::Fd fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  if (!fd || ::connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)) != 0) {
+  if (!fd || ::connect(fd.get(), address.get(), sizeof(address.address)) != 0) {
     const int e = errno;
     *ret_text = path + ": no crstored answers there (" + strerror(e) +
                 "); start one with `crstored`, or name its socket in CR_STORE_SOCKET";

@@ -13,8 +13,9 @@
 
 namespace cr::node {
 
-// $CR_STORE_SOCKET, else $XDG_RUNTIME_DIR/crstored.sock if that is there or we are not root, else
-// /run/crstored.sock.
+// Where a crstored listens that is told nothing else: $CR_STORE_SOCKET, else
+// $XDG_RUNTIME_DIR/crstored.sock if that is there or we are not root, else /run/crstored.sock.
+// Which one a session or a tool talks to: StoreFinder.
 std::string default_socket_path();
 
 class Client {

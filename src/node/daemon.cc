@@ -10,13 +10,13 @@
 #include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <algorithm>
 
 #include "node/address.h"
 #include "node/image_maker.h"
+#include "node/unix_address.h"
 #include "rawsys/rawsys.h"
 
 namespace cr::node {
@@ -26,6 +26,8 @@ using rawsys::now_ns;
 
 constexpr uint64_t kSecond = 1'000'000'000;
 constexpr uint64_t kEndNs = 5 * kSecond;
+constexpr uint64_t kLockWaitNs = 10 * kSecond;
+constexpr unsigned kLockPauseUs = 5000;
 constexpr unsigned kStoreThreads = 4;
 constexpr uint64_t kSayAgainNs = 3600 * kSecond;  // of a refusal that does not end
 constexpr size_t kMostRefusals = 1024;            // that are remembered
@@ -54,7 +56,18 @@ Result<std::unique_ptr<Daemon>> Daemon::create(NodeConfig config,
   CR_TRY(d->store_, PartStore::open(d->config_.store_dir, d->config_.durable, ret_text));
   d->lock_ = os::Fd(open((d->config_.store_dir + "/lock").c_str(),
                          O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
-  if (!d->lock_ || flock(d->lock_.get(), LOCK_EX | LOCK_NB) != 0) {
+  // A private one may still be on its way out.
+  const uint64_t end_ns = now_ns() + (d->config_.start_lock.empty() ? 0 : kLockWaitNs);
+  while (d->lock_ && flock(d->lock_.get(), LOCK_EX | LOCK_NB) != 0) {
+    const int e = errno;
+    if (e == EWOULDBLOCK && now_ns() < end_ns) {
+      usleep(kLockPauseUs);
+      continue;
+    }
+    d->lock_.reset();
+    errno = e;
+  }
+  if (!d->lock_) {
     const int e = errno;
     *ret_text =
         d->config_.store_dir + ": " +
@@ -89,28 +102,21 @@ Daemon::~Daemon() {
   sessions_.clear();
   holder_.reset();
   threads_.reset();
-  if (listen_) unlink(config_.socket_path.c_str());
+  if (listen_ && is_socket_ours()) unlink(config_.socket_path.c_str());
 }
 
 Result<void> Daemon::listen(std::string* ret_text) {
   const std::string& path = config_.socket_path;
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  if (path.size() >= sizeof(address.sun_path)) {
-    *ret_text = path + ": the path of a socket has at most " +
-                std::to_string(sizeof(address.sun_path) - 1) + " bytes; name a shorter one";
-    return Error{Errc::kInvalid, ENAMETOOLONG, "the socket's path is too long"};
-  }
-  memcpy(address.sun_path, path.data(), path.size());
+  CR_TRY(const UnixAddress address, unix_address(path, ret_text));
   os::Fd probe(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  if (connect(probe.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0) {
+  if (connect(probe.get(), address.get(), sizeof(address.address)) == 0) {
     *ret_text = path + ": another crstored listens there; stop it, or name another with --socket";
     return Error{Errc::kBusy, EADDRINUSE, "the socket is in use"};
   }
   unlink(path.c_str());  // of one that was killed
   listen_ = os::Fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   const mode_t mask = umask(config_.for_all_users ? 0111 : 0177);
-  const int bound = bind(listen_.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address));
+  const int bound = bind(listen_.get(), address.get(), sizeof(address.address));
   const int e = errno;
   umask(mask);
   if (bound != 0 || ::listen(listen_.get(), 64) != 0) {
@@ -118,6 +124,19 @@ Result<void> Daemon::listen(std::string* ret_text) {
                 "; name another socket with --socket";
     listen_.reset();
     return Error{Errc::kSystem, e, "listening"};
+  }
+  struct stat st {};
+  if (stat(path.c_str(), &st) == 0) {
+    socket_device_ = st.st_dev;
+    socket_inode_ = st.st_ino;
+  }
+  if (config_.socket_link.empty() || config_.socket_link == path) return {};
+  const std::string fresh = config_.socket_link + ".new";
+  unlink(fresh.c_str());
+  if (symlink(path.c_str(), fresh.c_str()) != 0 ||
+      rename(fresh.c_str(), config_.socket_link.c_str()) != 0) {
+    *ret_text = config_.socket_link + ": cannot be made: " + strerror(errno);
+    return Error{Errc::kSystem, errno, "making the link to the socket"};
   }
   return {};
 }
@@ -423,6 +442,7 @@ void Daemon::on_request(Client& c, const Json& request) {
   if (op == "committed") return on_committed(c);
   if (op == "level") return on_level(c);
   if (op == "flush") return on_flush(c, request);
+  if (op == "can_protect") return on_can_protect(c, request);
   if (op == "status") return answer(c.number, status_json(c.uid));
   if (op == "place") return answer(c.number, place_json(text_of(request, "name"), c.uid));
   if (op == "repair" && rewrite(c, text_of(request, "name"))) return;
@@ -434,6 +454,31 @@ void Daemon::on_request(Client& c, const Json& request) {
   if (is_cluster_request(op)) return begin_work(c.number, c.uid, c.gid, request);
   answer(c.number, failure("crstored does not know the request \"" + op +
                            "\"; is it of another version than this program?"));
+}
+
+// Why sessions cannot be protected so here; "": they can.
+std::string Daemon::cannot_protect(const store::Protection& protection) const {
+  const size_t count = protection.parts(), nodes = config_.members.list.size();
+  if (count == 1) return "";
+  if (!config_.start_lock.empty() && config_.key_file.empty()) {
+    return "--protect=" + store::to_string(protection) + " takes " + std::to_string(count) +
+           " nodes, and the private crstored of this user knows none but this one: give it "
+           "`members = FILE` and `key = FILE` in " +
+           (config_.config_file.empty() ? std::string("its configuration") : config_.config_file) +
+           ", or start a crstored for all sessions of each node; see crstored(8)";
+  }
+  if (count <= nodes && !no_network_.empty()) return no_network_;
+  if (count <= nodes && !hub_) {
+    return "this crstored has no key file, so it cannot reach other nodes; start it with --key";
+  }
+  return "";
+}
+
+void Daemon::on_can_protect(Client& c, const Json& request) {
+  std::string text;
+  const auto protection = store::parse_protection(text_of(request, "protect"), &text);
+  if (protection) text = cannot_protect(*protection);
+  answer(c.number, text.empty() ? Json{{"ok", true}, {"can_protect", true}} : failure(text));
 }
 
 // A session says where its images are, and how it wants to be protected.
@@ -458,14 +503,11 @@ void Daemon::on_protect(Client& c, const Json& request) {
   const std::vector<Member> members = members_now();
   const PlacementRequest place{members, s.id, config_.members.self().name, count,
                                config_.strict_racks};
+  if (const std::string why = cannot_protect(s.protection); !why.empty()) {
+    return answer(c.number, failure(why));
+  }
   auto placed = holders(place, &text);
   if (!placed) return answer(c.number, failure(text));
-  if (count > 1 && !no_network_.empty()) return answer(c.number, failure(no_network_));
-  if (count > 1 && !hub_) {
-    return answer(c.number,
-                  failure("this crstored has no key file, so it cannot reach other nodes; "
-                          "start it with --key"));
-  }
   const std::string id = to_hex(s.id);
   Replicator::Node node{hub_.get(),
                         store_.get(),
@@ -600,7 +642,9 @@ Json Daemon::status_json(uint32_t uid) {
          {"durable", config_.durable ? "power" : "crash"},
          {"dram_bytes", config_.dram_bytes},
          {"lent_bytes", holder_ ? holder_->lent_bytes() : 0},
-         {"transfers", holder_ ? holder_->transfers() : 0}};
+         {"transfers", holder_ ? holder_->transfers() : 0},
+         {"private", !config_.start_lock.empty()},
+         {"pid", getpid()}};
   Json nodes = Json::array();
   for (const Member& m : config_.members.list) {
     Json n{{"name", m.name}, {"address", address_of(m)}, {"rack", m.rack}};
@@ -781,6 +825,8 @@ void Daemon::run(int stop_fd) {
       client_gone(clients_[i]);
       clients_.erase(clients_.begin() + static_cast<ptrdiff_t>(i));
     }
+    if (end_ns == ~uint64_t{0} && leave_if_idle(now, &next)) return;
+    if (end_ns == ~uint64_t{0} && has_lost_socket(now)) end_ns = now + kEndNs;
     if (hub_ && !more) {
       const auto armed = hub_->arm();
       more = !armed || !*armed;

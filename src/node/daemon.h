@@ -47,6 +47,10 @@ struct NodeConfig {
   uint64_t repair_after_ns = 60'000'000'000;
   FlushOptions flush;  // dir "": nothing is flushed; node and durable are this node's
   uint64_t flush_bytes_per_second = 0;
+  // Of a private one (private_place.h); start_lock "": it is none.
+  std::string start_lock, socket_link;
+  std::string config_file;         // for words: where its options are or would be
+  uint64_t exit_when_idle_ns = 0;  // it ends when nobody has needed it for so long; 0: it stays
 };
 
 class Daemon : private LinkHandler {
@@ -92,6 +96,8 @@ class Daemon : private LinkHandler {
   void answer(uint64_t client, const Json& message);
   void on_request(Client& c, const Json& request);
   void on_protect(Client& c, const Json& request);
+  void on_can_protect(Client& c, const Json& request);
+  std::string cannot_protect(const store::Protection& protection) const;
   void on_committed(Client& c);
   Json status_json(uint32_t uid);  // of the sessions that this user may see
   Json place_json(const std::string& name, uint32_t uid);
@@ -149,6 +155,11 @@ class Daemon : private LinkHandler {
   // Does it in a thread; its result, and what it tells on the way, goes to the client.
   void begin_work(uint64_t client, uint32_t uid, uint32_t gid, const Json& request);
   void end_work();
+  // It ends by itself (daemon_idle.cc).
+  bool is_needed();
+  bool leave_if_idle(uint64_t now_ns, uint64_t* next_ns);
+  bool is_socket_ours() const;
+  bool has_lost_socket(uint64_t now_ns);
   void post(uint64_t client, const Json& message);
   Cluster::Options cluster_options() const;
   RequestContext context_of(uint64_t client, uint32_t uid, uint32_t gid);
@@ -157,6 +168,9 @@ class Daemon : private LinkHandler {
   std::function<void(const std::string&)> log_;
   std::unique_ptr<PartStore> store_;
   os::Fd lock_, listen_, posted_;
+  os::Fd leaving_;  // the start lock, once nobody can reach it any more
+  uint64_t socket_device_ = 0, socket_inode_ = 0;
+  uint64_t idle_since_ns_ = 0, socket_look_ns_ = 0;
   std::unique_ptr<LinkHub> hub_;
   std::unique_ptr<Holder> holder_;
   std::unique_ptr<StoreThreads> threads_;

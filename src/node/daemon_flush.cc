@@ -72,8 +72,10 @@ void Daemon::wake_flush(const std::string& id, const std::optional<FlushChoice>&
 void Daemon::on_flush(Client& c, const Json& request) {
   const std::string name = text_of(request, "name");
   if (!flush_) {
-    return answer(c.number, failure("this crstored has no directory to flush to; start it with "
-                                    "--flush DIR"));
+    return answer(c.number, failure("this crstored has no directory to flush to; " +
+                                    (config_.start_lock.empty()
+                                         ? std::string("start it with --flush DIR")
+                                         : "give it `flush = DIR` in " + config_.config_file)));
   }
   std::vector<FlushedSession> found;
   for (const auto& [id, r] : sessions_) {

@@ -45,7 +45,7 @@ struct FlushThread::Shared {
   mutable std::mutex mutex;  // of what follows
   std::condition_variable changed;
   std::map<SessionId, Entry> entries;
-  bool stop = false, has_stopped = false;
+  bool stop = false, has_stopped = false, has_resumed = false;
   uint64_t busy_ns = 0;
   uint64_t requests = 0;
 
@@ -116,6 +116,11 @@ std::vector<std::pair<FlushedSession, FlushStatus>> FlushThread::all() const {
   return all;
 }
 
+bool FlushThread::is_idle() const {
+  const std::lock_guard held(shared_->mutex);
+  return shared_->has_resumed && shared_->entries.empty();
+}
+
 uint64_t FlushThread::busy_since_ns() const {
   const std::lock_guard held(shared_->mutex);
   return shared_->busy_ns;
@@ -135,6 +140,7 @@ void FlushThread::Shared::resume(std::unique_lock<std::mutex>& held) {
     at->second.session = u.session;
     at->second.ended = true;
   }
+  has_resumed = true;
 }
 
 Flusher* FlushThread::Shared::flusher_of(Entry& e) {

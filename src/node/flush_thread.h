@@ -49,6 +49,8 @@ class FlushThread {
   uint64_t request(const FlushedSession& session);
   // Of all sessions that are not at their end.
   std::vector<std::pair<FlushedSession, FlushStatus>> all() const;
+  // Nothing is under way, owed, or still to be looked at.
+  bool is_idle() const;
   // Since when the thread has been waiting for the file system; 0: it has not.
   uint64_t busy_since_ns() const;
 
