@@ -56,6 +56,7 @@ Supervisor::Supervisor(Session& session, SupervisorOptions options)
                      return s == &session_ || std::ranges::count(others, s) != 0;
                    }),
       tree_(session, [this](int milliseconds) { serve_for(milliseconds); }) {
+  if (options_.protect.starter) tree_.set_apart(options_.protect.starter->child());
   // A process that outlives its parent stays in reach.
   if (options_.own_child) prctl(PR_SET_CHILD_SUBREAPER, 1);
   sigset_t set;

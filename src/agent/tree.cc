@@ -62,7 +62,7 @@ std::vector<Tree::Process> Tree::list() const {
   if (!first_gone_) all.push_back({first_.pid(), 0, false});
   for (const pid_t pid : top_ != 0 ? children_of(top_) : std::vector<pid_t>()) {
     // Its zombies are the top's own business.
-    if (pid == first_.pid() || pid == helper_ || is_zombie(pid)) continue;
+    if (pid == first_.pid() || pid == helper_ || pid == apart_ || is_zombie(pid)) continue;
     if (!first_gone_ && share_memory(pid, first_.pid())) continue;  // it fills that, lazily
     all.push_back({pid, 0, false});
   }

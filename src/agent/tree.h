@@ -31,6 +31,8 @@ class Tree {
   void set_top(pid_t top) { top_ = top; }
   // Not of the tree: the process that fills a lazily restored one.
   void set_helper(pid_t pid) { helper_ = pid; }
+  // Neither: the child of `top` that starts a private crstored, with all below it.
+  void set_apart(pid_t pid) { apart_ = pid; }
   // A process has attached: where the library lies is the same in all.
   void learn(pid_t pid, const format::Hello& hello);
   // The first process has no control thread, and can be given one: its own has given way.
@@ -120,7 +122,7 @@ class Tree {
   std::vector<Process> stopped_;              // as found in the stop
   std::vector<pid_t> unfinished_;
   std::unique_ptr<TreeFiles> files_;
-  pid_t top_ = 0, helper_ = 0;
+  pid_t top_ = 0, helper_ = 0, apart_ = 0;
   bool first_gone_ = false;
   int first_status_ = 0;
   format::TreeRecord first_record_{};  // as it was when it lived

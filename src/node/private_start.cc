@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "node/private_place.h"
+#include "os/proc.h"
 #include "rawsys/rawsys.h"
 
 namespace cr::node {
@@ -87,6 +88,11 @@ std::string without_frame(std::string text) {
   return text;
 }
 
+// Asked to start one; asked to keep it below it as well.
+constexpr char kStart = 's', kStartBelow = 'b';
+
+void note_signal(int) {}
+
 // What PrivateStarter's process does.
 [[noreturn]] void serve_starts(const std::string& program, int fd) {
   constexpr int kEnd = 3;
@@ -94,7 +100,19 @@ std::string without_frame(std::string text) {
   keep_only(fd, kEnd);
   (void)!chdir("/");
   prctl(PR_SET_NAME, "cr-start");
-  for (char byte; recv(kEnd, &byte, 1, 0) == 1;) {
+  struct sigaction interrupt {};
+  interrupt.sa_handler = note_signal;  // recv() shall return
+  sigaction(SIGCHLD, &interrupt, nullptr);
+  const pid_t own = getpid();
+  (void)send(kEnd, &own, sizeof(own), MSG_NOSIGNAL);
+  for (char byte;;) {
+    const ssize_t n = recv(kEnd, &byte, 1, 0);
+    const bool interrupted = n < 0 && errno == EINTR;
+    while (waitpid(-1, nullptr, WNOHANG) > 0) {
+    }
+    if (interrupted) continue;
+    if (n != 1) break;
+    if (byte == kStartBelow) prctl(PR_SET_CHILD_SUBREAPER, 1);
     std::string text;
     if (const auto started = start_private(program, &text); !started && text.empty()) {
       text = started.error().what;
@@ -160,14 +178,22 @@ Result<std::shared_ptr<PrivateStarter>> PrivateStarter::make(const std::string& 
     if (second == 0) serve_starts(program, theirs.get());
     _exit(second < 0 ? 1 : 0);
   }
+  theirs.reset();
   // When this returns the other one has init, or whoever reaps here, as its parent.
   while (waitpid(pid, nullptr, 0) < 0 && errno == EINTR) {
   }
-  return std::shared_ptr<PrivateStarter>(new PrivateStarter(std::move(ours)));
+  pid_t second = 0;
+  ssize_t n;
+  do n = recv(ours.get(), &second, sizeof(second), 0);
+  while (n < 0 && errno == EINTR);
+  if (n != sizeof(second)) return Error{Errc::kSystem, ECHILD, "making a process"};
+  const auto stat = os::read_stat(second, second);
+  const bool is_ours = stat && stat->ppid == getpid();
+  return std::shared_ptr<PrivateStarter>(new PrivateStarter(std::move(ours), is_ours ? second : 0));
 }
 
 void PrivateStarter::start() {
-  const char byte = 's';
+  const char byte = child_ != 0 ? kStartBelow : kStart;
   if (!starting_) starting_ = send(fd_.get(), &byte, 1, MSG_NOSIGNAL | MSG_DONTWAIT) == 1;
 }
 

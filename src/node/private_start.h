@@ -25,6 +25,9 @@ class PrivateStarter {
   // To be called before there are threads, and before the process becomes a subreaper.
   static Result<std::shared_ptr<PrivateStarter>> make(const std::string& program);
 
+  // Its process if that is a child of ours, because we are the first process of a container say;
+  // what it starts stays below it. Else 0.
+  pid_t child() const { return child_; }
   // Asks for one, without waiting.
   void start();
   bool is_starting() const { return starting_; }
@@ -32,8 +35,9 @@ class PrivateStarter {
   std::optional<std::string> outcome();
 
  private:
-  explicit PrivateStarter(os::Fd fd) : fd_(std::move(fd)) {}
+  PrivateStarter(os::Fd fd, pid_t child) : fd_(std::move(fd)), child_(child) {}
   os::Fd fd_;
+  pid_t child_;
   bool starting_ = false;
 };
 
