@@ -113,6 +113,9 @@ Result<PrivatePlace> private_place(std::string* ret_text) {
 }
 
 Result<void> make_private_place(PrivatePlace* place, std::string* ret_text) {
+  // Who owns the one above could put another in its place.
+  const std::string above = place->dir.substr(0, place->dir.find_last_of('/'));
+  CR_TRYV(make_directories(above, kOtherState, ret_text));
   CR_TRYV(make_directories(place->dir, kOtherState, ret_text));
   const std::string runtime = path_of_environment("XDG_RUNTIME_DIR");
   if (runtime.empty() || (access(runtime.c_str(), F_OK) != 0 && errno == ENOENT)) {

@@ -202,6 +202,21 @@ def test_starts_and_brings_back(workspace):
         expect(path.stat().st_mode & 0o777 == 0o700, f"{path} has mode {path.stat().st_mode:o}")
 
 
+def test_restore_of_a_directory(workspace):
+    """The image is there; it is protected again because that is asked for."""
+    place = Place(workspace)
+    job = Job(workspace).begin()
+    job.checkpoint()
+    place.wait_kept(1)
+    job.kill()
+    place.wait_none()
+    job.restore(options=("--protect=none",))
+    job.ping()
+    job.checkpoint()
+    place.wait_kept(2, name="image.dir")
+    job.finish()
+
+
 def test_is_found_without_a_socket(workspace):
     """CR_STORE_SOCKET is not set, as it will be."""
     if pathlib.Path("/run/crstored.sock").exists():

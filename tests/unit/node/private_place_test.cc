@@ -93,6 +93,10 @@ Test(private_place, refuses_directories_that_others_may_change) {
               std::string::npos);
     cr_assert(chown(d.path.c_str(), 0, 0) == 0);
   }
+  const std::string above = d.path + "/state/checkpoint_restore";
+  cr_assert(chmod(above.c_str(), 0720) == 0);
+  cr_expect(refusal(place_of_environment()).starts_with(above + ": others than its owner"));
+  cr_assert(chmod(above.c_str(), 0700) == 0);
   const std::string file = d.path + "/file";
   close(open(file.c_str(), O_CREAT | O_WRONLY, 0600));
   setenv("XDG_RUNTIME_DIR", file.c_str(), 1);
