@@ -82,6 +82,16 @@ void Holder::end(const Key& key) {
   transfers_.erase(at);
 }
 
+// A source that offers a part anew has given up what it sent of it before.
+void Holder::end_older(LinkId link, const StoreThreads::Key& part) {
+  for (auto i = transfers_.begin(); i != transfers_.end();) {
+    const Key key = i->first;
+    const bool is_older = key.first == link && i->second.part == part;
+    ++i;
+    if (is_older) end(key);
+  }
+}
+
 void Holder::fail(LinkId link, uint64_t transfer, const Error& error) {
   PartFailed f{};
   f.transfer = transfer;
@@ -118,6 +128,7 @@ void Holder::run(const Key& key, Transfer& t, std::function<Error(PartReceiver*)
 void Holder::on_offer(LinkId link, const PartOffer& offer) {
   const Key key{link, offer.transfer};
   end(key);
+  end_older(link, {session_id_of(offer.session_id), offer.holder});
   uint32_t windows = kWindows;
   while (windows > 0 && lent_ + windows * kChunkBytes > most_bytes_) windows--;
   if (windows == 0) {

@@ -71,6 +71,7 @@ class Holder {
                           uint64_t* ret_damaged_row);
   void fail(LinkId link, uint64_t transfer, const Error& error);
   void end(const Key& key);
+  void end_older(LinkId link, const StoreThreads::Key& part);
 
   LinkHub& hub_;
   PartStore& store_;

@@ -61,7 +61,7 @@ Result<std::unique_ptr<Replicator>> Replicator::make(Node node, ProtectedSession
 
 Replicator::~Replicator() {
   *alive_ = false;
-  for (Target& t : targets_) leave(t);
+  for (Target& t : targets_) cancel(t);
 }
 
 void Replicator::set_holders(std::vector<std::string> holders) {
@@ -124,6 +124,11 @@ void Replicator::drop(Target& t, const std::string& why) {
               ": " + why + "; it is tried again");
   }
   t.trouble = why;
+  cancel(t);
+}
+
+// The holder need not wait for the rest.
+void Replicator::cancel(Target& t) {
   if (t.takes_part && !t.own && node_.hub != nullptr) {
     PartFailed f{};
     f.transfer = t.transfer;

@@ -156,6 +156,7 @@ class Replicator {
   std::string all_troubles() const;
   void drop(Target& t, const std::string& why);
   void leave(Target& t);
+  void cancel(Target& t);
   void release();
   bool has_room(const Target& t) const;
   bool all_have_room() const;
