@@ -7,8 +7,11 @@
  * or others each time ("moving").
  * Context: an ordinary program that links the library.
  *
- *   often IMAGE_DIR|- MIB PAGES hot|moving RATE SECONDS    "-": no checkpoints
- *   prints: computed units, checkpoints taken, checkpoints whole, seconds
+ *   often IMAGE_DIR|- MIB PAGES hot|moving RATE SECONDS [PROTECT]
+ *   "-": no checkpoints; PROTECT: as crrun --protect, of the crstored at CR_STORE_SOCKET; what is
+ *   measured begins when two checkpoints have got to the other nodes, and a third is waited for
+ *   prints: computed units, checkpoints taken, checkpoints whole (with PROTECT: on other nodes),
+ *   seconds
  */
 #define _GNU_SOURCE
 #include <checkpoint_restore.h>
@@ -38,8 +41,8 @@ static uint64_t compute(uint64_t x) {
 }
 
 int main(int argc, char **argv) {
-  if (argc != 7) {
-    fprintf(stderr, "usage: often IMAGE_DIR|- MIB PAGES hot|moving RATE SECONDS\n");
+  if (argc != 7 && argc != 8) {
+    fprintf(stderr, "usage: often IMAGE_DIR|- MIB PAGES hot|moving RATE SECONDS [PROTECT]\n");
     return 2;
   }
   const int with = strcmp(argv[1], "-") != 0, moving = strcmp(argv[4], "moving") == 0;
@@ -51,6 +54,7 @@ int main(int argc, char **argv) {
     struct crattr attr = CRATTR_INIT;
     attr.image_dir = argv[1];
     attr.durable = CR_DURABLE_CRASH;
+    attr.protect = argc == 8 ? argv[7] : NULL;
     if (crinit(&attr) != 0) die("crinit");
   }
   unsigned char *memory = crmalloc(pages * kPageBytes);
@@ -68,6 +72,7 @@ int main(int argc, char **argv) {
     if (!moving) at = 0;
     if (with && checkpoint() < 0) die("checkpoint");
     if (warm > 0) {
+      if (warm <= 2 && argc == 8 && checkpoint_wait(CR_LEVEL_NODES) != 0) die("checkpoint_wait");
       if (--warm == 0) begin = next = now_ns(), units = 0, taken = 0;
       continue;
     }
@@ -81,8 +86,8 @@ int main(int argc, char **argv) {
   uint64_t whole = 0;
   if (with) {
     struct crstatus st = {.size = sizeof st};
-    if (checkpoint_wait(CR_LEVEL_MEMORY) != 0) die("checkpoint_wait");
-    if (crstatus(&st) == 0) whole = st.sequence - kWarmUp;
+    if (checkpoint_wait(argc == 8 ? CR_LEVEL_NODES : CR_LEVEL_MEMORY) != 0) die("checkpoint_wait");
+    if (crstatus(&st) == 0) whole = (argc == 8 ? st.safe_sequence : st.sequence) - kWarmUp;
   }
   printf("%llu %ld %llu %.6f %u\n", (unsigned long long)units, taken, (unsigned long long)whole,
          seconds, (unsigned)(x & 1));

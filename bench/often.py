@@ -22,11 +22,11 @@ SECONDS = 1.0
 SLOW_MIB, SLOW_SECONDS = 1024, 6.0
 
 
-def often(directory, how, rate, mib=64, pages=100, span=SECONDS):
+def often(directory, how, rate, mib=64, pages=100, span=SECONDS, protect=None, environment=None):
     """(units per second, checkpoints whole per second) of one run; directory None: without."""
     command = [common.program("often"), directory or "-", str(mib), str(pages), how, str(rate),
-               str(span)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+               str(span), *([protect] if protect else [])]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     units, _taken, whole, seconds = map(float, done.stdout.split()[:4])
     return units / seconds, whole / seconds
 

@@ -22,6 +22,7 @@ import tempfile
 import time
 
 import common
+import often
 import run
 
 PORT = 7461
@@ -170,6 +171,34 @@ def links(runs):
                          "ratio"], rows)
 
 
+def slowdown(mib, protect, runs, span=8.0):
+    """The table of how much slower a program of one thread is that takes a checkpoint each second,
+    1 % of its pages dirtied meanwhile, if these go to another node, than if they do not."""
+    slow, slow_in_all, reached = [], [], []
+    pages = mib * 256 // 100
+    for _ in range(runs):
+        without, _ = often.often(None, "moving", 1, mib, pages, span)
+        alone, _ = often.in_memory(lambda d: often.often(d, "moving", 1, mib, pages, span))
+        directory = tempfile.mkdtemp(prefix="crbench-", dir="/dev/shm")
+        nodes = Nodes(directory, 2)
+        try:
+            protected, whole = often.often(
+                directory + "/image", "moving", 1, mib, pages, span, protect,
+                {**os.environ, "CR_STORE_SOCKET": nodes.socket("n0")})
+        finally:
+            nodes.stop()
+            shutil.rmtree(directory, ignore_errors=True)
+        slow.append(100 * (1 - protected / alone))
+        slow_in_all.append(100 * (1 - protected / without))
+        reached.append(whole)
+    def shown(values):
+        return f"{common.median(values):.1f} ({min(values):.1f}-{max(values):.1f})"
+    return common.table(
+        ["protection", "MiB", "safe checkpoints per second",
+         "slowdown against checkpoints that stay on the node, %", "against no checkpoints, %"],
+        [[protect, mib, f"{common.median(reached):.2f}", shown(slow), shown(slow_in_all)]])
+
+
 def measure(mib, protect, nodes_count, runs):
     """(first checkpoint: bytes, window), [(bytes, window) of those after], seconds to come back on
     another node."""
@@ -221,6 +250,8 @@ def main():
     rows = []
     disk = level_1(arguments.disk, arguments.runs)
     table_of_links = links(arguments.runs)
+    table_of_slowdown = slowdown(arguments.mib, "replica:2", arguments.runs)
+    print(table_of_slowdown, flush=True)
     for protect in arguments.protect:
         numbers = list(map(int, re.findall(r"\d+", protect)))
         count = max(2, sum(numbers)) + 1
@@ -250,7 +281,8 @@ def main():
             + "\nThe links alone, one chunk of 1 MiB after the other, each page compared by the "
             "receiver. ucx_perftest sends one buffer of 1 MiB again and again, looks at nothing, and "
             "uses puts, which crstored does not, as UCX 1.13 ends the process if a peer dies in one.\n\n"
-            + table_of_links + "\n\n" + disk)
+            + table_of_links + "\n\nWhat a program of one thread computes while a checkpoint goes to "
+            "another node each second, runs of 8 s in turns:\n\n" + table_of_slowdown + "\n\n" + disk)
     common.write_section("store", text)
 
 
