@@ -25,6 +25,7 @@ using os::FaultPoint;
 constexpr uint64_t kTailBlock = 4096;
 constexpr int kMostLooks = 16;  // at a part that is written meanwhile
 constexpr uint64_t kWriteBytes = 1 << 20;
+constexpr uint64_t kMostMapped = kWriteBytes / kPageSize;  // rows that are mapped at once
 alignas(4096) constexpr uint8_t kZeros[kPageSize] = {};
 
 uint64_t row_off(uint64_t row) { return format::kPartRowsOff + row * kPageSize; }
@@ -343,12 +344,27 @@ Result<void> PartWriter::bring_over(uint64_t rows) {
   CR_TRYV(make_room(rows));
   checks_.resize(rows);
   put_.resize(rows);
-  for (uint64_t row = 0; row < rows; row++) {
-    if (put_[row]) continue;
+  const auto base_check = [&](uint64_t row) {
     const bool has = base_ != nullptr && row < base_->view.checks.size();
-    const uint64_t check = has ? base_->view.checks[row] : 0;
-    if (checks_[row] == check) continue;
+    return has ? base_->view.checks[row] : 0;
+  };
+  const auto is_brought = [&](uint64_t row) {
+    return !put_[row] && checks_[row] != base_check(row);
+  };
+  uint64_t mapped = 0;  // rows before this one were looked at
+  for (uint64_t row = 0; row < rows; row++) {
+    if (!is_brought(row)) continue;
+    const uint64_t check = base_check(row);
     const uint8_t* page = check != 0 ? base_->view.row(row) : nullptr;
+    if (check != 0 && row >= mapped) {
+      mapped = row + 1;
+      while (mapped < rows && mapped - row < kMostMapped && is_brought(mapped) &&
+             base_check(mapped) != 0) {
+        mapped++;
+      }
+      // The kernel copies what is mapped, and would wait for each page else.
+      (void)madvise(const_cast<uint8_t*>(page), (mapped - row) * kPageSize, MADV_POPULATE_READ);
+    }
     CR_TRYV(write_row(row, check, page));
   }
   return flush();
