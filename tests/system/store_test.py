@@ -495,6 +495,25 @@ def test_repair_while_it_runs(workspace):
     job.end()
 
 
+def test_comes_back_during_a_transfer(workspace):
+    """A program dies and comes back on its node while a holder hangs that was offered a part: the
+    holder takes the next one, and does not wait for the rest of that."""
+    cluster, job, _ = started(workspace, 2, "replica:2", options=("--silence", "60"))
+    home, other = cluster["a"], cluster["b"]
+    harness.signal_pid(other.popen.pid, signal.SIGSTOP)
+    workspace.wait_until(lambda: harness.process_state(other.popen.pid) == "T", "a stop of crstored")
+    job.runs_on()
+    cluster.wait_session(home, lambda session: session["safe"] is False, "a transfer that hangs",
+                         job=job)
+    time.sleep(0.3)
+    job.kill_all()
+    sequence = come_back(cluster, job, home, 1)
+    job.runs_on()
+    harness.signal_pid(other.popen.pid, signal.SIGCONT)
+    cluster.wait_full(home, sequence + 1, job=job)
+    job.end()
+
+
 def test_lost_holder_is_replaced(workspace):
     """Another node gets the part of one that stays away; then one more may be lost."""
     cluster, job, _ = started(workspace, 4, "rs:2+1", options=("--repair-after", "1"))
