@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -30,8 +31,12 @@ constexpr uint64_t kMostPauseNs = 60 * kSecond;  // between two starts
 constexpr unsigned kMostTries = 20;              // of a tool, against one that ends just now
 constexpr size_t kMostTextBytes = 4000;
 
+// Also those that the C library keeps for itself, which signal() refuses: they may be ignored, too.
 void reset_signals() {
-  for (int s = 1; s < NSIG; s++) signal(s, SIG_DFL);
+  const struct {
+    uint64_t handler, flags, restorer, mask;
+  } by_default{};  // the kernel's struct sigaction
+  for (int s = 1; s < NSIG; s++) syscall(SYS_rt_sigaction, s, &by_default, nullptr, 8);
   sigset_t none;
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, nullptr);
