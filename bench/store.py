@@ -297,7 +297,7 @@ def main():
                  "ucx_perftest tag_bw, GiB/s", "ratio", "second one: window, ms",
                  "window of later ones, ms", "sent, MiB",
                  "full / delta", "back on another node, ms"], rows)
-            + "\nThe links alone, one chunk of 1 MiB after the other, each page compared by the "
+            + "\n\nThe links alone, one chunk of 1 MiB after the other, each page compared by the "
             "receiver. ucx_perftest sends one buffer of 1 MiB again and again, looks at nothing, and "
             "uses puts, which crstored does not, as UCX 1.13 ends the process if a peer dies in one.\n\n"
             + table_of_links + "\n\nWhat a program of one thread computes while a checkpoint goes to "
