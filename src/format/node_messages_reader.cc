@@ -116,38 +116,39 @@ Result<void> check_message(const DropParts& m) {
   return expect(m.holder < kMostPartHolders && m.reserved == 0);
 }
 
-Result<NodeStatesView> read_node_states_message(const uint8_t* bytes, uint64_t size) {
-  NodeStatesView v;
+namespace {
+
+Result<void> check_message(const NodeStateRecord& r) { return expect(is_node_state(r)); }
+
+template <typename Head, typename Entry>
+Result<ListView<Head, Entry>> read_list(const uint8_t* bytes, uint64_t size,
+                                        uint32_t Head::*entries, uint32_t most) {
+  ListView<Head, Entry> v;
   if (size < sizeof(v.head)) return kWrongMessageSize;
   __builtin_memcpy(&v.head, bytes, sizeof(v.head));
-  if (v.head.count > kMostStatesAtOnce || v.head.more > 1 || v.head.reserved != 0) {
-    return kWrongField;
-  }
-  if (size != sizeof(v.head) + v.head.count * sizeof(NodeStateRecord)) return kWrongMessageSize;
-  v.records = bytes + sizeof(v.head);
-  for (uint32_t i = 0; i < v.head.count; i++) CR_TRYV(expect(is_node_state(v.record(i))));
+  const uint32_t count = v.head.*entries;
+  if (count > most || v.head.more > 1) return kWrongField;
+  if (size != sizeof(v.head) + count * sizeof(Entry)) return kWrongMessageSize;
+  v.entries = bytes + sizeof(v.head);
+  for (uint32_t i = 0; i < count; i++) CR_TRYV(check_message(v.entry(i)));
   return v;
+}
+
+}  // namespace
+
+Result<PartListView> read_part_list(const uint8_t* bytes, uint64_t size) {
+  return read_list<PartList, PartEntry>(bytes, size, &PartList::entries, kMostEntries);
 }
 
 Result<SessionListView> read_session_list(const uint8_t* bytes, uint64_t size) {
-  SessionListView v;
-  if (size < sizeof(v.head)) return kWrongMessageSize;
-  __builtin_memcpy(&v.head, bytes, sizeof(v.head));
-  if (v.head.entries > kMostSessionEntries || v.head.more > 1) return kWrongField;
-  if (size != sizeof(v.head) + v.head.entries * sizeof(SessionEntry)) return kWrongMessageSize;
-  v.entries = bytes + sizeof(v.head);
-  for (uint32_t i = 0; i < v.head.entries; i++) CR_TRYV(check_message(v.entry(i)));
-  return v;
+  return read_list<SessionList, SessionEntry>(bytes, size, &SessionList::entries,
+                                              kMostSessionEntries);
 }
 
-Result<PartListView> read_part_list(const uint8_t* bytes, uint64_t size) {
-  PartListView v;
-  if (size < sizeof(v.head)) return kWrongMessageSize;
-  __builtin_memcpy(&v.head, bytes, sizeof(v.head));
-  if (v.head.entries > kMostEntries || v.head.more > 1) return kWrongField;
-  if (size != sizeof(v.head) + v.head.entries * sizeof(PartEntry)) return kWrongMessageSize;
-  v.entries = bytes + sizeof(v.head);
-  for (uint32_t i = 0; i < v.head.entries; i++) CR_TRYV(check_message(v.entry(i)));
+Result<NodeStatesView> read_node_states_message(const uint8_t* bytes, uint64_t size) {
+  CR_TRY(NodeStatesView v, (read_list<NodeStatesMessage, NodeStateRecord>(
+                               bytes, size, &NodeStatesMessage::count, kMostStatesAtOnce)));
+  if (v.head.reserved != 0) return kWrongField;
   return v;
 }
 

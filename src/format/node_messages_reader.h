@@ -41,42 +41,23 @@ Result<T> read_message(const uint8_t* bytes, uint64_t size) {
 }
 
 // A listing. Its entries were checked too; they are not aligned.
-struct PartListView {
-  PartList head{};
+template <typename Head, typename Entry>
+struct ListView {
+  Head head{};
   const uint8_t* entries = nullptr;
 
-  PartEntry entry(uint32_t i) const {
-    PartEntry e;
+  Entry entry(uint32_t i) const {
+    Entry e;
     __builtin_memcpy(&e, entries + uint64_t{i} * sizeof(e), sizeof(e));
     return e;
   }
 };
+using PartListView = ListView<PartList, PartEntry>;
+using SessionListView = ListView<SessionList, SessionEntry>;
+using NodeStatesView = ListView<NodeStatesMessage, NodeStateRecord>;  // kShareStates and kStates
 Result<PartListView> read_part_list(const uint8_t* bytes, uint64_t size);
-
-// kShareStates and kStates.
-struct NodeStatesView {
-  NodeStatesMessage head{};
-  const uint8_t* records = nullptr;
-
-  NodeStateRecord record(uint32_t i) const {
-    NodeStateRecord r;
-    __builtin_memcpy(&r, records + uint64_t{i} * sizeof(r), sizeof(r));
-    return r;
-  }
-};
-Result<NodeStatesView> read_node_states_message(const uint8_t* bytes, uint64_t size);
-
-struct SessionListView {
-  SessionList head{};
-  const uint8_t* entries = nullptr;
-
-  SessionEntry entry(uint32_t i) const {
-    SessionEntry e;
-    __builtin_memcpy(&e, entries + uint64_t{i} * sizeof(e), sizeof(e));
-    return e;
-  }
-};
 Result<SessionListView> read_session_list(const uint8_t* bytes, uint64_t size);
+Result<NodeStatesView> read_node_states_message(const uint8_t* bytes, uint64_t size);
 
 // The number with which every message begins, of a transfer or of a request; 0 if there is none.
 uint64_t number_of_message(const uint8_t* bytes, uint64_t size);

@@ -274,17 +274,8 @@ std::vector<SessionEntry> Daemon::sessions_here(const std::string& about) {
 
 void Daemon::on_ask_sessions(LinkId link, const AskSessions& question) {
   const std::string about(question.node, strnlen(question.node, sizeof(question.node)));
-  const std::vector<SessionEntry> all = sessions_here(about);
-  const size_t skip = std::min<size_t>(question.skip, all.size());
-  const size_t count = std::min<size_t>(all.size() - skip, kMostSessionEntries);
-  SessionList head{};
-  head.request = question.request;
-  head.entries = static_cast<uint32_t>(count);
-  head.more = skip + count < all.size() ? 1 : 0;
-  std::vector<uint8_t> message(sizeof(head) + count * sizeof(SessionEntry));
-  memcpy(message.data(), &head, sizeof(head));
-  if (count > 0) memcpy(&message[sizeof(head)], &all[skip], count * sizeof(SessionEntry));
-  (void)hub_->send(link, kSessions, message);
+  send_list<SessionList>(*hub_, link, kSessions, question.request, sessions_here(about),
+                         question.skip, kMostSessionEntries);
 }
 
 bool Daemon::on_state_message(LinkId link, uint16_t type, std::span<const uint8_t> payload) {

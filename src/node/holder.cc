@@ -240,16 +240,7 @@ void Holder::on_list(LinkId link, const ListParts& l) {
   if (l.one_session == 0) {
     std::erase_if(all, [&](const PartEntry& e) { return session_id_of(e.session_id) < from; });
   }
-  const size_t skip = std::min<size_t>(l.skip, all.size());
-  const size_t count = std::min<size_t>(all.size() - skip, kMostEntries);
-  PartList head{};
-  head.request = l.request;
-  head.entries = static_cast<uint32_t>(count);
-  head.more = skip + count < all.size() ? 1 : 0;
-  std::vector<uint8_t> message(sizeof(head) + count * sizeof(PartEntry));
-  memcpy(message.data(), &head, sizeof(head));
-  if (count > 0) memcpy(message.data() + sizeof(head), &all[skip], count * sizeof(PartEntry));
-  (void)hub_.send(link, kPartList, message);
+  send_list<PartList>(hub_, link, kPartList, l.request, all, l.skip, kMostEntries);
 }
 
 // In a thread of the store.

@@ -5,6 +5,9 @@
 // Context: N; one thread, beside which the store's threads read and write. Doc: docs/store.md.
 #pragma once
 
+#include <string.h>
+
+#include <algorithm>
 #include <functional>
 #include <map>
 #include <memory>
@@ -88,6 +91,21 @@ class Holder {
 template <typename T>
 Result<void> send_struct(LinkHub& hub, LinkId link, uint16_t type, const T& message) {
   return hub.send(link, type, {reinterpret_cast<const uint8_t*>(&message), sizeof(message)});
+}
+// Answers with so many of the entries as go into one message, from `skip` on.
+template <typename Head, typename Entry>
+void send_list(LinkHub& hub, LinkId link, uint16_t type, uint64_t request,
+               const std::vector<Entry>& all, uint64_t skip, uint64_t most) {
+  const size_t from = std::min<size_t>(skip, all.size());
+  const size_t count = std::min<size_t>(all.size() - from, most);
+  Head head{};
+  head.request = request;
+  head.entries = static_cast<uint32_t>(count);
+  head.more = from + count < all.size() ? 1 : 0;
+  std::vector<uint8_t> message(sizeof(head) + count * sizeof(Entry));
+  memcpy(message.data(), &head, sizeof(head));
+  if (count > 0) memcpy(&message[sizeof(head)], &all[from], count * sizeof(Entry));
+  (void)hub.send(link, type, message);
 }
 // Reads one; false: it is of another size, or breaks a rule.
 template <typename T>

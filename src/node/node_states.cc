@@ -109,7 +109,7 @@ bool NodeStates::merge(const format::NodeStatesView& theirs) {
   auto changed = records_;
   std::string said;
   for (uint32_t i = 0; i < theirs.head.count; i++) {
-    const NodeStateRecord r = theirs.record(i);
+    const NodeStateRecord r = theirs.entry(i);
     const std::string name = name_of(r);
     const auto at = changed.find(name);
     if (at == changed.end() && changed.size() == format::kMostNodeStates) continue;

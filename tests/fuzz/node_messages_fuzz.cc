@@ -104,9 +104,9 @@ void read_states(const uint8_t* data, size_t size) {
   const auto states = read_node_states_message(data, size);
   if (!states) return;
   check(states->head.count <= kMostStatesAtOnce && states->head.more <= 1);
-  check(states->records + states->head.count * sizeof(NodeStateRecord) == data + size);
+  check(states->entries + states->head.count * sizeof(NodeStateRecord) == data + size);
   for (uint32_t i = 0; i < states->head.count; i++) {
-    const NodeStateRecord r = states->record(i);
+    const NodeStateRecord r = states->entry(i);
     check(ends(r.node) && r.node[0] != '\0' && r.version != 0 && r.draining <= 1);
   }
 }
