@@ -30,18 +30,13 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import harness  # noqa: E402
-from harness import Failure, Session  # noqa: E402
+from harness import Failure, Session, expect  # noqa: E402
 
 USERS = ("root", "nobody")
 TOOLS = ("crrun", "crckpt", "crrestore", "crinspect", "crtop")
 MANY = "100000000"  # more numbers than any test waits for
 
 # ---------------------------------------------------------------------------------- helpers -----
-
-
-def expect(condition, message):
-    if not condition:
-        raise Failure(message)
 
 
 def expect_match(expression, text, what):

@@ -16,18 +16,9 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import harness  # noqa: E402
-from harness import Failure, Session  # noqa: E402
+from harness import Session, expect, expect_match  # noqa: E402
 
 USERS = ("root", "nobody")
-
-
-def expect(condition, message):
-    if not condition:
-        raise Failure(message)
-
-
-def expect_match(expression, text, what):
-    expect(re.search(expression, text), f"{what} should match /{expression}/, got:\n{text}")
 
 
 class Helper(Session):

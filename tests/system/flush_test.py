@@ -20,7 +20,7 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import harness  # noqa: E402
-from harness import Failure, Session, Skip, User  # noqa: E402
+from harness import Failure, Session, Skip, User, expect, expect_match  # noqa: E402
 from store_cluster import LOOK_SECONDS, Cluster  # noqa: E402
 
 USERS = ("root", "nobody")
@@ -43,15 +43,6 @@ while not os.path.exists(os.environ["CRTEST_GO"]):
     time.sleep(0.01)
 print("PASS" if digest() == before and steps > 0 else "FAIL", flush=True)
 """
-
-
-def expect(condition, message):
-    if not condition:
-        raise Failure(message)
-
-
-def expect_match(expression, text, what):
-    expect(re.search(expression, text), f"{what} should match /{expression}/, got:\n{text}")
 
 
 class Job(Session):

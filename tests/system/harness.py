@@ -14,6 +14,7 @@ import contextlib
 import dataclasses
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -36,6 +37,15 @@ _stopping = threading.Event()  # the run was interrupted: whatever waits gives u
 
 class Failure(Exception):
     """The program or the engine did something wrong."""
+
+
+def expect(condition, message):
+    if not condition:
+        raise Failure(message)
+
+
+def expect_match(expression, text, what):
+    expect(re.search(expression, text), f"{what} should match /{expression}/, got:\n{text}")
 
 
 class Skip(Exception):

@@ -22,18 +22,13 @@ import xml.etree.ElementTree
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import harness  # noqa: E402
-from harness import Failure, Session, Skip  # noqa: E402
+from harness import Session, Skip, expect  # noqa: E402
 
 USERS = ("root", "nobody")
 PAGE = 4096
 FLIPS = int(os.environ.get("CR_TEST_FLIPS", "40"))  # of each kind
 
 # ---------------------------------------------------------------------------------- helpers -----
-
-
-def expect(condition, message):
-    if not condition:
-        raise Failure(message)
 
 
 def expect_match(expression, text, what):

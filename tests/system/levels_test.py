@@ -12,28 +12,18 @@ import argparse
 import json
 import os
 import pathlib
-import re
 import signal
 import sys
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import harness  # noqa: E402
-from harness import Failure, Session  # noqa: E402
+from harness import Failure, Session, expect, expect_match  # noqa: E402
 from store_cluster import Cluster  # noqa: E402
 
 USERS = ("root", "nobody")
 NAME = "job"
 PATIENCE = 10.0  # of a wait, with a reason that lasts; see checkpoint_restore.h
-
-
-def expect(condition, message):
-    if not condition:
-        raise Failure(message)
-
-
-def expect_match(expression, text, what):
-    expect(re.search(expression, text), f"{what} should match /{expression}/, got:\n{text}")
 
 
 class Job(Session):

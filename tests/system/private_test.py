@@ -26,7 +26,7 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import harness  # noqa: E402
-from harness import Failure, Session, User  # noqa: E402
+from harness import Failure, Session, User, expect, expect_match  # noqa: E402
 
 USERS = ("root", "nobody")
 IDLE_SECONDS = 0.5
@@ -49,15 +49,6 @@ while not os.path.exists(os.environ["CRTEST_GO"]):
 good = data == random.Random(7).randbytes(1 << 20) and steps > 0 and not strangers
 print("PASS" if good else f"FAIL {strangers}", flush=True)
 """
-
-
-def expect(condition, message):
-    if not condition:
-        raise Failure(message)
-
-
-def expect_match(expression, text, what):
-    expect(re.search(expression, text), f"{what} should match /{expression}/, got:\n{text}")
 
 
 class Place:

@@ -21,21 +21,12 @@ import threading
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import harness  # noqa: E402
-from harness import Failure, Session  # noqa: E402
+from harness import Session, expect, expect_match  # noqa: E402
 
 USERS = ("root", "nobody")
 MIB = 2
 IPC_PRIVATE, IPC_RMID = 0, 0
 POSIX = pathlib.Path("/dev/shm")
-
-
-def expect(condition, message):
-    if not condition:
-        raise Failure(message)
-
-
-def expect_match(expression, text, what):
-    expect(re.search(expression, text), f"{what} should match /{expression}/, got:\n{text}")
 
 
 def holder(workspace, kind, name="shared.bin", mib=MIB, options=(), then="kill"):

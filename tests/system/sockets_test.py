@@ -15,7 +15,7 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import harness  # noqa: E402
-from harness import Failure, Session  # noqa: E402
+from harness import Failure, Session, expect  # noqa: E402
 
 USERS = ("root", "nobody")
 
@@ -43,11 +43,6 @@ if kind != "udp":
     connection.sendall(connection.recv(100))
 print("PASS")
 """
-
-
-def expect(condition, message):
-    if not condition:
-        raise Failure(message)
 
 
 def server(workspace, kind, name="", then="kill"):

@@ -12,27 +12,17 @@ import os
 import pathlib
 import re
 import sys
-import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "crash"))
 import harness  # noqa: E402
 import quick  # noqa: E402
-from harness import Failure  # noqa: E402
+from harness import expect, expect_match  # noqa: E402
 from store_cluster import Cluster  # noqa: E402
 
 USERS = ("root", "nobody")
 NAME = "job"
 STILL_NEEDED = 3  # exit status of crstore drain
-
-
-def expect(condition, message):
-    if not condition:
-        raise Failure(message)
-
-
-def expect_match(expression, text, what):
-    expect(re.search(expression, text), f"{what} should match /{expression}/, got:\n{text}")
 
 
 class Job(quick.Single):

@@ -18,7 +18,6 @@ import random
 import re
 import shutil
 import signal
-import socket
 import struct
 import sys
 import time
@@ -28,7 +27,7 @@ sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "crash"))
 import harness  # noqa: E402
 import quick  # noqa: E402
 import trees  # noqa: E402
-from harness import Failure, Session, Skip, Test, User  # noqa: E402
+from harness import Failure, Session, Skip, Test, User, expect, expect_match  # noqa: E402
 from store_cluster import Cluster  # noqa: E402
 from subject import LARGE, SMALL, Subject, Super  # noqa: E402
 
@@ -38,15 +37,6 @@ MODES = {  # how many parts there are, how many of them may be lost
     "replica:2": (2, 1), "replica:3": (3, 2), "xor:3": (3, 1), "xor:4": (4, 1),
     "rs:2+1": (3, 1), "rs:2+2": (4, 2), "rs:3+2": (5, 2),
 }
-
-
-def expect(condition, message):
-    if not condition:
-        raise Failure(message)
-
-
-def expect_match(expression, text, what):
-    expect(re.search(expression, text), f"{what} should match /{expression}/, got:\n{text}")
 
 
 # ------------------------------------------------------------------------------------- programs --

@@ -17,18 +17,13 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import harness  # noqa: E402
-from harness import Failure, Skip  # noqa: E402
+from harness import Skip, expect  # noqa: E402
 from terminals import Screen, TerminalSession, Tmux, settle  # noqa: E402
 
 USERS = ("root", "nobody")
 UP = "\x1b[A"
 ESCAPE = "\x1b"
 LOST = "LOST"
-
-
-def expect(condition, message):
-    if not condition:
-        raise Failure(message)
 
 
 def program(path):
