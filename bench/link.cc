@@ -93,12 +93,13 @@ class Side : public LinkHandler {
   // Until `done` says so, or the link is down.
   void run(const std::function<bool()>& done) {
     const uint64_t end = now_ns() + kMostSeconds * 1'000'000'000;
+    uint64_t came_ns = 0;
     while (!done() && !down_) {
       if (now_ns() > end) fail("it takes too long");
-      while (hub_->progress(now_ns()) != 0) {
-      }
+      while (hub_->progress(now_ns()) != 0) came_ns = now_ns();
       hub_->tick(now_ns());
       turn();
+      if (now_ns() - came_ns < kLookOnNs) continue;
       const auto armed = hub_->arm();
       if (done() || !armed || !*armed) continue;
       pollfd fds[] = {{hub_->event_fd(), POLLIN, 0}, {wake_, POLLIN, 0}};

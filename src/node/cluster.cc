@@ -76,14 +76,14 @@ Result<std::unique_ptr<Cluster>> Cluster::open(Options options, std::string* ret
 
 template <typename Condition>
 bool Cluster::wait(uint64_t ns, const Condition& condition) {
-  const uint64_t end = rawsys::now_ns() + ns;
-  for (;;) {
+  uint64_t came = 0;
+  for (const uint64_t end = rawsys::now_ns() + ns;;) {
     const uint64_t now = rawsys::now_ns();
-    while (hub_->progress(now) != 0) {
-    }
+    while (hub_->progress(now) != 0) came = rawsys::now_ns();
     hub_->tick(now);
     if (condition()) return true;
     if (now >= end) return false;
+    if (rawsys::now_ns() - came < kLookOnNs) continue;
     const auto armed = hub_->arm();
     if (!armed || !*armed) continue;
     const uint64_t until = std::min(end, hub_->next_tick_ns());

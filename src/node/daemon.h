@@ -53,6 +53,9 @@ struct NodeConfig {
   uint64_t exit_when_idle_ns = 0;  // it ends when nobody has needed it for so long; 0: it stays
 };
 
+// Sessions of others are none of a user's business, except root's.
+inline bool may_see(uint32_t uid, uint32_t owner) { return uid == 0 || uid == owner; }
+
 class Daemon : private LinkHandler {
  public:
   // Takes the store's lock, listens. The text names the object, the cause and the next step.
@@ -131,6 +134,7 @@ class Daemon : private LinkHandler {
   void end_repair(const Replicator& r);
   bool is_repair(const std::string& id) const;  // of one that does not run
   bool rewrite(const Client& c, const std::string& name);
+  Replicator::Node node_for(std::function<void(const Replicator&)> tell);
   std::vector<Member> members_now() const;
   // Looks at all nodes' parts now and then: what is to be mended, moved, removed (daemon_look.cc).
   void look_around(uint64_t now_ns);

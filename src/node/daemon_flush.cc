@@ -15,7 +15,9 @@ constexpr uint64_t kSecond = 1'000'000'000;
 constexpr uint64_t kStuckNs = 10 * kSecond;
 
 // All answers to that request say that they are: a session's connection has others as well.
-Json failure(const std::string& text) { return {{"op", "flush"}, {"ok", false}, {"error", text}}; }
+Json flush_failure(const std::string& text) {
+  return {{"op", "flush"}, {"ok", false}, {"error", text}};
+}
 
 FlushedSession flushed_session(const ProtectedSession& s) {
   return {s.id, s.name, s.dir, s.protection, s.uid};
@@ -24,8 +26,6 @@ FlushedSession flushed_session(const ProtectedSession& s) {
 bool is_called(const SessionId& id, const std::string& own_name, const std::string& name) {
   return own_name == name || (name.size() >= 4 && to_hex(id).starts_with(name));
 }
-
-bool may_see(uint32_t uid, uint32_t owner) { return uid == 0 || uid == owner; }
 
 // A session that has ended here: its images may still be there. Of several the newest.
 Result<FlushedSession> ended_session(const PartStore& store, const std::string& name,
@@ -72,10 +72,11 @@ void Daemon::wake_flush(const std::string& id, const std::optional<FlushChoice>&
 void Daemon::on_flush(Client& c, const Json& request) {
   const std::string name = text_of(request, "name");
   if (!flush_) {
-    return answer(c.number, failure("this crstored has no directory to flush to; " +
-                                    (config_.start_lock.empty()
-                                         ? std::string("start it with --flush DIR")
-                                         : "give it `flush = DIR` in " + config_.config_file)));
+    return answer(c.number,
+                  flush_failure("this crstored has no directory to flush to; " +
+                                (config_.start_lock.empty()
+                                     ? std::string("start it with --flush DIR")
+                                     : "give it `flush = DIR` in " + config_.config_file)));
   }
   std::vector<FlushedSession> found;
   for (const auto& [id, r] : sessions_) {
@@ -85,14 +86,15 @@ void Daemon::on_flush(Client& c, const Json& request) {
   if (found.size() == 1) return begin_flush(c.number, found[0]);
   if (found.size() > 1) {
     return answer(c.number,
-                  failure(name + ": several sessions are called so: " + to_hex(found[0].id) + ", " +
-                          to_hex(found[1].id) + "; give the beginning of the number"));
+                  flush_failure(name + ": several sessions are called so: " + to_hex(found[0].id) +
+                                ", " + to_hex(found[1].id) + "; give the beginning of the number"));
   }
   start_thread([this, name, client = c.number, uid = c.uid] {
     auto ended = ended_session(*store_, name, uid);
     if (ended) return later([this, client, s = *ended] { begin_flush(client, s); });
-    post(client, failure(name + ": no such session has its images on this node; `crstore ls` lists "
-                                "all, ask the node that runs it"));
+    post(client,
+         flush_failure(name + ": no such session has its images on this node; `crstore ls` lists "
+                              "all, ask the node that runs it"));
   });
 }
 
@@ -111,7 +113,7 @@ void Daemon::flush_changed(const SessionId& id, const FlushStatus& status) {
       return false;
     }
     Json j = status.answer.empty() ? Json{{"op", "flush"}, {"ok", true}}
-                                   : failure(w.session.name + ": " + status.answer);
+                                   : flush_failure(w.session.name + ": " + status.answer);
     j["name"] = w.session.name;
     j["session"] = to_hex(id);
     j["epoch"] = status.newest.epoch;

@@ -22,8 +22,6 @@ constexpr uint64_t kSecond = 1'000'000'000;
 constexpr uint64_t kNoProgressNs = 30 * kSecond;
 constexpr unsigned kStuckRounds = 3;  // by then every node has looked
 
-Json failure(const std::string& text) { return {{"ok", false}, {"error", text}}; }
-
 // A session that still needs the node.
 struct Need {
   std::string name, session, why;

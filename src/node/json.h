@@ -21,6 +21,8 @@ inline Json parse_json(const std::string& text) {
 inline std::string dump_json(const Json& j) {
   return j.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
+// The answer to a request that cannot be done; the text names the object, the cause, the next step.
+inline Json failure(const std::string& text) { return {{"ok", false}, {"error", text}}; }
 inline std::string text_of(const Json& j, const char* key) {
   const auto at = j.find(key);
   return at != j.end() && at->is_string() ? *at->get_ptr<const std::string*>() : std::string();

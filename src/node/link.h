@@ -15,7 +15,7 @@
 //   for (;;) {
 //     while (hub.progress(now) != 0) {}
 //     hub.tick(now);
-//     if (!*hub.arm()) continue;
+//     if (something came less than kLookOnNs ago || !*hub.arm()) continue;
 //     epoll_wait(... hub.event_fd() ..., until hub.next_tick_ns());
 //   }
 #pragma once
@@ -33,6 +33,11 @@
 #include "node/transport.h"
 
 namespace cr::node {
+
+// For so long after something came, a main loop looks again and again instead of sleeping: between
+// the pieces of a block less time passes than a sleeping thread takes to wake up (bulk transfers
+// over loopback took 1.3 times as long without it).
+inline constexpr uint64_t kLookOnNs = 100'000;
 
 // Never used again for another link.
 enum class LinkId : uint64_t { kNone = 0 };

@@ -24,8 +24,6 @@ constexpr unsigned kMostLooks = 10;
 constexpr int kLookAgainMs = 30;
 constexpr uint64_t kLookNs = 10'000'000'000;  // for the shared file system's answer
 
-Json failure(const std::string& text) { return {{"ok", false}, {"error", text}}; }
-
 Json triple_json(const format::Triple& t) {
   return {{"epoch", t.epoch}, {"sequence", t.sequence}, {"attempt", t.attempt}};
 }

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: MIT
+// daemon_repair.cc - all parts of a session are written anew: from an image that was made here of
+// what is left of them, or, of a session that runs here, from its own. See daemon.h.
+// Invariant: whoever asked is answered once, and an image that was made for it is removed, however
+// it ends.
+// Context: N; the daemon's own thread. Doc: docs/store.md, "What happens when".
+#include <algorithm>
+
+#include "node/daemon.h"
+#include "node/image_maker.h"
+#include "rawsys/rawsys.h"
+
+namespace cr::node {
+namespace {
+
+using rawsys::now_ns;
+
+constexpr uint64_t kLookAgainNs = 1'000'000'000;
+
+}  // namespace
+
+void Daemon::begin_repair(ProtectedSession s, const std::vector<std::string>& old,
+                          const std::vector<Member>& members, uint64_t client) {
+  const std::string id = to_hex(s.id);
+  std::string text;
+  const auto refuse = [&](const std::string& why) {
+    log_("session " + s.name + " cannot be repaired: " + why);
+    answer(client, failure(s.name + ": " + why));
+    remove_image(s.dir);
+    mending_.erase(s.id);
+  };
+  if (sessions_.contains(id)) return refuse("it is being kept by this node already");
+  const PlacementRequest place{members, s.id, config_.members.self().name, s.protection.parts(),
+                               config_.strict_racks};
+  auto placed = replace(place, old, &text);
+  if (!placed) return refuse(text);
+  auto r = Replicator::make(node_for([](const Replicator&) {}), s, placed->holders);
+  if (!r) return refuse(r.error().what);
+  log_("session " + s.name + " (" + id.substr(0, 8) + ") is repaired");
+  repairs_[id] = {s.dir, client};
+  sessions_[id] = std::move(*r);
+  if (client != 0) {
+    sessions_[id]->rewrite(now_ns());  // what was damaged, too, is put in order
+  } else {
+    sessions_[id]->wake(now_ns());
+  }
+  sessions_[id]->end();
+}
+
+void Daemon::end_repair(const Replicator& r) {
+  const auto at = repairs_.find(to_hex(r.session().id));
+  if (at == repairs_.end()) return;
+  if (!at->second.dir.empty()) remove_image(at->second.dir);
+  const Safety& s = r.safety();
+  const bool whole = s.parts == r.holders().size();
+  const std::string text = std::to_string(s.parts) + " of " + std::to_string(r.holders().size()) +
+                           " parts of checkpoint " + std::to_string(s.triple.sequence) +
+                           " are in place";
+  log_("session " + r.session().name + ": " + text);
+  Json j = whole ? Json{{"ok", true}} : failure(r.session().name + ": " + text + "; try again");
+  j["holders"] = r.holders();
+  j["sequence"] = s.triple.sequence;
+  answer(at->second.client, j);
+  repairs_.erase(at);
+  mending_.erase(r.session().id);
+  look_ns_ = std::min(look_ns_, now_ns() + kLookAgainNs);  // what was elsewhere may go now
+}
+
+// The parts of a session that runs here are written anew from its own images. false: it does not.
+bool Daemon::rewrite(const Client& c, const std::string& name) {
+  for (auto& [id, r] : sessions_) {
+    const bool meant = r->session().name == name || (name.size() >= 4 && id.starts_with(name));
+    if (!meant || !may_see(c.uid, r->session().uid) || r->has_ended()) continue;
+    if (repairs_.contains(id)) {
+      answer(c.number, failure(name + ": it is being repaired already; wait for the end of that"));
+      return true;
+    }
+    repairs_[id] = {"", c.number};
+    r->rewrite(now_ns());
+    return true;
+  }
+  return false;
+}
+
+}  // namespace cr::node
