@@ -293,7 +293,7 @@ def main():
             "loopback, stores in /dev/shm, --durable=crash, links authenticated; one thread, 1 % of "
             f"the pages dirtied in a second; medians (lowest-highest) of {arguments.runs} "
             "checkpoints. Bytes sent are those to other nodes; the node's own part is written besides. The "
-            "second checkpoint of a session copies its part within each store; that and one more are not "
+            "second checkpoint of a session and one more are not "
             "among the later ones.\n\n"
             + common.table(
                 ["protection", "MiB", "first checkpoint: window, ms", "sent, GiB/s",

@@ -95,6 +95,7 @@ Daemon::~Daemon() {
   }
   sessions_.clear();
   holder_.reset();
+  store_->leave();
   threads_.reset();
   if (listen_ && is_socket_ours()) unlink(config_.socket_path.c_str());
 }

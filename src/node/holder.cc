@@ -210,10 +210,19 @@ void Holder::on_commit(LinkId link, const PartCommit& c) {
         d.transfer = key.second;
         d.triple = triple;
         d.bytes_written = now.receiver->bytes_written();
+        const StoreThreads::Key part = now.part;
         end(key);
         (void)send_struct(hub_, key.first, kPartCommitted, d);
         os::fault_point(os::FaultPoint::kPartAnswered);
+        prepare(part);
       });
+}
+
+// What cannot be prepared is done, or told, when the next checkpoint comes.
+void Holder::prepare(const StoreThreads::Key& part) {
+  threads_.run(
+      part, [store = &store_, part] { (void)store->prepare_other(part.first, part.second); },
+      [] {});
 }
 
 // A slow disk is no reason for the source to give up.

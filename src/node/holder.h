@@ -75,6 +75,7 @@ class Holder {
   void fail(LinkId link, uint64_t transfer, const Error& error);
   void end(const Key& key);
   void end_older(LinkId link, const StoreThreads::Key& part);
+  void prepare(const StoreThreads::Key& part);
 
   LinkHub& hub_;
   PartStore& store_;

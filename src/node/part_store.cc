@@ -23,6 +23,7 @@ using format::PartEntry;
 using format::PartHeader;
 using format::Triple;
 
+constexpr unsigned kMostLooks = 8;
 constexpr uint64_t kSpareRows = 65536;  // by which a session may grow while it is sent
 
 // A thread that makes files for a user has that user's rights (requests.cc); the store is read with
@@ -265,11 +266,15 @@ Result<unsigned> PartStore::remove(const SessionId& id, uint32_t uid) {
     std::erase_if(newest_buffers_, [&](const auto& b) { return b.first.first == id; });
   }
   unsigned files = 0;
-  for (const std::string& name : names_in(dir)) {
-    if (unlink((dir + "/" + name).c_str()) == 0) files++;
-  }
-  if (rmdir(dir.c_str()) != 0 && errno != ENOENT) {
-    return Error{Errc::kSystem, errno, "removing a session"};
+  for (unsigned look = 1;; look++) {
+    for (const std::string& name : names_in(dir)) {
+      if (unlink((dir + "/" + name).c_str()) == 0) files++;
+    }
+    if (rmdir(dir.c_str()) == 0 || errno == ENOENT) break;
+    // Another thread may have begun a part meanwhile.
+    if (errno != ENOTEMPTY || look == kMostLooks) {
+      return Error{Errc::kSystem, errno, "removing a session"};
+    }
   }
   if (durable_ && files > 0) CR_TRYV(store::sync_directory(dir_ + "/sessions"));
   return files;
@@ -340,7 +345,12 @@ Result<void> verify_rows(std::span<const uint8_t> chunk, uint32_t rows) {
 PartReceiver::PartReceiver(PartStore& store, const format::PartOffer& offer)
     : store_(store), offer_(offer) {}
 
-PartReceiver::~PartReceiver() { store_.end_part(id(), offer_.holder); }
+PartReceiver::~PartReceiver() { release(); }
+
+void PartReceiver::release() {
+  if (!released_) store_.end_part(id(), offer_.holder);
+  released_ = true;
+}
 
 // What the offer says of the part's header.
 PartHeader PartReceiver::header() const {
@@ -528,6 +538,7 @@ Result<void> PartReceiver::commit(const format::PartCommit& c) {
   if (d->holders.size() != h.data_parts + h.parity_parts) return bad;
   CR_TRYV(writer_->commit(h, bytes));
   store_.note_buffer(id(), offer_.holder, buffer_);
+  release();
   return {};
 }
 

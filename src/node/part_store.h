@@ -9,6 +9,7 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -64,11 +65,18 @@ class PartStore {
   // Removes that holder's part, both buffers, as far as it is not newer and not being taken in; how
   // many files that were (drop_parts.cc).
   Result<unsigned> drop(const SessionId& id, unsigned holder, const format::Triple& newest);
+  // Where only one buffer has a part, the other gets the same: so that the next checkpoint need not
+  // bring all of it over while the session waits for its safety (prepare_part.cc). Nothing happens
+  // to a part that is being taken in, or whose buffers both have something.
+  Result<void> prepare_other(const SessionId& id, unsigned holder);
+  // prepare_other() comes to its end soon, having done nothing. Any thread.
+  void leave() { leaving_ = true; }
 
  private:
   friend class PartReceiver;
   PartStore(std::string dir, bool durable) : dir_(std::move(dir)), durable_(durable) {}
   Result<void> make_session(const SessionId& id);
+  Result<void> copy_to_other(const SessionId& id, unsigned holder);
   Result<unsigned> drop_files(const SessionId& id, unsigned holder, const format::Triple& newest);
   // false: the part is being taken in already.
   bool begin_part(const SessionId& id, unsigned holder);
@@ -79,6 +87,7 @@ class PartStore {
 
   std::string dir_;
   bool durable_;
+  std::atomic<bool> leaving_ = false;
   mutable std::mutex mutex_;                       // of what follows
   std::set<SessionId> synced_;                     // whose files' names are durable
   std::set<std::pair<SessionId, unsigned>> busy_;  // parts that are being taken in
@@ -149,9 +158,11 @@ class PartReceiver {
   SessionId id() const { return session_id_of(offer_.session_id); }
   format::PartHeader header() const;
   Result<int> choose_buffer(store::PartState (&old)[2]);
+  void release();
 
   PartStore& store_;
   format::PartOffer offer_;
+  bool released_ = false;   // others may take the part in
   int buffer_ = 0;          // that is written
   uint64_t most_rows_ = 0;  // of chunks and of the commit
   std::unique_ptr<store::LoadedPart> base_;

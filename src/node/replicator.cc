@@ -640,6 +640,14 @@ void Replicator::release() {
   buffers_.clear();
 }
 
+// As Holder::prepare().
+void Replicator::prepare_own(unsigned holder) {
+  node_.threads->run(
+      {session_.id, holder},
+      [store = node_.store, id = session_.id, holder] { (void)store->prepare_other(id, holder); },
+      [] {});
+}
+
 // Every participant has committed or failed.
 void Replicator::settle(uint64_t now_ns) {
   phase_ = Phase::kIdle;
@@ -652,6 +660,7 @@ void Replicator::settle(uint64_t now_ns) {
       t.whole = now;
       t.trouble.clear();
     }
+    if (t.committed && t.own) prepare_own(t.holder);
     leave(t);
   }
   release();

@@ -152,6 +152,7 @@ class Replicator {
   void send_description();
   void commit(uint64_t now_ns);
   void settle(uint64_t now_ns);
+  void prepare_own(unsigned holder);
   void give_up(uint64_t now_ns, const std::string& why);
   std::string all_troubles() const;
   void drop(Target& t, const std::string& why);

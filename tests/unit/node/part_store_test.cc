@@ -134,9 +134,14 @@ Errc finish(PartReceiver& receiver, uint64_t sequence, uint64_t rows) {
 // Rows that are not the base's are given. Has it the base that was offered?
 bool take_in(Store& store, const PartOffer& o, const Rows& rows) {
   const auto receiver = begin(store, o);
-  Chunk chunk;
-  for (size_t i = 0; i < rows.size(); i++) chunk.add(i, rows[i]);
-  cr_assert_eq(chunk.give_to(*receiver), Errc::kOk);
+  for (size_t i = 0; i < rows.size();) {
+    Chunk chunk;
+    while (i < rows.size() && chunk.rows < cr::format::kChunkRows) {
+      chunk.add(i, rows[i]);
+      i++;
+    }
+    cr_assert_eq(chunk.give_to(*receiver), Errc::kOk);
+  }
   cr_assert_eq(finish(*receiver, o.triple.sequence, rows.size()), Errc::kOk);
   return receiver->has_base();
 }
@@ -353,6 +358,60 @@ Test(part_store, two_transfers_without_a_base_renew_both_buffers) {
       cr_assert(cr::store::damaged_rows(state.part->view).empty(), "%d: buffer %d", before, buffer);
     }
   }
+}
+
+// Then the next checkpoint writes only what it has of its own.
+Test(part_store, the_other_buffer_is_prepared_once) {
+  Store store;
+  Rows rows(600, 1);
+  rows[300] = 0;
+  take_in(store, offer(1, 1), rows);
+  cr_assert(store->prepare_other(session(1), 0).has_value());
+  cr_assert_eq(store->list().size(), 2u);
+  for (int buffer = 0; buffer < 2; buffer++) {
+    const auto s =
+        cr::store::load_part(cr::store::part_path(store->session_dir(session(1)), 0, buffer));
+    cr_assert(s.part && cr::node::operator==(s.part->view.header.triple, offer(1, 1).triple));
+    cr_assert(cr::store::damaged_rows(s.part->view).empty());
+    cr_assert(s.part->view.checks[300] == 0 && s.part->view.checks[599] != 0);
+  }
+  PartOffer o = offer(1, 2);
+  o.base = o.keep = offer(1, 1).triple;
+  const auto receiver = begin(store, o);
+  cr_assert(receiver->has_base());
+  cr_assert_eq(Chunk().add(5, 9).give_to(*receiver), Errc::kOk);
+  cr_assert_eq(finish(*receiver, 2, rows.size()), Errc::kOk);
+  cr_assert_leq(receiver->bytes_written(), 4 * kPageSize);
+  expect_rows(store, offer(1, 1), rows);
+  rows[5] = 9;
+  expect_rows(store, o, rows);
+  // Both have something now.
+  cr_assert(store->prepare_other(session(1), 0).has_value());
+  cr_assert(has(store, offer(1, 1)) && has(store, o));
+}
+
+Test(part_store, what_cannot_be_prepared_is_left_alone) {
+  Store store;
+  cr_assert(store->prepare_other(session(1), 0).has_value(), "there is no such part");
+  take_in(store, offer(1, 1), Rows(30, 1));
+  const std::string dir = store->session_dir(session(1));
+  const std::string path = cr::store::part_path(dir, 0, 0), other = cr::store::part_path(dir, 0, 1);
+  {
+    const auto receiver = begin(store, offer(1, 2));
+    cr_assert(store->prepare_other(session(1), 0).has_value(), "another has it");
+  }
+  cr_assert_eq(store->list().size(), 1u);
+  cr_assert_eq(unlink(other.c_str()), 0);  // what that one began
+  const int fd = open(path.c_str(), O_WRONLY);
+  cr_assert_eq(pwrite(fd, "?", 1, cr::format::kPartRowsOff + 7 * kPageSize + 100), 1);
+  close(fd);
+  const auto damaged = store->prepare_other(session(1), 0);
+  cr_assert(!damaged && damaged.error().code == Errc::kDamaged);
+  cr_assert(!std::filesystem::exists(other), "what is not whole takes no room");
+  store->leave();
+  take_in(store, offer(2, 1), Rows(30, 1));
+  cr_assert(store->prepare_other(session(2), 0).has_value());
+  cr_assert_eq(store->list().size(), 2u, "there is no time for it any more");
 }
 
 Test(part_store, a_part_is_taken_in_by_one_at_a_time) {
