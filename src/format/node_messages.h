@@ -64,6 +64,7 @@ struct PartOffer {
   // PartEntry::layout of these two. A session that comes back is given slots anew, so there may be
   // two parts of one checkpoint that do not fit together.
   uint64_t base_layout, keep_layout;
+  Triple newest;  // of the session, that the source knows of: a part of a later run is not replaced
   uint32_t kind, data_parts, parity_parts, holder;
   uint64_t rows;  // about so many
   uint32_t uid;
@@ -71,7 +72,7 @@ struct PartOffer {
   char name[kPartNameBytes];
   char origin[kPartNameBytes];
 };
-CR_ON_DISK(PartOffer, 272);
+CR_ON_DISK(PartOffer, 296);
 
 struct PartAccept {
   uint64_t transfer;
@@ -111,8 +112,9 @@ struct PartCommit {
   uint64_t slots, rows;
   uint64_t description_bytes;
   uint64_t image_bytes;
+  uint64_t sent_rows;  // RowRecords of this transfer: who has got another number lacks something
 };
-CR_ON_DISK(PartCommit, 72);
+CR_ON_DISK(PartCommit, 80);
 
 struct PartCommitted {
   uint64_t transfer;

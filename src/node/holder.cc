@@ -72,6 +72,7 @@ void Holder::on_down(LinkId link) {
     const Key key = (i++)->first;
     if (key.first == link) end(key);
   }
+  std::erase_if(waiting_, [link](const auto& fetch) { return fetch->link == link; });
 }
 
 void Holder::end(const Key& key) {
@@ -228,6 +229,7 @@ void Holder::prepare(const StoreThreads::Key& part) {
 // A slow disk is no reason for the source to give up.
 uint64_t Holder::tick(uint64_t now_ns) {
   cache_.forget_before(now_ns - std::min(now_ns, kStillNs));
+  for (const auto& fetch : std::exchange(waiting_, {})) answer(fetch);
   uint64_t next = ~uint64_t{0};
   for (auto& [key, t] : transfers_) {
     if (t.jobs == 0) continue;
@@ -277,40 +279,41 @@ Result<void> Holder::fill_block(const FetchRows& f, std::vector<uint8_t>* ret,
 }
 
 void Holder::on_fetch(LinkId link, const FetchRows& f) {
-  struct Work {
-    Fetched answer{};
-    Error error;
-    std::vector<uint8_t> block;
-  };
-  auto work = std::make_shared<Work>();
+  auto work = std::make_shared<Fetch>();
+  work->link = link;
+  work->asked = f;
   work->answer.request = f.request;
   threads_.run(
       {session_id_of(f.session_id), f.holder},
-      [this, f, work] {
-        work->error = fill_block(f, &work->block, &work->answer.damaged_row).error();
+      [this, work] {
+        work->error = fill_block(work->asked, &work->block, &work->answer.damaged_row).error();
       },
-      [this, link, f, work] {
-        const auto refuse = [&](const Error& e) {
-          work->answer.code = static_cast<uint32_t>(e.code);
-          work->answer.sys_errno = e.sys_errno;
-          (void)send_struct(hub_, link, kFetched, work->answer);
-        };
-        if (work->error.code != Errc::kOk) return refuse(work->error);
-        auto region = hub_.import_region(link, f.region);
-        if (!region) return refuse(region.error());
-        const RemoteRegionId remote = *region;
-        auto seal = hub_.put_block(link, work->block, remote, f.window_off,
-                                   [this, link, remote, work](const Result<void>& done) {
-                                     hub_.drop_region(remote);
-                                     if (done)
-                                       (void)send_struct(hub_, link, kFetched, work->answer);
-                                   });
-        if (!seal) {
-          hub_.drop_region(remote);
-          return refuse(seal.error());
-        }
-        work->answer.seal = *seal;
-      });
+      [this, work] { answer(work); });
+}
+
+void Holder::answer(const std::shared_ptr<Fetch>& fetch) {
+  const auto refuse = [&](const Error& e) {
+    fetch->answer.code = static_cast<uint32_t>(e.code);
+    fetch->answer.sys_errno = e.sys_errno;
+    (void)send_struct(hub_, fetch->link, kFetched, fetch->answer);
+  };
+  if (fetch->error.code != Errc::kOk) return refuse(fetch->error);
+  auto region = hub_.import_region(fetch->link, fetch->asked.region);
+  if (!region) return refuse(region.error());
+  const RemoteRegionId remote = *region;
+  auto seal = hub_.put_block(fetch->link, fetch->block, remote, fetch->asked.window_off,
+                             [this, remote, fetch](const Result<void>& done) {
+                               hub_.drop_region(remote);
+                               if (!done) return;
+                               (void)send_struct(hub_, fetch->link, kFetched, fetch->answer);
+                             });
+  if (seal) {
+    fetch->answer.seal = *seal;
+    return;
+  }
+  hub_.drop_region(remote);
+  if (seal.error().code != Errc::kBusy) return refuse(seal.error());
+  waiting_.push_back(fetch);  // until other blocks are through
 }
 
 void Holder::on_remove(LinkId link, const RemoveSession& r) {

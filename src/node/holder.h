@@ -61,11 +61,20 @@ class Holder {
     Error error;
     std::shared_ptr<PartReceiver> receiver;
   };
+  // Rows that a peer asks for.
+  struct Fetch {
+    LinkId link = LinkId::kNone;
+    format::FetchRows asked{};
+    format::Fetched answer{};
+    Error error;
+    std::vector<uint8_t> block;
+  };
   void on_offer(LinkId link, const format::PartOffer& offer);
   void on_chunk(LinkId link, const format::PartChunk& chunk);
   void on_commit(LinkId link, const format::PartCommit& commit);
   void on_list(LinkId link, const format::ListParts& list);
   void on_fetch(LinkId link, const format::FetchRows& fetch);
+  void answer(const std::shared_ptr<Fetch>& fetch);
   void on_remove(LinkId link, const format::RemoveSession& remove);
   void accept(const Key& key, Transfer& t);
   void run(const Key& key, Transfer& t, std::function<Error(PartReceiver*)> job,
@@ -83,7 +92,8 @@ class Holder {
   const uint64_t most_bytes_;
   std::function<void(std::string)> log_;
   std::map<Key, Transfer> transfers_;
-  PartCache cache_;  // of parts that are fetched
+  PartCache cache_;                              // of parts that are fetched
+  std::vector<std::shared_ptr<Fetch>> waiting_;  // for which the links had no room
   uint64_t lent_ = 0;
   uint64_t last_serial_ = 0;
 };

@@ -26,6 +26,12 @@ using format::Triple;
 constexpr unsigned kMostLooks = 8;
 constexpr uint64_t kSpareRows = 65536;  // by which a session may grow while it is sent
 
+// It was brought back elsewhere while its node could not be reached, and both runs go on.
+constexpr Error kOvertaken{
+    Errc::kAlready, 0,
+    "a later run of this session has checkpoints here, which are not written over; end one of the "
+    "two programs"};
+
 // A thread that makes files for a user has that user's rights (requests.cc); the store is read with
 // those of this process all the same.
 class OwnRights {
@@ -423,6 +429,7 @@ Result<int> PartReceiver::choose_buffer(store::PartState (&old)[2]) {
            h.parity_parts == offer_.parity_parts && is_of(*old[b].part, id(), offer_.holder);
   };
   const int first = store_.newest_buffer(id(), offer_.holder);
+  const uint64_t known = std::max(offer_.triple.epoch, offer_.newest.epoch);
   int kept = -1, based = -1;
   for (const int b : {first, 1 - first}) {
     // It may be what is to be kept, and cannot be read only now.
@@ -430,6 +437,7 @@ Result<int> PartReceiver::choose_buffer(store::PartState (&old)[2]) {
     if (old[b].part && offer_.uid != 0 && old[b].part->view.header.uid != offer_.uid) {
       return Error{Errc::kPermission, EPERM, "the session is another user's"};
     }
+    if (old[b].part && old[b].part->view.header.triple.epoch > known) return kOvertaken;
     if (kept < 0 && holds(b, offer_.keep, offer_.keep_layout)) kept = b;
   }
   for (const int b : {first, 1 - first}) {
@@ -479,6 +487,7 @@ Result<void> PartReceiver::add_rows(std::span<const uint8_t> chunk, uint32_t row
     memcpy(&r, chunk.data() + i * sizeof(r), sizeof(r));
     if (r.row < least || r.row >= most_rows_) return bad;
     least = r.row + 1;
+    rows_taken_++;
     if (r.check == 0) {
       CR_TRYV(writer_->put(r.row, 0, nullptr));
       continue;
@@ -494,7 +503,9 @@ Result<void> PartReceiver::finish_rows() {
   if (!writing_) return {};
   CR_TRYV(writer_->drain());
   writing_ = false;
-  os::fault_point(os::FaultPoint::kPartReceived);
+  if (const int e = os::fault_error(os::FaultPoint::kPartReceived)) {
+    return Error{Errc::kSystem, e, "writing a part"};
+  }
   return {};
 }
 
@@ -520,6 +531,9 @@ Result<void> PartReceiver::commit(const format::PartCommit& c) {
   if (c.rows > most_rows_ || description_.size() != c.description_bytes || description_.empty() ||
       is_none(c.triple)) {
     return bad;
+  }
+  if (c.sent_rows != rows_taken_) {
+    return Error{Errc::kDamaged, 0, "rows of the part were sent that have not come"};
   }
   PartHeader h = header();
   h.triple = c.triple;

@@ -152,6 +152,7 @@ class PartReceiver {
   // Afterwards nothing more may be added.
   Result<void> commit(const format::PartCommit& commit);
   uint64_t bytes_written() const { return writer_->bytes_written(); }
+  uint64_t rows_taken() const { return rows_taken_; }  // of all chunks
 
  private:
   PartReceiver(PartStore& store, const format::PartOffer& offer);
@@ -165,6 +166,7 @@ class PartReceiver {
   bool released_ = false;   // others may take the part in
   int buffer_ = 0;          // that is written
   uint64_t most_rows_ = 0;  // of chunks and of the commit
+  uint64_t rows_taken_ = 0;
   std::unique_ptr<store::LoadedPart> base_;
   std::unique_ptr<store::PartWriter> writer_;
   bool writing_ = false;  // rows that finish_rows() was not called for yet

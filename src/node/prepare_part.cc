@@ -3,6 +3,9 @@
 // comes; see part_store.h.
 // Invariant: the buffer that has the part is only read; the other counts when it is whole.
 // Context: N; a thread of the store.
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+
 #include <algorithm>
 
 #include "node/part_store.h"
@@ -30,6 +33,15 @@ Result<bool> copy_rows(const store::LoadedPart& from, store::PartWriter* to,
   return true;
 }
 
+// Room for it and something more: it must not be what fills the disk.
+bool has_room(const std::string& dir, const store::LoadedPart& part) {
+  struct stat st;
+  struct statvfs fs;
+  if (fstat(part.fd.get(), &st) != 0 || statvfs(dir.c_str(), &fs) != 0) return false;
+  const uint64_t bytes = static_cast<uint64_t>(st.st_blocks) * 512;
+  return uint64_t{fs.f_bavail} * fs.f_frsize >= bytes + bytes / 4;
+}
+
 }  // namespace
 
 Result<void> PartStore::prepare_other(const SessionId& id, unsigned holder) {
@@ -47,6 +59,7 @@ Result<void> PartStore::copy_to_other(const SessionId& id, unsigned holder) {
   const store::PartState& other = states[1 - from];
   if (!states[from].part || other.exists || other.error.code != Errc::kNotWhole) return {};
   const store::LoadedPart& part = *states[from].part;
+  if (!has_room(dir, part)) return {};
   const std::string path = store::part_path(dir, holder, 1 - from);
   const auto copy = [&]() -> Result<bool> {
     CR_TRY(const auto writer, store::PartWriter::open(path, durable_, nullptr, &other));

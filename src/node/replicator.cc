@@ -26,8 +26,14 @@ static_assert(store::kUnitPages <= 64 && store::kUnitPages <= kChunkRows);
 constexpr unsigned kMostPasses = 12;
 constexpr uint64_t kSecond = 1'000'000'000, kLeastRetryNs = kSecond / 4,
                    kMostRetryNs = 30 * kSecond;
-constexpr uint64_t kTransferNs = 60 * kSecond;  // without any progress
+constexpr uint64_t kSilentNs = 60 * kSecond;   // a holder says nothing, not even that it is at work
+constexpr uint64_t kStillNs = 60 * kSecond;    // it is at work on one chunk
+constexpr uint64_t kSlowNs = 600 * kSecond;    // ... or makes all of a part durable
+constexpr uint64_t kSaySlowNs = 10 * kSecond;  // ... and it can be seen
+constexpr uint64_t kMostExcusedNs = 960 * kSecond;
 constexpr uint64_t kAskNs = 10 * kSecond;
+constexpr uint64_t kMissingNs = 30 * kSecond;  // for a holder that may know what is to be kept
+constexpr uint64_t kLookAgainNs = kSecond / 50, kMostBusyNs = 5 * kSecond;
 constexpr unsigned kOwnWindows = 4;
 
 uint64_t g_transfer = 0;  // numbers are unique in this process
@@ -93,6 +99,9 @@ void Replicator::rewrite(uint64_t now_ns) {
 void Replicator::on_up(const std::string& node) {
   for (Target& t : targets_) {
     if (t.node != node || t.takes_part) continue;
+    t.excused_until_ns = 0;
+    ask_again_ns_ = 0;
+    if (!is_keep_sure_) knows_keep_ = false;  // it may know better
     if (is_none(safety_.triple) || t.whole == safety_.triple) continue;
     wanted_ = true;
     retry_ns_ = 0;
@@ -115,7 +124,8 @@ void Replicator::leave(Target& t) {
   t.link = LinkId::kNone;
   t.receiver.reset();
   t.jobs = 0;
-  t.described = 0;
+  t.described = t.handed_rows = 0;
+  t.waiting.reset();
 }
 
 void Replicator::drop(Target& t, const std::string& why) {
@@ -151,6 +161,7 @@ Result<void> Replicator::look() {
   rows_ = stripe_.rows(map_.slots());
   row_ = 0;
   overtaken_ = false;
+  busy_since_ns_ = look_again_ns_ = 0;
   return {};
 }
 
@@ -159,14 +170,18 @@ Result<void> Replicator::look() {
 void Replicator::ask(uint64_t now_ns) {
   phase_ = Phase::kAsk;
   deadline_ns_ = now_ns + kAskNs;
+  if (first_ask_ns_ == 0) first_ask_ns_ = now_ns;
+  unasked_ = 0;
   ListParts l{};
   l.request = ask_request_ = ++g_transfer;
   l.one_session = 1;
   memcpy(l.session_id, session_.id.data(), session_.id.size());
   for (const Target& t : targets_) {
     const LinkId link = t.own || node_.hub == nullptr ? LinkId::kNone : node_.link_to(t.node);
-    if (!t.own && (link == LinkId::kNone || !send_struct(*node_.hub, link, kListParts, l)))
+    if (!t.own && (link == LinkId::kNone || !send_struct(*node_.hub, link, kListParts, l))) {
+      unasked_++;
       continue;
+    }
     asked_.push_back(link);
     if (!t.own) continue;
     auto entries = std::make_shared<std::vector<PartEntry>>();
@@ -195,12 +210,22 @@ void Replicator::take_list(LinkId link, std::span<const uint8_t> payload) {
 }
 
 // The newest checkpoint that survives this node's loss; if there is none, the newest that is whole.
-void Replicator::choose_keep() {
-  knows_keep_ = true;
+// Where a holder has two, and who could tell which of them is safe is not there yet, it is waited
+// for a while: the wrong one would be written over.
+void Replicator::choose_keep(uint64_t now_ns) {
   phase_ = Phase::kIdle;
+  const bool all_answered = unasked_ == 0 && asked_.empty();
   asked_.clear();
+  keep_ = {};
+  const std::vector<FoundPart> found = std::exchange(found_, {});
+  const bool has_two = std::ranges::any_of(found, [&](const FoundPart& p) {
+    return std::ranges::any_of(found, [&](const FoundPart& q) {
+      return p.node == q.node && p.entry.holder == q.entry.holder &&
+             is_newer(p.entry.triple, q.entry.triple);
+    });
+  });
   bool safe = false;
-  for (const Available& a : available(std::exchange(found_, {}))) {
+  for (const Available& a : available(found)) {
     const auto elsewhere = std::ranges::count_if(a.holders, [&](const auto& holder) {
       return std::ranges::any_of(holder, [&](const FoundPart& p) { return p.node != node_.own; });
     });
@@ -208,15 +233,30 @@ void Replicator::choose_keep() {
     if (!safe && (!a.is_whole() || !is_none(keep_))) continue;
     keep_ = a.triple;
     keep_layout_ = a.like.layout;
-    if (safe) return;
+    if (safe) break;
   }
+  is_keep_sure_ = safe || all_answered;
+  knows_keep_ = is_keep_sure_ || !has_two || now_ns - first_ask_ns_ >= kMissingNs;
+  if (!knows_keep_) ask_again_ns_ = now_ns + kSecond;
+}
+
+// The session was writing its images just then: no reason to give up, unless it never ends.
+bool Replicator::is_busy(uint64_t now_ns, const Error& error) {
+  if (error.code != Errc::kBusy) return false;
+  if (busy_since_ns_ == 0) busy_since_ns_ = now_ns;
+  return now_ns - busy_since_ns_ < kMostBusyNs;
 }
 
 void Replicator::begin(uint64_t now_ns) {
   wanted_ = false;
   begin_woken_ns_ = woken_ns_;
   const Triple before = safety_.triple;
-  if (auto seen = look(); !seen) return give_up(now_ns, words(seen.error()));
+  if (auto seen = look(); !seen) {
+    if (!is_busy(now_ns, seen.error())) return give_up(now_ns, words(seen.error()));
+    wanted_ = true;
+    retry_ns_ = now_ns + kLookAgainNs;
+    return;
+  }
   const Triple now = image_->triple();
   if (!(now == before)) {
     safety_ = Safety{};
@@ -232,7 +272,8 @@ void Replicator::begin(uint64_t now_ns) {
   sent_ = base_checks_;
   pass_ = 0;
   for (Target& t : targets_) {
-    if (t.whole == now) continue;
+    if (t.whole == now || now_ns < t.excused_until_ns) continue;
+    t.told_ns = t.moved_ns = now_ns;
     offer(t);
   }
   if (participants() == 0) {
@@ -240,7 +281,6 @@ void Replicator::begin(uint64_t now_ns) {
     return;
   }
   os::fault_point(os::FaultPoint::kOffersSent);
-  deadline_ns_ = now_ns + kTransferNs;
   phase_ = Phase::kOffer;
 }
 
@@ -253,6 +293,7 @@ void Replicator::offer(Target& t) {
   o.keep_layout = keep_layout_;
   o.base = base_;
   o.base_layout = base_layout_;
+  o.newest = is_newer(session_.newest, o.triple) ? session_.newest : o.triple;
   o.kind = static_cast<uint32_t>(session_.protection.kind);
   o.data_parts = session_.protection.data;
   o.parity_parts = session_.protection.parity;
@@ -298,7 +339,7 @@ void Replicator::offer_own(Target& t, const PartOffer& o) {
 void Replicator::run_own(Target& t, std::function<Error(PartReceiver*)> job,
                          std::function<void(Target&)> done) {
   auto error = std::make_shared<Error>();
-  t.jobs++;
+  if (t.jobs++ == 0) t.moved_ns = node_.now_ns();
   node_.threads->run(
       {session_.id, t.holder},
       [error, job = std::move(job), receiver = t.receiver] { *error = job(receiver.get()); },
@@ -308,14 +349,14 @@ void Replicator::run_own(Target& t, std::function<Error(PartReceiver*)> job,
         Target& now = targets_[holder];
         if (!now.takes_part || now.transfer != transfer) return;
         now.jobs--;
-        deadline_ns_ = node_.now_ns() + kTransferNs;
+        now.moved_ns = node_.now_ns();
         if (error->code == Errc::kOk) return done(now);
         drop(now, words(*error));
       });
 }
 
 bool Replicator::has_room(const Target& t) const {
-  return !t.takes_part || std::ranges::count(t.window_busy, false) != 0;
+  return !t.takes_part || (!t.waiting && std::ranges::count(t.window_busy, false) != 0);
 }
 
 bool Replicator::all_have_room() const {
@@ -332,7 +373,7 @@ void Replicator::make_streams() {
       return copies && targets_[s.targets[0]].full == targets_[i].full;
     });
     if (same == streams_.end()) {
-      streams_.push_back({{i}, nullptr});
+      streams_.push_back({.targets = {i}, .filling = nullptr, .full = targets_[i].full});
     } else {
       same->targets.push_back(i);
     }
@@ -438,7 +479,9 @@ void Replicator::hand_over(Target& t, const Buffer& buffer, const PartChunk& lik
   const auto window =
       static_cast<uint32_t>(std::ranges::find(t.window_busy, false) - t.window_busy.begin());
   const std::span<const uint8_t> data{buffer->data(), bytes};
+  if (std::ranges::count(t.window_busy, true) == 0) t.told_ns = t.moved_ns = node_.now_ns();
   t.window_busy[window] = true;
+  t.handed_rows += like.rows;
   if (t.own) {
     return run_own(
         t,
@@ -455,31 +498,50 @@ void Replicator::hand_over(Target& t, const Buffer& buffer, const PartChunk& lik
   auto message = std::make_shared<PartChunk>(like);
   message->transfer = t.transfer;
   message->window = window;
-  const uint64_t digest = chunk_digest(like, data);
+  t.waiting = {buffer, std::move(message), bytes};
+  put_waiting(t);
+}
+
+void Replicator::put_waiting(Target& t) {
+  const Waiting w = *t.waiting;
+  const std::span<const uint8_t> data{w.buffer->data(), w.bytes};
+  const uint64_t digest = chunk_digest(*w.message, data);
   auto seal = node_.hub->put_block(
-      t.link, data, t.region, window * kChunkBytes,
-      [hub = node_.hub, link = t.link, buffer, message, puts = t.puts](const Result<void>& done) {
+      t.link, data, t.region, w.message->window * kChunkBytes,
+      [hub = node_.hub, link = t.link, w, puts = t.puts](const Result<void>& done) {
         --*puts;
-        if (done) (void)send_struct(*hub, link, kPartChunk, *message);
+        if (done) (void)send_struct(*hub, link, kPartChunk, *w.message);
       },
       &digest);
+  if (!seal && seal.error().code == Errc::kBusy) return;  // until others' blocks are through
+  t.waiting.reset();
   if (!seal) return drop(t, words(seal.error()));
   ++*t.puts;
-  message->seal = *seal;
+  w.message->seal = *seal;
+}
+
+// The target by which a stream's rows are chosen: all of them need the same, but each can fail. -1:
+// none takes part any more.
+int Replicator::taker_of(const Stream& s) const {
+  const auto at =
+      std::ranges::find_if(s.targets, [this](size_t i) { return targets_[i].takes_part; });
+  return at == s.targets.end() ? -1 : static_cast<int>(*at);
 }
 
 void Replicator::put_unit(uint64_t first, uint64_t rows, uint64_t changed) {
   for (Stream& s : streams_) {
-    const Target& t = targets_[s.targets[0]];
-    for (uint64_t left = rows; left != 0 && t.takes_part; left &= left - 1) {
+    for (uint64_t left = rows; left != 0; left &= left - 1) {
+      const int taker = taker_of(s);
+      if (taker < 0) break;
+      const unsigned holder = targets_[static_cast<size_t>(taker)].holder;
       const auto r = static_cast<uint64_t>(std::countr_zero(left));
       const uint64_t row = first + r;
-      const unsigned part = stripe_.data == 1 ? 0 : stripe_.part(row, t.holder);
+      const unsigned part = stripe_.data == 1 ? 0 : stripe_.part(row, holder);
       const uint8_t* page = scratch_.data() + part * kUnitBytes + r * kPageSize;
       if (part < stripe_.data) {
         const uint64_t slot = stripe_.slot(row, part), check = check_of(slot);
-        if (check != sent_check(slot) || (t.full && check != 0)) put_row(s, row, check, page);
-      } else if ((changed >> r & 1) != 0 || t.full) {
+        if (check != sent_check(slot) || (s.full && check != 0)) put_row(s, row, check, page);
+      } else if ((changed >> r & 1) != 0 || s.full) {
         put_row(s, row, row_check(page), page);
       }
     }
@@ -499,7 +561,7 @@ bool Replicator::send_unit(uint64_t first, uint64_t count) {
     }
   }
   const bool full =
-      std::ranges::any_of(targets_, [](const Target& t) { return t.takes_part && t.full; });
+      std::ranges::any_of(streams_, [this](const Stream& s) { return s.full && taker_of(s) >= 0; });
   uint64_t rows = changed | (full ? nonzero : 0);
   if (rows == 0) return true;
   if (!all_have_room()) return false;
@@ -524,7 +586,7 @@ bool Replicator::send_rows() {
   const uint64_t begun = handed_bytes_;
   for (uint64_t i = 0; i < kUnitsOfStep && handed_bytes_ - begun < kMostBytesOfStep; i++) {
     if (row_ >= rows_) {
-      if (!all_have_room()) return false;
+      if (!all_have_room() || node_.now_ns() < look_again_ns_) return false;
       end_pass();
       return true;
     }
@@ -546,13 +608,17 @@ void Replicator::end_pass() {
     return;
   }
   const uint64_t now = node_.now_ns();
-  for (Target& t : targets_) t.full = false;
+  for (Stream& s : streams_) s.full = false;
+  begin_woken_ns_ = woken_ns_;
+  wanted_ = false;
+  if (auto seen = look(); !seen) {
+    if (!is_busy(now, seen.error())) return give_up(now, words(seen.error()));
+    look_again_ns_ = now + kLookAgainNs;
+    return;
+  }
   if (++pass_ >= kMostPasses) {
     return give_up(now, "its checkpoints follow each other faster than they can be copied");
   }
-  begin_woken_ns_ = woken_ns_;
-  wanted_ = false;
-  if (auto seen = look(); !seen) return give_up(now, words(seen.error()));
   if (!(image_->triple() == safety_.triple)) {
     safety_ = Safety{};
     safety_.triple = image_->triple();
@@ -614,6 +680,8 @@ void Replicator::commit(uint64_t now_ns) {
   for (Target& t : targets_) {
     if (!t.takes_part || t.own) continue;
     c.transfer = t.transfer;
+    c.sent_rows = t.handed_rows;
+    t.told_ns = t.moved_ns = now_ns;
     if (auto sent = send_struct(*node_.hub, t.link, kPartCommit, c); !sent) {
       drop(t, words(sent.error()));
     }
@@ -622,6 +690,7 @@ void Replicator::commit(uint64_t now_ns) {
   for (Target& t : targets_) {
     if (!t.takes_part || !t.own) continue;
     c.transfer = t.transfer;
+    c.sent_rows = t.handed_rows;
     run_own(
         t, [c](PartReceiver* receiver) { return receiver->commit(c).error(); },
         [](Target& now) {
@@ -630,7 +699,6 @@ void Replicator::commit(uint64_t now_ns) {
         });
   }
   phase_ = Phase::kCommit;
-  deadline_ns_ = now_ns + kTransferNs;
 }
 
 // Memory that is only needed while a checkpoint is taken to others.
@@ -659,6 +727,7 @@ void Replicator::settle(uint64_t now_ns) {
       committed = true;
       t.whole = now;
       t.trouble.clear();
+      t.stalls = 0;
     }
     if (t.committed && t.own) prepare_own(t.holder);
     leave(t);
@@ -679,6 +748,7 @@ void Replicator::settle(uint64_t now_ns) {
     base_layout_ = layout_;
     base_checks_ = sent_;
     if (safe) {
+      is_keep_sure_ = true;
       keep_ = now;
       keep_layout_ = layout_;
     }
@@ -732,15 +802,47 @@ void Replicator::give_up(uint64_t now_ns, const std::string& why) {
 }
 
 uint64_t Replicator::next_ns() const {
-  if (phase_ != Phase::kIdle) return deadline_ns_;
-  return wanted_ ? retry_ns_ : ~uint64_t{0};
+  if (phase_ == Phase::kAsk) return deadline_ns_;
+  if (phase_ != Phase::kIdle) {
+    return look_again_ns_ != 0 ? look_again_ns_ : node_.now_ns() + kSecond;
+  }
+  return wanted_ ? std::max(retry_ns_, ask_again_ns_) : ~uint64_t{0};
+}
+
+// Rows go to all holders in step, so one that does not move would hold up the others.
+void Replicator::drop_stalled(uint64_t now_ns) {
+  const bool in_parts = phase_ == Phase::kSend || phase_ == Phase::kDescribe;
+  bool news = false;
+  for (Target& t : targets_) {
+    if (!t.takes_part) continue;
+    if (t.own && t.jobs > 0) t.told_ns = now_ns;
+    const bool is_asked = phase_ == Phase::kOffer    ? !t.accepted
+                          : phase_ == Phase::kCommit ? !t.committed
+                                                     : std::ranges::count(t.window_busy, true) != 0;
+    if (!is_asked) continue;
+    const bool silent = now_ns - t.told_ns > kSilentNs;
+    if (silent || now_ns - t.moved_ns > (in_parts ? kStillNs : kSlowNs)) {
+      const uint64_t pause = std::min(kMostExcusedNs, kStillNs << std::min(t.stalls++, 8u));
+      t.excused_until_ns = now_ns + pause;
+      drop(t, silent ? "no answer for a minute; look at the crstored there"
+                     : "its store has finished no write for minutes; look at the disk and the "
+                       "kernel's log there");
+      news = true;
+    } else if (now_ns - t.moved_ns > kSaySlowNs && t.trouble.empty()) {
+      t.trouble = "its store is slow: what it was asked to write is not written after 10 seconds";
+      news = true;
+    }
+  }
+  if (!news || all_troubles() == told_trouble_) return;
+  told_trouble_ = all_troubles();
+  node_.on_safety(*this);
 }
 
 bool Replicator::step(uint64_t now_ns) {
   if (phase_ == Phase::kIdle) {
     // A new checkpoint need not wait for the retry of an old one: the others may have it at once.
     const bool fresh = woken_ns_ != begin_woken_ns_;
-    if (!wanted_ || (now_ns < retry_ns_ && !fresh)) return false;
+    if (!wanted_ || now_ns < ask_again_ns_ || (now_ns < retry_ns_ && !fresh)) return false;
     const bool wait = std::ranges::any_of(targets_, [this](const Target& t) {
       return !t.own && node_.link_to(t.node) == LinkId::kNone && node_.may_come(t.node);
     });
@@ -757,19 +859,16 @@ bool Replicator::step(uint64_t now_ns) {
   }
   if (phase_ == Phase::kAsk) {
     if (!asked_.empty() && now_ns < deadline_ns_) return false;
-    choose_keep();
-    return true;
+    choose_keep(now_ns);
+    return knows_keep_;
   }
   if (participants() == 0) {
     settle(now_ns);
     return wanted_ && now_ns >= retry_ns_;
   }
-  if (std::ranges::any_of(targets_, [](const Target& t) { return t.jobs > 0; })) {
-    deadline_ns_ = std::max(deadline_ns_, now_ns + kSecond);  // a slow disk is waited for
-  }
-  if (now_ns > deadline_ns_) {
-    give_up(now_ns, "no progress for a minute");
-    return false;
+  drop_stalled(now_ns);
+  for (Target& t : targets_) {
+    if (t.takes_part && t.waiting) put_waiting(t);
   }
   const auto all = [this](bool Target::*is) {
     return std::ranges::all_of(targets_, [is](const Target& t) { return !t.takes_part || t.*is; });
@@ -818,7 +917,8 @@ bool Replicator::on_message(LinkId link, uint16_t type, std::span<const uint8_t>
   });
   if (at == targets_.end()) return false;
   Target& t = *at;
-  deadline_ns_ = node_.now_ns() + kTransferNs;
+  const uint64_t now = node_.now_ns();
+  t.told_ns = now;
   if (PartAccept a; type == kPartAccept && read_struct(payload, &a) && !t.accepted) {
     auto region = node_.hub->import_region(link, a.region);
     if (!region) {
@@ -830,8 +930,12 @@ bool Replicator::on_message(LinkId link, uint16_t type, std::span<const uint8_t>
     t.window_busy.assign(a.windows, false);
     t.full = a.has_base == 0;
     t.accepted = true;
+    t.moved_ns = now;
   } else if (PartChunkDone d; type == kPartChunkDone && read_struct(payload, &d)) {
-    if (d.window < t.window_busy.size()) t.window_busy[d.window] = false;
+    if (d.window < t.window_busy.size()) {
+      t.window_busy[d.window] = false;
+      t.moved_ns = now;
+    }
   } else if (PartCommitted c; type == kPartCommitted && read_struct(payload, &c)) {
     t.committed = phase_ == Phase::kCommit;
   } else if (PartFailed f; type == kPartFailed && read_struct(payload, &f)) {

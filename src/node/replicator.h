@@ -8,6 +8,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -27,6 +28,8 @@ struct ProtectedSession {
   store::Protection protection;
   uint32_t uid = 0;    // whose session it is
   std::string origin;  // of a repair: where it ran; the images are this node's copy
+  format::Triple
+      newest{};  // of a repair: of which any part was found, also of one that is not whole
 };
 
 // How well a checkpoint is kept. parts: of how many holders; elsewhere: without this node.
@@ -100,6 +103,12 @@ class Replicator {
   };
   // Memory of one window's size; on its way, or free if nobody else has a pointer to it.
   using Buffer = std::shared_ptr<os::Mapping>;
+  // A chunk in a window, for which the links have no room at the moment (LinkHub::put_block()).
+  struct Waiting {
+    Buffer buffer;
+    std::shared_ptr<format::PartChunk> message;
+    uint64_t bytes = 0;
+  };
   struct Target {
     std::string node;
     unsigned holder = 0;
@@ -117,12 +126,20 @@ class Replicator {
     std::shared_ptr<PartReceiver> receiver;  // own
     unsigned jobs = 0;                       // own: of it, under way
     uint64_t described = 0;                  // bytes of the description that were handed over
+    uint64_t handed_rows = 0;
+    std::optional<Waiting> waiting;
+    uint64_t told_ns = 0;   // when it last said something; own: or is at work
+    uint64_t moved_ns = 0;  // when it last finished something, or was first asked for it
+    // Beyond transfers: how often in a row it stood still, and until when it is not asked again.
+    unsigned stalls = 0;
+    uint64_t excused_until_ns = 0;
   };
   // What one target gets, or all targets if it is the same for them.
   struct Stream {
     std::vector<size_t> targets;
     Buffer filling;
     uint32_t rows = 0, pages = 0;  // in it
+    bool full = false;             // they have no base
   };
   Replicator(Node node, ProtectedSession session, std::unique_ptr<store::Erasure> erasure);
 
@@ -130,9 +147,10 @@ class Replicator {
   void take_answer(LinkId link, const std::string& node,
                    const std::vector<format::PartEntry>& entries);
   void take_list(LinkId link, std::span<const uint8_t> payload);
-  void choose_keep();
+  void choose_keep(uint64_t now_ns);
   void begin(uint64_t now_ns);
   Result<void> look();
+  bool is_busy(uint64_t now_ns, const Error& error);
   void offer(Target& t);
   void offer_own(Target& t, const format::PartOffer& offer);
   void make_streams();
@@ -145,6 +163,9 @@ class Replicator {
   void flush(Stream& s);
   Result<Buffer> take_buffer();
   void hand_over(Target& t, const Buffer& buffer, const format::PartChunk& like, uint64_t bytes);
+  void put_waiting(Target& t);
+  int taker_of(const Stream& s) const;
+  void drop_stalled(uint64_t now_ns);
   void run_own(Target& t, std::function<Error(PartReceiver*)> job,
                std::function<void(Target&)> done);
   void end_pass();
@@ -186,7 +207,10 @@ class Replicator {
 
   // What the holders had when this process took the session up; it decides on the first keep_.
   bool knows_keep_ = false;
+  bool is_keep_sure_ = false;  // no holder that could not be asked can change it
+  uint64_t first_ask_ns_ = 0, ask_again_ns_ = 0;
   uint64_t ask_request_ = 0;
+  unsigned unasked_ = 0;       // holders that could not be reached
   std::vector<LinkId> asked_;  // who has not answered; kNone: this node's own store
   std::vector<FoundPart> found_;
 
@@ -202,6 +226,9 @@ class Replicator {
   uint64_t row_ = 0, rows_ = 0;
   unsigned pass_ = 0;
   bool overtaken_ = false;
+  uint64_t busy_since_ns_ =
+      0;  // the images were being written each time since then; 0: they were not
+  uint64_t look_again_ns_ = 0;  // between passes
   std::vector<uint8_t> description_;
   std::vector<uint8_t> scratch_;  // of a unit: the pages of each part, one part behind the other
   std::vector<Stream> streams_;

@@ -477,6 +477,7 @@ Json repair(const RequestContext& context, Cluster& cluster, const Found& f) {
     old.push_back(stays == made->holders[h].end() ? "?" + std::to_string(h) : *stays);
   }
   s.protection = made->protection;
+  if (!f.checkpoints.empty()) s.newest = f.checkpoints[0].triple;
   context.repair(std::move(s), std::move(old), std::move(now));
   return {};
 }

@@ -2,6 +2,7 @@
 // fault.cc - see fault.h. Invariant: as there. Context: N.
 #include "os/fault.h"
 
+#include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -32,10 +33,17 @@ constexpr const char* kNames[] = {"copied_early",     "before_stop",
                                   "image_made"};
 static_assert(sizeof(kNames) / sizeof(kNames[0]) == static_cast<size_t>(FaultPoint::kCount));
 
+constexpr struct {
+  const char* name;
+  int error;
+} kErrors[] = {{"EIO", EIO}, {"ENOSPC", ENOSPC}, {"EROFS", EROFS}};
+
 struct Armed {
   int point = -1;
   long nth = 0;
   bool agent_only = false;
+  int error = 0;  // to fail with; 0: to die
+  bool hang = false;
 };
 
 Armed read_environment() {
@@ -47,7 +55,14 @@ Armed read_environment() {
   for (int i = 0; i < static_cast<int>(FaultPoint::kCount); i++) {
     if (strlen(kNames[i]) == n && strncmp(kNames[i], s, n) == 0) a.point = i;
   }
-  a.nth = colon != nullptr ? strtol(colon + 1, nullptr, 10) : 1;
+  char* end = nullptr;
+  a.nth = colon != nullptr ? strtol(colon + 1, &end, 10) : 1;
+  if (end != nullptr && *end == '=') {
+    a.hang = strcmp(end + 1, "hang") == 0;
+    for (const auto& [name, error] : kErrors) {
+      if (strcmp(end + 1, name) == 0) a.error = error;
+    }
+  }
   const char* scope = getenv("CR_FAULT_SCOPE");
   a.agent_only = scope != nullptr && strcmp(scope, "agent") == 0;
   return a;
@@ -61,13 +76,21 @@ const char* name_of(FaultPoint p) { return kNames[static_cast<int>(p)]; }
 
 void set_fault_victim(pid_t pid) { g_victim = pid; }
 
-void fault_point(FaultPoint p) {
+int fault_error(FaultPoint p) {
   static const Armed armed = read_environment();
   static std::atomic<long> reached = 0;  // of that point, by any thread
-  if (armed.point != static_cast<int>(p) || ++reached < armed.nth) return;
-  if (!armed.agent_only && g_victim > 0) kill(g_victim, SIGKILL);
-  kill(getpid(), SIGKILL);
-  pause();
+  if (armed.point != static_cast<int>(p)) return 0;
+  const long nth = ++reached;
+  if (armed.error != 0) return nth == armed.nth ? armed.error : 0;
+  if (armed.hang && nth != armed.nth) return 0;
+  if (nth < armed.nth) return 0;
+  if (!armed.hang) {
+    if (!armed.agent_only && g_victim > 0) kill(g_victim, SIGKILL);
+    kill(getpid(), SIGKILL);
+  }
+  for (;;) pause();
 }
+
+void fault_point(FaultPoint p) { (void)fault_error(p); }
 
 }  // namespace cr::os

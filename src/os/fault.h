@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT
-// fault.h - the named points of the protocol at which tests end everything.
+// fault.h - the named points of the protocol at which tests end everything, or have something fail.
 // Invariant: without CR_FAULT in the environment a point costs one load.
 // Context: N. CR_FAULT=name[:nth] ends the agent (and the program it serves, unless
 // CR_FAULT_SCOPE=agent) by SIGKILL when the point is reached for the nth time (default first).
+// CR_FAULT=name:nth=ERROR has what is done there fail that once, where fault_error() is asked:
+// with EIO, ENOSPC or EROFS; with `hang` the thread stands still there for ever.
 #pragma once
 
 #include <sys/types.h>
@@ -50,6 +52,8 @@ enum class FaultPoint {
 
 const char* name_of(FaultPoint p);
 void fault_point(FaultPoint p);
+// The same, and the errno that what is done there is to fail with; 0: it goes on.
+int fault_error(FaultPoint p);
 // Whom to end besides ourselves; 0 nobody.
 void set_fault_victim(pid_t pid);
 

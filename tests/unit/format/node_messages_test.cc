@@ -136,7 +136,7 @@ Test(node_messages, what_is_said_of_windows) {
 }
 
 Test(node_messages, the_end_of_a_transfer) {
-  expect_bad<PartCommit>({1, {1, 2, 3}, 4, 5, 6, 7, 8},
+  expect_bad<PartCommit>({1, {1, 2, 3}, 4, 5, 6, 7, 8, 9},
                          {
                              [](PartCommit& c) { c.slots = kMostPartRows + 1; },
                              [](PartCommit& c) { c.rows = kMostPartRows + 1; },

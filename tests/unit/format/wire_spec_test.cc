@@ -56,10 +56,10 @@ void add_transfers(Structs& s) {
   s["PartOffer"] = {
       sizeof(PartOffer),
       {F(PartOffer, transfer), F(PartOffer, session_id), F(PartOffer, triple), F(PartOffer, base),
-       F(PartOffer, keep), F(PartOffer, base_layout), F(PartOffer, keep_layout), F(PartOffer, kind),
-       F(PartOffer, data_parts), F(PartOffer, parity_parts), F(PartOffer, holder),
-       F(PartOffer, rows), F(PartOffer, uid), F(PartOffer, reserved), F(PartOffer, name),
-       F(PartOffer, origin)}};
+       F(PartOffer, keep), F(PartOffer, base_layout), F(PartOffer, keep_layout),
+       F(PartOffer, newest), F(PartOffer, kind), F(PartOffer, data_parts),
+       F(PartOffer, parity_parts), F(PartOffer, holder), F(PartOffer, rows), F(PartOffer, uid),
+       F(PartOffer, reserved), F(PartOffer, name), F(PartOffer, origin)}};
   s["PartAccept"] = {sizeof(PartAccept),
                      {F(PartAccept, transfer), F(PartAccept, windows), F(PartAccept, has_base),
                       F(PartAccept, region)}};
@@ -73,7 +73,7 @@ void add_transfers(Structs& s) {
   s["PartCommit"] = {sizeof(PartCommit),
                      {F(PartCommit, transfer), F(PartCommit, triple), F(PartCommit, realtime_ns),
                       F(PartCommit, slots), F(PartCommit, rows), F(PartCommit, description_bytes),
-                      F(PartCommit, image_bytes)}};
+                      F(PartCommit, image_bytes), F(PartCommit, sent_rows)}};
   s["PartCommitted"] = {
       sizeof(PartCommitted),
       {F(PartCommitted, transfer), F(PartCommitted, triple), F(PartCommitted, bytes_written)}};

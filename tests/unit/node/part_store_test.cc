@@ -125,10 +125,13 @@ std::unique_ptr<PartReceiver> begin(Store& store, const PartOffer& o) {
   return std::move(*receiver);
 }
 
-Errc finish(PartReceiver& receiver, uint64_t sequence, uint64_t rows) {
+Errc finish(PartReceiver& receiver, uint64_t sequence, uint64_t rows, uint64_t epoch = 1) {
   const auto d = cr_test::SyntheticPart().description();
   cr_assert(receiver.add_description(0, d).has_value());
-  return receiver.commit(commit_of(sequence, rows, d)).error().code;
+  PartCommit c = commit_of(sequence, rows, d);
+  c.triple.epoch = epoch;
+  c.sent_rows = receiver.rows_taken();
+  return receiver.commit(c).error().code;
 }
 
 // Rows that are not the base's are given. Has it the base that was offered?
@@ -142,7 +145,7 @@ bool take_in(Store& store, const PartOffer& o, const Rows& rows) {
     }
     cr_assert_eq(chunk.give_to(*receiver), Errc::kOk);
   }
-  cr_assert_eq(finish(*receiver, o.triple.sequence, rows.size()), Errc::kOk);
+  cr_assert_eq(finish(*receiver, o.triple.sequence, rows.size(), o.triple.epoch), Errc::kOk);
   return receiver->has_base();
 }
 
@@ -358,6 +361,31 @@ Test(part_store, two_transfers_without_a_base_renew_both_buffers) {
       cr_assert(cr::store::damaged_rows(state.part->view).empty(), "%d: buffer %d", before, buffer);
     }
   }
+}
+
+// Two programs run: one where the session was brought back, one behind a cut cable.
+Test(part_store, parts_of_a_later_run_are_not_written_over) {
+  Store store;
+  take_in(store, offer(1, 7), Rows(4, 1));
+  PartOffer later = offer(1, 8);
+  later.triple.epoch = 2;
+  take_in(store, later, Rows(4, 2));
+  const auto refused = [&](PartOffer o) {
+    const auto receiver = PartReceiver::begin(*store, o);
+    return !receiver && receiver.error().code == Errc::kAlready;
+  };
+  PartOffer o = offer(1, 9);
+  cr_assert(refused(o));
+  o.keep = offer(1, 7).triple;  // which is in the other buffer
+  cr_assert(refused(o));
+  o.triple.epoch = 2;
+  o.keep = {};
+  cr_assert_not(refused(o));
+  cr_assert(has(store, later) && !has(store, offer(1, 7)));
+  // Who repairs knows that nothing whole can be made of the later one.
+  o = offer(1, 7);
+  o.newest = later.triple;
+  cr_assert_not(refused(o));
 }
 
 // Then the next checkpoint writes only what it has of its own.
@@ -595,6 +623,8 @@ Test(part_store, commits_that_break_a_rule_are_refused) {
   }
   cr_expect_eq(verdict([](Part&, PartCommit& c) { c.rows = 15; }), Errc::kDamaged, "too few rows");
   cr_expect_eq(verdict([](Part&, PartCommit& c) { c.triple = {}; }), Errc::kDamaged);
+  cr_expect_eq(verdict([](Part&, PartCommit& c) { c.sent_rows = 1; }), Errc::kDamaged,
+               "one is lost");
   cr_expect_eq(verdict([](Part&, PartCommit& c) { c.description_bytes = 64; }), Errc::kDamaged);
   cr_expect_eq(verdict([](Part& p, PartCommit&) { p.holders.resize(2); }), Errc::kDamaged);
   cr_expect_eq(verdict([](Part& p, PartCommit&) { p.extents[0].slot = 20; }), Errc::kDamaged);
