@@ -412,6 +412,7 @@ void Daemon::run(int stop_fd) {
     }
     uint64_t next = hub_ ? std::min(keep_links(now), hub_->next_tick_ns()) : look_ns;
     if (holder_) next = std::min(next, holder_->tick(now));
+    if (hub_) share_changes();
     replace_holders();
     look_around(now);
     drop_stale();

@@ -151,6 +151,7 @@ class Daemon : private LinkHandler {
   void on_states(LinkId link, uint16_t type, std::span<const uint8_t> payload);
   void on_ask_sessions(LinkId link, const format::AskSessions& question);
   void share_states(LinkId link);
+  void share_changes();
   std::vector<format::SessionEntry> sessions_here(const std::string& about);
   std::vector<format::SessionEntry> ask_own_thread(uint64_t client, const std::string& about);
   bool is_wanted(uint64_t client);
@@ -185,6 +186,7 @@ class Daemon : private LinkHandler {
     unsigned failures = 0;
     uint64_t gone_ns = 0;  // since when it cannot be reached, 0: it can, or nobody has tried
     std::string trouble;
+    uint64_t told_epoch = 0;  // NodeStates::epoch() when it was last sent the states
   };
   std::map<std::string, Peer> peers_;
   std::map<std::string, std::unique_ptr<Replicator>> sessions_;  // by hexadecimal id

@@ -228,6 +228,18 @@ void Daemon::share_states(LinkId link) {
   }
 }
 
+// Whose messages carry an earlier epoch than this node's does not know all changes yet.
+void Daemon::share_changes() {
+  const uint64_t epoch = states_->epoch();
+  hub_->set_epoch(epoch);
+  for (auto& [name, peer] : peers_) {
+    if (!peer.up || peer.told_epoch >= epoch) continue;
+    peer.told_epoch = epoch;
+    const auto status = hub_->status(peer.link);
+    if (status && status->peer_epoch < epoch) share_states(peer.link);
+  }
+}
+
 void Daemon::on_states(LinkId link, uint16_t type, std::span<const uint8_t> payload) {
   const auto theirs = read_node_states_message(payload.data(), payload.size());
   if (!theirs) return log_("a message about nodes' states was ignored: " + words(theirs.error()));

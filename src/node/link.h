@@ -157,7 +157,8 @@ class LinkHub : private TransportHandler {
   Result<void> open_block(LinkId id, const format::BlockSeal& seal, void* data, uint64_t bytes,
                           const uint64_t* xxh3 = nullptr);
 
-  // The epoch that all frames from now on carry. Must not fall.
+  // The epoch that all frames from now on carry (NodeStates::epoch()). A smaller one than before is
+  // passed over.
   void set_epoch(uint64_t epoch);
   Result<LinkStatus> status(LinkId id) const;
   // Both sides see the same: the node that connected is the one for which this is true.

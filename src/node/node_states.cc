@@ -33,6 +33,7 @@ NodeStates::NodeStates(const std::string& dir, bool durable,
       durable_(durable),
       log_(std::move(log)) {
   const auto loaded = load();
+  count_changes();
   if (loaded) return;
   const std::string aside = path_ + ".damaged";
   rename(path_.c_str(), aside.c_str());
@@ -69,6 +70,13 @@ Result<void> NodeStates::save(const std::map<std::string, NodeStateRecord>& reco
   return {};
 }
 
+// A version counts the changes of its node.
+void NodeStates::count_changes() {
+  uint64_t sum = 0;
+  for (const auto& [_, r] : records_) sum += r.version;
+  epoch_ = sum;
+}
+
 bool NodeStates::is_draining(const std::string& node) const {
   const std::lock_guard held(mutex_);
   const auto at = records_.find(node);
@@ -101,6 +109,7 @@ Result<bool> NodeStates::set(const std::string& node, bool draining) {
   changed[node] = r;
   CR_TRYV(save(changed));
   records_ = std::move(changed);
+  count_changes();
   return true;
 }
 
@@ -121,6 +130,7 @@ bool NodeStates::merge(const format::NodeStatesView& theirs) {
   if (said.empty()) return false;
   const auto saved = save(changed);
   records_ = std::move(changed);  // it is so, also if this node will have to ask again
+  count_changes();
   log_(said + (saved ? "" : "; " + path_ + ": " + words(saved.error())));
   return true;
 }

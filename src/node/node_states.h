@@ -7,6 +7,7 @@
 // Context: N; any thread. Doc: docs/store.md, docs/format/nodes.md.
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <map>
 #include <mutex>
@@ -32,11 +33,15 @@ class NodeStates {
   Result<bool> set(const std::string& node, bool draining);
   // What another node knows. true: something of it was new.
   bool merge(const format::NodeStatesView& theirs);
+  // How many changes are known here, of all nodes together; never falls, and is the same where the
+  // same is known. The links' messages carry it as the cluster's epoch (LinkHub::set_epoch()).
+  uint64_t epoch() const { return epoch_; }
   // A message with what is known here, from the nth record on; *ret_more: there are others.
   std::vector<uint8_t> message(uint64_t request, uint32_t skip, bool* ret_more) const;
 
  private:
   Result<void> load();
+  void count_changes();
   Result<void> save(const std::map<std::string, format::NodeStateRecord>& records) const;
 
   const std::string path_, dir_;
@@ -44,6 +49,7 @@ class NodeStates {
   const std::function<void(const std::string&)> log_;
   mutable std::mutex mutex_;  // of what follows
   std::map<std::string, format::NodeStateRecord> records_;
+  std::atomic<uint64_t> epoch_ = 0;
 };
 
 }  // namespace cr::node

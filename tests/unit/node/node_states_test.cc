@@ -71,6 +71,22 @@ Test(drained_nodes, are_remembered) {
             members[2].state == NodeState::kUp);
 }
 
+// It tells who knows less.
+Test(drained_nodes, the_epoch_counts_changes) {
+  Directory here, there;
+  NodeStates ours = here.open(), theirs = there.open();
+  cr_assert_eq(ours.epoch(), 0u);
+  cr_assert(*ours.set("b", true) && *ours.set("b", false) && *ours.set("c", true));
+  cr_assert(!*ours.set("c", true));
+  cr_assert_eq(ours.epoch(), 3u);
+  cr_assert(*theirs.set("d", true));
+  tell(ours, &theirs);
+  cr_assert_eq(theirs.epoch(), 4u);
+  tell(theirs, &ours);
+  cr_assert_eq(ours.epoch(), 4u);
+  cr_assert_eq(here.open().epoch(), 4u, "it is remembered");
+}
+
 Test(drained_nodes, a_name_that_is_none) {
   Directory d;
   NodeStates states = d.open();
