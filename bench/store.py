@@ -178,10 +178,10 @@ def coding(runs):
     """The table of parity against bare calls of ISA-L."""
     done = subprocess.run([common.program("erasure"), str(max(5, runs))], check=True,
                           capture_output=True, text=True)
-    line = (r"(\S+)\s+holders\s+(\S+)\s+image\s+(\S+)\s+bare\s+(\S+)\s+1 MiB\s+(\S+) GB/s"
+    line = (r"(\S+)\s+units\s+(\S+)\s+at once\s+(\S+)\s+bare\s+(\S+)\s+1 MiB\s+(\S+) GB/s"
             r"\s+(\d+) %")
     print(done.stdout, end="", flush=True)
-    return common.table(["parity", "parts by holder, GB/s", "an image, GB/s", "ISA-L at once, GB/s",
+    return common.table(["parity", "by units of 64 KiB, GB/s", "at once, GB/s", "ISA-L at once, GB/s",
                          "ISA-L by MiB, GB/s", "slower of ours / faster of ISA-L, %"],
                         re.findall(line, done.stdout))
 

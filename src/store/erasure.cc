@@ -16,8 +16,7 @@ constexpr size_t kTableBytes = 32;          // of ISA-L, for each coefficient
 constexpr size_t kMostCallBytes = 1 << 30;  // its lengths are of type int
 constexpr size_t kCacheBytes = 1 << 15;     // what is read and written again stays in the cache
 constexpr size_t kXorAlign = 32;            // xor_gen(3)'s
-constexpr size_t kUnitBytes = kUnitPages * kPageSize;
-constexpr size_t kMostPlans = 256;  // patterns of loss; then the cache starts anew
+constexpr size_t kMostPlans = 256;          // patterns of loss; then the cache starts anew
 
 std::vector<unsigned> members_of(PartSet set) {
   std::vector<unsigned> v;
@@ -38,6 +37,19 @@ PartSet lowest(PartSet set, unsigned count) {
 
 // ISA-L's pointers are not const, but what it reads it does not write.
 uint8_t* readable(const uint8_t* p) { return const_cast<uint8_t*>(p); }
+
+// into ^= from.
+void add_to(uint8_t* into, const uint8_t* from, size_t bytes) {
+  size_t i = 0;
+  for (; i + 32 <= bytes; i += 32) {  // words through locals, so that the compiler takes vectors
+    uint64_t x[4], y[4];
+    memcpy(x, into + i, sizeof(x));
+    memcpy(y, from + i, sizeof(y));
+    for (int w = 0; w < 4; w++) x[w] ^= y[w];
+    memcpy(into + i, x, sizeof(x));
+  }
+  for (; i < bytes; i++) into[i] ^= from[i];
+}
 
 // ret = sum of the inputs.
 void xor_all(const uint8_t* const* in, unsigned inputs, uint8_t* ret, size_t bytes) {
@@ -61,22 +73,6 @@ void xor_all(const uint8_t* const* in, unsigned inputs, uint8_t* ret, size_t byt
 }
 
 }  // namespace
-
-void difference(const uint8_t* a, const uint8_t* b, uint8_t* ret, size_t bytes) {
-  size_t i = 0;
-  for (; i + 32 <= bytes; i += 32) {  // words through locals, so that the compiler takes vectors
-    uint64_t x[4], y[4];
-    memcpy(x, a + i, sizeof(x));
-    memcpy(y, b + i, sizeof(y));
-    for (int w = 0; w < 4; w++) x[w] ^= y[w];
-    memcpy(ret + i, x, sizeof(x));
-  }
-  for (; i < bytes; i++) ret[i] = a[i] ^ b[i];
-}
-
-void add_to(uint8_t* into, const uint8_t* from, size_t bytes) {
-  difference(into, from, into, bytes);
-}
 
 Result<std::unique_ptr<Erasure>> Erasure::make(const Protection& protection) {
   if (protection.data < 1 || protection.data > kMostParts || protection.parity >= kMostParts ||
@@ -179,87 +175,6 @@ void Erasure::encode(const uint8_t* const* data, uint8_t* const* ret_parity, siz
   run(encode_, data, ret_parity, bytes);
 }
 
-void Erasure::encode_image(const uint8_t* image, uint64_t slots, uint64_t first_row, uint64_t rows,
-                           uint8_t* const* ret_parity) const {
-  alignas(64) static uint8_t zeros[kUnitBytes];  // never written
-  std::vector<uint8_t> last;                     // the unit in which the image ends
-  const uint8_t* data[kMostParts];
-  uint8_t* parity[kMostParts];
-  for (uint64_t done = 0; done < rows; done += kUnitPages) {
-    const uint64_t pages = std::min(kUnitPages, rows - done);
-    for (unsigned c = 0; c < data_; c++) {
-      const uint64_t slot = stripe().slot(first_row + done, c);
-      if (slot + pages <= slots) {
-        data[c] = image + slot * kPageSize;
-      } else if (slot >= slots) {
-        data[c] = zeros;
-      } else {
-        last.assign(kUnitBytes, 0);
-        memcpy(last.data(), image + slot * kPageSize, (slots - slot) * kPageSize);
-        data[c] = last.data();
-      }
-    }
-    for (unsigned m = 0; m < parity_; m++) parity[m] = ret_parity[m] + done * kPageSize;
-    run(encode_, data, parity, pages * kPageSize);
-  }
-}
-
-void Erasure::encode_parts(uint8_t* const* parts, uint64_t first_row, uint64_t rows) const {
-  const Stripe s = stripe();
-  const uint8_t* data[kMostParts];
-  uint8_t* parity[kMostParts];
-  for (uint64_t done = 0; done < rows;) {
-    const uint64_t row = first_row + done, n = Stripe::run(row, rows - done);
-    for (unsigned p = 0; p < s.parts(); p++) {
-      uint8_t* at = parts[s.holder(row, p)] + done * kPageSize;
-      if (p < data_) {
-        data[p] = at;
-      } else {
-        parity[p - data_] = at;
-      }
-    }
-    run(encode_, data, parity, n * kPageSize);
-    done += n;
-  }
-}
-
-bool Erasure::valid(unsigned m, std::span<const Change> changes) const {
-  if (m >= parity_) return false;
-  return std::ranges::all_of(changes, [&](const Change& c) { return c.column < data_; });
-}
-
-void Erasure::add(unsigned m, std::span<const Change> changes, uint8_t* parity,
-                  size_t bytes) const {
-  for (size_t done = 0; done < bytes; done += kCacheBytes) {
-    const size_t n = std::min(kCacheBytes, bytes - done);
-    uint8_t* at = parity + done;
-    for (const Change& c : changes) {
-      if (encode_.ones) {
-        add_to(at, c.delta + done, n);
-      } else {
-        uint8_t* tables = const_cast<uint8_t*>(&encode_.tables[m * data_ * kTableBytes]);
-        ec_encode_data_update(static_cast<int>(n), static_cast<int>(data_), 1,
-                              static_cast<int>(c.column), tables, readable(c.delta) + done, &at);
-      }
-    }
-  }
-}
-
-Result<void> Erasure::update(unsigned m, std::span<const Change> changes, uint8_t* parity,
-                             size_t bytes) const {
-  if (!valid(m, changes)) return Error{Errc::kInvalid, 0, "a part that does not exist"};
-  add(m, changes, parity, bytes);
-  return {};
-}
-
-Result<void> Erasure::contribution(unsigned m, std::span<const Change> changes, uint8_t* ret_sum,
-                                   size_t bytes) const {
-  if (!valid(m, changes)) return Error{Errc::kInvalid, 0, "a part that does not exist"};
-  memset(ret_sum, 0, bytes);
-  add(m, changes, ret_sum, bytes);
-  return {};
-}
-
 Result<void> Erasure::decode(PartSet have, const uint8_t* const* parts, PartSet want,
                              uint8_t* const* ret_parts, size_t bytes, std::string* ret_text) const {
   const PartSet all = first_parts(stripe().parts());
@@ -281,43 +196,12 @@ Result<void> Erasure::decode(PartSet have, const uint8_t* const* parts, PartSet 
   return {};
 }
 
-Result<void> Erasure::decode_parts(PartSet have, const uint8_t* const* parts, PartSet want,
-                                   uint8_t* const* ret_parts, uint64_t first_row, uint64_t rows,
-                                   std::string* ret_text) const {
-  const Stripe s = stripe();
-  have &= first_parts(s.parts());
-  want &= first_parts(s.parts());
-  if (static_cast<unsigned>(std::popcount(have)) < data_) {
-    *ret_text = missing_text(have, true);
-    return Error{Errc::kNotWhole, 0, "too few parts are there"};
-  }
-  for (uint64_t done = 0; done < rows;) {
-    const uint64_t row = first_row + done, n = Stripe::run(row, rows - done);
-    const uint8_t* in[kMostParts] = {};
-    uint8_t* out[kMostParts] = {};
-    PartSet have_now = 0, want_now = 0;
-    for (const unsigned h : members_of(have)) {
-      in[s.part(row, h)] = parts[h] + done * kPageSize;
-      have_now |= PartSet{1} << s.part(row, h);
-    }
-    for (const unsigned h : members_of(want)) {
-      out[s.part(row, h)] = ret_parts[h] + done * kPageSize;
-      want_now |= PartSet{1} << s.part(row, h);
-    }
-    CR_TRYV(decode(have_now, in, want_now, out, n * kPageSize, ret_text));
-    done += n;
-  }
-  return {};
-}
-
-std::string Erasure::missing_text(PartSet have, bool by_holder) const {
+std::string Erasure::missing_text(PartSet have) const {
   const PartSet all = first_parts(stripe().parts());
   std::string names;
   for (const unsigned p : members_of(all & ~have)) {
     names += names.empty() ? "" : ", ";
-    if (by_holder) {
-      names += "holder " + std::to_string(p);
-    } else if (data_ == 1) {
+    if (data_ == 1) {
       names += "copy " + std::to_string(p);
     } else {
       names += p < data_ ? "data " + std::to_string(p) : "parity " + std::to_string(p - data_);

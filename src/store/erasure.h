@@ -24,7 +24,6 @@
 #include <map>
 #include <memory>
 #include <mutex>
-#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -70,19 +69,10 @@ struct Stripe {
     const uint64_t rest = slots % (kUnitPages * data);
     return slots / (kUnitPages * data) * kUnitPages + (rest < kUnitPages ? rest : kUnitPages);
   }
-  // From `row` on, how many of these rows the holders keep the same logical parts of.
-  static constexpr uint64_t run(uint64_t row, uint64_t rows) {
-    const uint64_t left = kRotateRows - row % kRotateRows;
-    return left < rows ? left : rows;
-  }
 };
 
 // A set of parts or holders: bit i is part i. K + M is at most 64.
 using PartSet = uint64_t;
-
-// ret = a ^ b and into ^= from. The memories are the same or do not overlap.
-void difference(const uint8_t* a, const uint8_t* b, uint8_t* ret, size_t bytes);
-void add_to(uint8_t* into, const uint8_t* from, size_t bytes);
 
 // The coding of one K and M. Lengths are in bytes and any, memory needs no alignment, but is faster
 // at multiples of 64. Thread-safe.
@@ -96,26 +86,6 @@ class Erasure {
 
   // All parity of `bytes` bytes: data has K pointers, ret_parity M.
   void encode(const uint8_t* const* data, uint8_t* const* ret_parity, size_t bytes) const;
-  // The same of rows first_row.. of an image of so many slots in memory. ret_parity[m] gets these
-  // rows of logical part K + m, one after the other. first_row must be a multiple of 16.
-  void encode_image(const uint8_t* image, uint64_t slots, uint64_t first_row, uint64_t rows,
-                    uint8_t* const* ret_parity) const;
-  // The same where the parts lie by holder: parts[h] are rows first_row.. of what holder h keeps.
-  // Data rows are read, parity rows written.
-  void encode_parts(uint8_t* const* parts, uint64_t first_row, uint64_t rows) const;
-
-  // What changed in one column: new ^ old.
-  struct Change {
-    unsigned column;
-    const uint8_t* delta;
-  };
-  // Parity m of the same bytes follows: parity += sum of coefficient * delta. Each column may come
-  // once or often. A column or m that does not exist is kInvalid, and nothing is changed.
-  Result<void> update(unsigned m, std::span<const Change> changes, uint8_t* parity,
-                      size_t bytes) const;
-  // The sum alone; who has the parity makes add_to(parity, sum) of it and needs no matrix.
-  Result<void> contribution(unsigned m, std::span<const Change> changes, uint8_t* ret_sum,
-                            size_t bytes) const;
 
   // Rebuilds the parts in `want` from those in `have`; all pointers by logical part (K + M of them;
   // those outside the set are not looked at). K parts are read, the lowest of `have`; `want` may
@@ -123,13 +93,8 @@ class Erasure {
   // Wrong bytes give wrong bytes: checksums are the caller's.
   Result<void> decode(PartSet have, const uint8_t* const* parts, PartSet want,
                       uint8_t* const* ret_parts, size_t bytes, std::string* ret_text) const;
-  // The same for rows first_row.. by holder.
-  Result<void> decode_parts(PartSet have, const uint8_t* const* parts, PartSet want,
-                            uint8_t* const* ret_parts, uint64_t first_row, uint64_t rows,
-                            std::string* ret_text) const;
-  // "rs:4+2 needs 4 of its 6 parts, but only 3 are there; missing: data 1, data 3, parity 0", or
-  // "holder 1, ..." if the set is one of holders.
-  std::string missing_text(PartSet have, bool by_holder = false) const;
+  // "rs:4+2 needs 4 of its 6 parts, but only 3 are there; missing: data 1, data 3, parity 0"
+  std::string missing_text(PartSet have) const;
 
  private:
   // Linear combinations: each output is the sum of coefficients times the inputs.
@@ -146,8 +111,6 @@ class Erasure {
   std::shared_ptr<const Plan> plan(PartSet inputs, PartSet outputs) const;
   std::vector<uint8_t> rows_of(const std::vector<unsigned>& parts) const;
   static void run(const Plan& plan, const uint8_t* const* in, uint8_t* const* ret, size_t bytes);
-  void add(unsigned m, std::span<const Change> changes, uint8_t* parity, size_t bytes) const;
-  bool valid(unsigned m, std::span<const Change> changes) const;
 
   const Protection protection_;
   const unsigned data_, parity_;

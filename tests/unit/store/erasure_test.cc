@@ -18,7 +18,6 @@
 namespace {
 
 using cr::kPageSize;
-using cr::store::add_to;
 using cr::store::Erasure;
 using cr::store::kRotateRows;
 using cr::store::parse_protection;
@@ -240,17 +239,6 @@ Test(stripe, each_row_has_each_part_once_and_parity_goes_round) {
   }
 }
 
-Test(stripe, holders_keep_the_same_parts_for_a_run) {
-  const Stripe s(3, 2);
-  for (uint64_t row = 0; row < 1000; row++) {
-    const uint64_t n = Stripe::run(row, 5000);
-    cr_assert(n >= 1);
-    for (uint64_t i = 0; i < n; i++) cr_assert_eq(s.part(row, 0), s.part(row + i, 0));
-    cr_assert_neq(s.part(row, 0), s.part(row + n, 0));
-    cr_assert_eq(Stripe::run(row, 1), 1u);
-  }
-}
-
 Test(erasure, the_matrix_is_the_documented_one) {
   for (unsigned k = 1; k <= 32; k++) {
     for (unsigned m = 1; m <= 32; m++) {
@@ -317,8 +305,6 @@ Test(erasure, nothing_is_written_beyond_the_length) {
       std::vector<uint8_t*> out;
       for (Bytes& b : memory) out.push_back(b.data() + 64);
       erasure->encode(parts.at.data(), out.data(), bytes);
-      const Erasure::Change change{0, parts.at[0]};
-      cr_assert(erasure->update(m - 1, {&change, 1}, out[m - 1], bytes).has_value());
       for (const Bytes& b : memory) {
         for (size_t i = 0; i < 64; i++) {
           cr_assert(b[i] == 0xa5 && b[64 + bytes + i] == 0xa5, "%u+%u, %zu bytes", k, m, bytes);
@@ -390,59 +376,11 @@ Test(erasure, fewer_than_k_parts_are_refused_and_the_missing_ones_named) {
   // Parts that do not exist do not count.
   r = erasure->decode(0b010101 | PartSet{0xff} << 32, parts.at.data(), 0b10, ret, 64, &text);
   cr_assert_not(r.has_value());
-  r = erasure->decode_parts(0b1, parts.at.data(), 0b10, ret, 0, 0, &text);
-  cr_assert_not(r.has_value());
-  cr_assert(text.find("only 1 is there; missing: holder 1, holder 2,") != std::string::npos, "%s",
-            text.c_str());
   auto copies = Erasure::make({Kind::kReplica, 1, 2});
   text = (*copies)->missing_text(0);
   cr_assert_str_eq(text.c_str(),
                    "replica:3 needs 1 of its 3 parts, but none is there; missing: copy 0, copy 1, "
                    "copy 2");
-}
-
-Test(erasure, a_delta_gives_the_parity_that_encoding_gives) {
-  Random random(cr_test::test_seed());
-  for (const auto& [k, m] : {std::pair{1u, 2u}, {4u, 1u}, {4u, 2u}, {8u, 2u}, {10u, 6u}}) {
-    const auto erasure = make(k, m);
-    for (const size_t bytes : {1u, 63u, 64u, 65u, 4096u, 3u * 4096u, 70001u}) {
-      Parts parts(*erasure, random, bytes, random.below(2));
-      std::vector<Bytes> deltas;
-      std::vector<Erasure::Change> changes;
-      for (unsigned c = 0; c < k; c++) {
-        if (k > 1 && random.one_in(2)) continue;
-        const Bytes fresh = random_bytes(random, bytes);
-        deltas.emplace_back(bytes);
-        cr::store::difference(fresh.data(), parts.at[c], deltas.back().data(), bytes);
-        changes.push_back({c, deltas.back().data()});
-        memcpy(parts.at[c], fresh.data(), bytes);
-      }
-      for (unsigned i = 0; i < m; i++) {
-        Bytes sum(bytes, 0x11), apart(parts.at[k + i], parts.at[k + i] + bytes);
-        cr_assert(erasure->contribution(i, changes, sum.data(), bytes).has_value());
-        add_to(apart.data(), sum.data(), bytes);
-        cr_assert(erasure->update(i, changes, parts.at[k + i], bytes).has_value());
-        cr_assert(parts.same(k + i, apart.data()), "the contribution is not what update() adds");
-      }
-      std::vector<Bytes> memory(m, Bytes(bytes));
-      std::vector<uint8_t*> expected;
-      for (Bytes& b : memory) expected.push_back(b.data());
-      erasure->encode(parts.at.data(), expected.data(), bytes);
-      for (unsigned i = 0; i < m; i++) {
-        cr_assert(parts.same(k + i, expected[i]), "%u+%u, %zu bytes", k, m, bytes);
-      }
-    }
-  }
-}
-
-Test(erasure, a_delta_of_no_such_part_changes_nothing) {
-  const auto erasure = make(4, 2);
-  Bytes delta(64, 1), parity(64, 2);
-  const Erasure::Change changes[] = {{0, delta.data()}, {4, delta.data()}};
-  cr_assert_not(erasure->update(0, changes, parity.data(), 64).has_value());
-  cr_assert_not(erasure->update(2, {changes, 1}, parity.data(), 64).has_value());
-  cr_assert_not(erasure->contribution(0, changes, parity.data(), 64).has_value());
-  cr_assert(parity == Bytes(64, 2));
 }
 
 Test(erasure, a_wrong_byte_is_not_masked) {
@@ -464,74 +402,6 @@ Test(erasure, a_wrong_byte_is_not_masked) {
       }
       Parts again(*erasure, random, 200);
       parts = std::move(again);
-    }
-  }
-}
-
-Test(erasure, an_image_has_the_parity_of_its_slots) {
-  Random random(cr_test::test_seed());
-  for (const auto& [k, m] : {std::pair{1u, 1u}, {3u, 1u}, {3u, 2u}, {4u, 6u}}) {
-    const auto erasure = make(k, m);
-    const Stripe s = erasure->stripe();
-    for (const uint64_t slots : {1u, 15u, 16u, 17u, 47u, 49u, 101u, 200u}) {
-      const Bytes image = random_bytes(random, slots * kPageSize);
-      const uint64_t rows = s.rows(slots);
-      // The columns as place() says, the rest zeros.
-      std::vector<Bytes> columns(k + m, Bytes(rows * kPageSize));
-      for (uint64_t slot = 0; slot < slots; slot++) {
-        const auto [row, column] = s.place(slot);
-        memcpy(&columns[column][row * kPageSize], &image[slot * kPageSize], kPageSize);
-      }
-      std::vector<uint8_t*> at;
-      for (Bytes& b : columns) at.push_back(b.data());
-      erasure->encode(at.data(), at.data() + k, rows * kPageSize);
-      const uint64_t first = rows > 16 ? 16 : 0;  // from any unit on
-      std::vector<Bytes> parity(m, Bytes((rows - first) * kPageSize));
-      std::vector<uint8_t*> ret;
-      for (Bytes& b : parity) ret.push_back(b.data());
-      erasure->encode_image(image.data(), slots, first, rows - first, ret.data());
-      for (unsigned i = 0; i < m; i++) {
-        cr_assert_eq(memcmp(ret[i], at[k + i] + first * kPageSize, parity[i].size()), 0,
-                     "%u+%u, %lu slots", k, m, slots);
-      }
-    }
-  }
-}
-
-Test(erasure, parts_by_holder_are_rotated_and_come_back) {
-  Random random(cr_test::test_seed());
-  for (const auto& [k, m] : {std::pair{1u, 1u}, {3u, 1u}, {3u, 2u}}) {
-    const auto erasure = make(k, m);
-    const Stripe s = erasure->stripe();
-    const uint64_t first = 2 * kRotateRows - 7, rows = kRotateRows + 30;  // three turns, two cut
-    std::vector<Bytes> parts;
-    for (unsigned h = 0; h < k + m; h++) parts.push_back(random_bytes(random, rows * kPageSize));
-    std::vector<uint8_t*> at;
-    for (Bytes& b : parts) at.push_back(b.data());
-    erasure->encode_parts(at.data(), first, rows);
-    // Row by row it is what encode() makes of the logical parts.
-    for (uint64_t i = 0; i < rows; i++) {
-      std::vector<uint8_t*> row(k + m);
-      for (unsigned h = 0; h < k + m; h++) row[s.part(first + i, h)] = at[h] + i * kPageSize;
-      std::vector<Bytes> memory(m, Bytes(kPageSize));
-      std::vector<uint8_t*> parity;
-      for (Bytes& b : memory) parity.push_back(b.data());
-      erasure->encode(row.data(), parity.data(), kPageSize);
-      for (unsigned p = 0; p < m; p++) {
-        cr_assert_eq(memcmp(parity[p], row[k + p], kPageSize), 0, "%u+%u, row %lu", k, m, i);
-      }
-    }
-    for (PartSet lost = 0; lost < PartSet{1} << (k + m); lost++) {
-      if (static_cast<unsigned>(std::popcount(lost)) > m) continue;
-      std::vector<Bytes> memory(k + m, Bytes(rows * kPageSize));
-      std::vector<uint8_t*> out;
-      for (Bytes& b : memory) out.push_back(b.data());
-      std::string text;
-      cr_assert(erasure->decode_parts(~lost, at.data(), lost, out.data(), first, rows, &text)
-                    .has_value());
-      for (unsigned h = 0; h < k + m; h++) {
-        if ((lost >> h & 1) != 0) cr_assert(memory[h] == parts[h], "%u+%u, holder %u", k, m, h);
-      }
     }
   }
 }
@@ -558,7 +428,6 @@ Test(erasure, without_parity_there_is_nothing_to_compute) {
   Bytes data(kPageSize, 3);
   const uint8_t* in[] = {data.data()};
   (*erasure)->encode(in, nullptr, data.size());
-  (*erasure)->encode_image(data.data(), 1, 0, 1, nullptr);
   std::string text;
   cr_assert_not((*erasure)->decode(0, in, 1, nullptr, 1, &text).has_value());
   cr_assert_str_eq(text.c_str(), "none needs 1 of its 1 parts, but none is there; missing: copy 0");
