@@ -8,14 +8,11 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/file.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 
 #include "node/address.h"
-#include "node/unix_address.h"
 #include "rawsys/rawsys.h"
 
 namespace cr::node {
@@ -70,6 +67,7 @@ Result<std::unique_ptr<Daemon>> Daemon::create(NodeConfig config,
                           : strerror(e));
     return Error{Errc::kBusy, e, "locking the store"};
   }
+  d->remove_old_repairs();
   d->states_ = std::make_unique<NodeStates>(d->config_.store_dir, d->config_.durable, d->log_);
   d->posted_ = os::Fd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!d->posted_) return Error{Errc::kSystem, errno, "eventfd"};
@@ -93,47 +91,11 @@ Daemon::~Daemon() {
     held.unlock();
     thread.join();
   }
+  store_->leave();
+  threads_.reset();  // while what its jobs use is there: sessions' parts, Holder::cache_
   sessions_.clear();
   holder_.reset();
-  store_->leave();
-  threads_.reset();
   if (listen_ && is_socket_ours()) unlink(config_.socket_path.c_str());
-}
-
-Result<void> Daemon::listen(std::string* ret_text) {
-  const std::string& path = config_.socket_path;
-  CR_TRY(const UnixAddress address, unix_address(path, ret_text));
-  os::Fd probe(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  if (connect(probe.get(), address.get(), sizeof(address.address)) == 0) {
-    *ret_text = path + ": another crstored listens there; stop it, or name another with --socket";
-    return Error{Errc::kBusy, EADDRINUSE, "the socket is in use"};
-  }
-  unlink(path.c_str());  // of one that was killed
-  listen_ = os::Fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  const mode_t mask = umask(config_.for_all_users ? 0111 : 0177);
-  const int bound = bind(listen_.get(), address.get(), sizeof(address.address));
-  const int e = errno;
-  umask(mask);
-  if (bound != 0 || ::listen(listen_.get(), 64) != 0) {
-    *ret_text = path + ": cannot listen there: " + strerror(bound != 0 ? e : errno) +
-                "; name another socket with --socket";
-    listen_.reset();
-    return Error{Errc::kSystem, e, "listening"};
-  }
-  struct stat st {};
-  if (stat(path.c_str(), &st) == 0) {
-    socket_device_ = st.st_dev;
-    socket_inode_ = st.st_ino;
-  }
-  if (config_.socket_link.empty() || config_.socket_link == path) return {};
-  const std::string fresh = config_.socket_link + ".new";
-  unlink(fresh.c_str());
-  if (symlink(path.c_str(), fresh.c_str()) != 0 ||
-      rename(fresh.c_str(), config_.socket_link.c_str()) != 0) {
-    *ret_text = config_.socket_link + ": cannot be made: " + strerror(errno);
-    return Error{Errc::kSystem, errno, "making the link to the socket"};
-  }
-  return {};
 }
 
 Cluster::Options Daemon::cluster_options() const {
@@ -347,7 +309,7 @@ RequestContext Daemon::context_of(uint64_t client, uint32_t uid, uint32_t gid) {
     return ask_own_thread(client, about);
   };
   context.look_soon = [this] { later([this] { look_ns_ = std::min(look_ns_, now_ns()); }); };
-  context.repair_dir = config_.store_dir + "/repair";
+  context.repair_dir = repair_dir();
   context.repair = [this, client](ProtectedSession s, std::vector<std::string> old,
                                   std::vector<Member> members) {
     later([this, s, old, members, client] { begin_repair(s, old, members, client); });

@@ -80,6 +80,7 @@ class Daemon : private LinkHandler {
     bool done = false;
   };
   explicit Daemon(NodeConfig config) : config_(std::move(config)) {}
+  Result<void> make_way(std::string* ret_text);
   Result<void> listen(std::string* ret_text);
   Result<void> start_links(std::string* ret_text);
   uint64_t start_links_late(uint64_t now);
@@ -111,6 +112,8 @@ class Daemon : private LinkHandler {
   void on_level(Client& c);
   std::string link_trouble(const std::string& node) const;
   void client_gone(Client& c);
+  void leave_session(Client& c);
+  void take_session(Client& c, const std::string& id);
 
   // Level 3 (daemon_flush.cc). Of a session that is protected here, by its hexadecimal id.
   void start_flush();
@@ -129,6 +132,8 @@ class Daemon : private LinkHandler {
     std::string dir;  // of that image
     uint64_t client = 0;
   };
+  std::string repair_dir() const { return config_.store_dir + "/repair"; }
+  void remove_old_repairs() const;
   void begin_repair(ProtectedSession session, const std::vector<std::string>& old,
                     const std::vector<Member>& members, uint64_t client);
   void end_repair(const Replicator& r);

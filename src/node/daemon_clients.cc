@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: MIT
-// daemon_clients.cc - the control socket: who may connect, the requests of sessions and tools, what
-// they are told. See daemon.h.
+// daemon_clients.cc - the requests of sessions and tools, and what they are told. See daemon.h; the
+// socket itself is in daemon_socket.cc.
 // Invariant: no request waits for another node or for a disk here: those that would have a thread
 // of their own (Daemon::begin_work).
 // Context: N; the daemon's own thread. Doc: docs/store.md, crstored(8).
 #include <errno.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -20,54 +19,7 @@ namespace {
 
 using rawsys::now_ns;
 
-constexpr size_t kMostRequestBytes = 1 << 20, kMostClients = 1024;
-
 }  // namespace
-
-void Daemon::accept_client() {
-  os::Fd fd(accept4(listen_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
-  if (!fd) return;
-  ucred peer{};
-  socklen_t bytes = sizeof(peer);
-  if (getsockopt(fd.get(), SOL_SOCKET, SO_PEERCRED, &peer, &bytes) != 0) return;
-  const bool mine = config_.for_all_users || peer.uid == geteuid() || peer.uid == 0;
-  if (!mine || clients_.size() >= kMostClients) return;
-  Client c;
-  c.fd = std::move(fd);
-  c.number = next_client_++;
-  c.uid = peer.uid;
-  c.gid = peer.gid;
-  {
-    const std::lock_guard held(mutex_);
-    present_.insert(c.number);
-  }
-  clients_.push_back(std::move(c));
-}
-
-bool Daemon::flush_client(Client& c) {
-  while (!c.out.empty()) {
-    const ssize_t n = send(c.fd.get(), c.out.data(), c.out.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0 && errno == EAGAIN) return c.out.size() < 16 * kMostRequestBytes;
-    if (n < 0) return false;
-    c.out.erase(0, static_cast<size_t>(n));
-  }
-  return true;
-}
-
-bool Daemon::read_client(Client& c) {
-  char buffer[65536];
-  const ssize_t n = recv(c.fd.get(), buffer, sizeof(buffer), MSG_DONTWAIT);
-  if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) return false;
-  if (n < 0) return true;
-  c.in.append(buffer, static_cast<size_t>(n));
-  for (size_t line; (line = c.in.find('\n')) != std::string::npos;) {
-    const Json request = parse_json(c.in.substr(0, line));
-    c.in.erase(0, line + 1);
-    on_request(c, request);
-  }
-  return c.in.size() < kMostRequestBytes;
-}
 
 void Daemon::answer(uint64_t client, const Json& message) {
   for (Client& c : clients_) {
@@ -148,6 +100,10 @@ void Daemon::on_protect(Client& c, const Json& request) {
   auto placed = holders(place, &text);
   if (!placed) return answer(c.number, failure(text));
   const std::string id = to_hex(s.id);
+  if (const auto at = sessions_.find(id);
+      at != sessions_.end() && !may_see(c.uid, at->second->session().uid)) {
+    return answer(c.number, failure("this session is another user's"));
+  }
   auto r = Replicator::make(node_for([this](const Replicator& k) { tell_safety(k); }), s,
                             placed->holders);
   if (!r) return answer(c.number, failure(r.error().what));
@@ -155,7 +111,7 @@ void Daemon::on_protect(Client& c, const Json& request) {
   (void)store_->note_source(s.id, s.dir);  // crrestore finds it by name only then
   sessions_[id] = std::move(*r);
   beside_.erase(id);
-  c.session = id;
+  take_session(c, id);
   log_("session " + s.name + " (" + id.substr(0, 8) + ") is protected by " +
        store::to_string(s.protection));
   Json j{{"ok", true},
@@ -257,12 +213,27 @@ void Daemon::client_gone(Client& c) {
     const std::lock_guard held(mutex_);
     present_.erase(c.number);
   }
+  leave_session(c);
+}
+
+void Daemon::leave_session(Client& c) {
   const auto s = sessions_.find(c.session);
   if (s == sessions_.end()) return;
   s->second->wake(now_ns());
   s->second->end();
   wake_flush(c.session);
   if (flush_) flush_->end(s->second->session().id);
+  c.session.clear();
+}
+
+// From now on this connection protects the session, and its end is the session's. One that did so
+// before may be one that its agent has given up.
+void Daemon::take_session(Client& c, const std::string& id) {
+  if (c.session != id) leave_session(c);
+  for (Client& other : clients_) {
+    if (other.session == id) other.session.clear();
+  }
+  c.session = id;
 }
 
 Json Daemon::status_json(uint32_t uid) {

@@ -4,6 +4,11 @@
 // Invariant: whoever asked is answered once, and an image that was made for it is removed, however
 // it ends.
 // Context: N; the daemon's own thread. Doc: docs/store.md, "What happens when".
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include <algorithm>
 
 #include "node/daemon.h"
@@ -18,6 +23,33 @@ using rawsys::now_ns;
 constexpr uint64_t kLookAgainNs = 1'000'000'000;
 
 }  // namespace
+
+// Images of repairs that were under way when an earlier crstored was killed. Only directories of
+// ours are entered, and only files are removed that make_image() makes.
+void Daemon::remove_old_repairs() const {
+  const std::string all = repair_dir();
+  const os::Fd dir(open(all.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+  struct stat st;
+  if (!dir || fstat(dir.get(), &st) != 0 || st.st_uid != geteuid()) return;
+  std::vector<std::string> names;
+  DIR* const d = opendir(all.c_str());
+  if (d == nullptr) return;
+  while (const dirent* e = readdir(d)) names.emplace_back(e->d_name);
+  closedir(d);
+  for (const std::string& name : names) {
+    SessionId id;
+    if (!from_hex(name, &id)) continue;
+    const std::string image = all + "/" + name, members = image + "/members";
+    if (lstat(image.c_str(), &st) != 0 || !S_ISDIR(st.st_mode) || st.st_uid != geteuid()) continue;
+    if (lstat(members.c_str(), &st) == 0 && !S_ISDIR(st.st_mode)) continue;
+    remove_image(image);
+    const bool gone = access(image.c_str(), F_OK) != 0;
+    log_(image + (gone ? ": an image that an interrupted repair had left was removed"
+                       : ": an interrupted repair has left it, and it cannot be removed: remove it "
+                         "by hand"));
+  }
+  rmdir(all.c_str());
+}
 
 void Daemon::begin_repair(ProtectedSession s, const std::vector<std::string>& old,
                           const std::vector<Member>& members, uint64_t client) {
