@@ -383,7 +383,8 @@ void remove_stale(const std::string& folder, const SessionId& id, uint64_t epoch
 }
 
 Result<FlushedFile> verify_flush(const std::string& path, std::string* ret_text,
-                                 const OnMakeProgress& progress) {
+                                 const OnMakeProgress& progress,
+                                 const std::function<bool()>& wanted) {
   const auto fail = [&](const Error& e, const std::string& what) {
     *ret_text = explain_flush(path, e, what);
     return e;
@@ -392,7 +393,8 @@ Result<FlushedFile> verify_flush(const std::string& path, std::string* ret_text,
   if (!file) return fail(file.error(), "");
   (*file)->read_all();
   std::string what;
-  auto checked = check_image_of(**file, progress, &what);
+  WantedSource source(**file, wanted);
+  auto checked = check_image_of(source, progress, &what);
   if (!checked) return fail(checked.error(), what);
   auto flushed = read_flushed(path);
   if (!flushed) return fail(flushed.error(), "");

@@ -108,9 +108,10 @@ Result<unsigned> remove_flushed(const std::string& folder, const SessionId& id,
 void remove_stale(const std::string& folder, const SessionId& id, uint64_t epoch);
 
 // Reads every byte, and compares every page with METADATA. The text names the file, the cause and
-// the next step.
+// the next step. wanted: as of WantedSource.
 Result<FlushedFile> verify_flush(const std::string& path, std::string* ret_text,
-                                 const OnMakeProgress& progress = {});
+                                 const OnMakeProgress& progress = {},
+                                 const std::function<bool()>& wanted = {});
 // An error with a flushed file for people: the path, the cause, the next step.
 std::string explain_flush(const std::string& path, const Error& error,
                           const std::string& what = "");

@@ -5,6 +5,7 @@
 // Context: N; any thread. Doc: docs/store.md.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -23,8 +24,8 @@ class FlushLook {
  public:
   explicit FlushLook(std::string dir);
   const std::string& dir() const { return dir_; }
-  // nullopt: no answer in that time.
-  std::optional<FlushListing> list(uint64_t ns) const;
+  // nullopt: no answer in that time, or as long as somebody wanted it.
+  std::optional<FlushListing> list(uint64_t ns, const std::function<bool()>& wanted = {}) const;
 
  private:
   struct Shared;

@@ -62,15 +62,25 @@ FlushThread::FlushThread(FlushOptions options, uint64_t bytes_per_second, Events
   shared_->options = std::move(options);
   shared_->events = std::move(events);
   shared_->rate = std::make_shared<store::RateLimit>(bytes_per_second);
-  thread_ = std::thread([shared = shared_] { shared->run(); });
+  if (auto thread = os::Thread::start([shared = shared_] { shared->run(); })) {
+    thread_ = std::move(*thread);
+  }
+}
+
+void FlushThread::leave() {
+  const std::lock_guard held(shared_->mutex);
+  if (leave_ns_ == 0) leave_ns_ = now_ns();
+  shared_->stop = true;
+  shared_->changed.notify_all();
 }
 
 FlushThread::~FlushThread() {
+  leave();
   std::unique_lock held(shared_->mutex);
-  shared_->stop = true;
-  shared_->changed.notify_all();
-  const bool ended = shared_->changed.wait_for(held, std::chrono::nanoseconds(end_ns_),
-                                               [&] { return shared_->has_stopped; });
+  const uint64_t gone = std::min(now_ns() - leave_ns_, end_ns_);
+  const bool ended =
+      !thread_ || shared_->changed.wait_for(held, std::chrono::nanoseconds(end_ns_ - gone),
+                                            [&] { return shared_->has_stopped; });
   held.unlock();
   if (ended) {
     thread_.join();

@@ -10,11 +10,11 @@
 #include <memory>
 #include <optional>
 #include <string>
-#include <thread>
 #include <utility>
 #include <vector>
 
 #include "node/flusher.h"
+#include "os/thread.h"
 
 namespace cr::node {
 
@@ -37,6 +37,10 @@ class FlushThread {
   FlushThread(FlushOptions options, uint64_t bytes_per_second, Events events,
               uint64_t end_ns = kEndNs);
   ~FlushThread();
+  // false: the kernel has refused the thread; nothing is flushed.
+  bool is_running() const { return static_cast<bool>(thread_); }
+  // It is to end: what end_ns allows begins to pass.
+  void leave();
   FlushThread(const FlushThread&) = delete;
   FlushThread& operator=(const FlushThread&) = delete;
 
@@ -58,7 +62,8 @@ class FlushThread {
   struct Shared;
   const std::shared_ptr<Shared> shared_;  // the thread may outlive this object
   const uint64_t end_ns_;
-  std::thread thread_;
+  uint64_t leave_ns_ = 0;
+  os::Thread thread_;
 };
 
 }  // namespace cr::node

@@ -10,13 +10,13 @@
 
 #include <algorithm>
 #include <memory>
-#include <thread>
 #include <utility>
 
 #include "format/checksum.h"
 #include "format/image_reader.h"
 #include "os/fault.h"
 #include "os/fd.h"
+#include "os/thread.h"
 #include "store/buffer.h"
 #include "store/file.h"
 
@@ -290,9 +290,13 @@ Result<void> ImageMaker::copy_pages(const OnMakeProgress& progress, std::string*
       return now.error;
     }
     if (now.pages.empty()) break;
-    std::thread ahead([this, next = &batches[1 - i]] { get_batch(next); });
+    auto ahead = os::Thread::start([this, next = &batches[1 - i]] { get_batch(next); });
     const auto put = put_batch(now);
-    ahead.join();
+    if (ahead) {
+      ahead->join();
+    } else {
+      get_batch(&batches[1 - i]);
+    }
     if (!put) return put.error();
     for (const SlotPages& pages : now.pages) done += pages.pages * kPageSize;
     if (progress) progress({std::min(done, total), total});

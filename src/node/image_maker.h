@@ -35,6 +35,27 @@ class SlotSource {
   virtual Result<std::vector<SlotPages>> next(std::string* ret_text) = 0;
 };
 
+// The same as long as somebody waits for it.
+class WantedSource : public SlotSource {
+ public:
+  // wanted: may be empty.
+  WantedSource(SlotSource& from, const std::function<bool()>& wanted)
+      : from_(from), wanted_(wanted) {}
+  uint64_t slots() const override { return from_.slots(); }
+  const format::DescriptionView& description() const override { return from_.description(); }
+  Result<void> read(uint64_t slot, uint8_t* page, std::string* ret_text) override {
+    return from_.read(slot, page, ret_text);
+  }
+  Result<std::vector<SlotPages>> next(std::string* ret_text) override {
+    if (wanted_ && !wanted_()) return Error{Errc::kTimeout, 0, "nobody waits for it any more"};
+    return from_.next(ret_text);
+  }
+
+ private:
+  SlotSource& from_;
+  const std::function<bool()>& wanted_;
+};
+
 struct MakeProgress {
   uint64_t done_bytes = 0, total_bytes = 0;
 };

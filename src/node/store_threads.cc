@@ -2,22 +2,30 @@
 // store_threads.cc - see store_threads.h. Invariant: as there. Context: N.
 #include "node/store_threads.h"
 
+#include <chrono>
 #include <utility>
 
 namespace cr::node {
 
 StoreThreads::StoreThreads(unsigned count, std::function<void(Task)> later)
     : later_(std::move(later)) {
-  for (unsigned i = 0; i < count; i++) threads_.emplace_back([this] { work(); });
+  for (unsigned i = 0; i < count; i++) {
+    auto thread = os::Thread::start([this] { work(); });
+    if (!thread) return;  // fewer do
+    threads_.push_back(std::move(*thread));
+  }
 }
 
 StoreThreads::~StoreThreads() {
-  {
-    const std::lock_guard held(mutex_);
-    stop_ = true;
-  }
+  (void)end(0);
+  threads_.clear();
+}
+
+bool StoreThreads::end(uint64_t ns) {
+  std::unique_lock held(mutex_);
+  stop_ = true;
   changed_.notify_all();
-  for (std::thread& t : threads_) t.join();
+  return changed_.wait_for(held, std::chrono::nanoseconds(ns), [this] { return at_work_ == 0; });
 }
 
 void StoreThreads::run(const Key& key, Task job, Task done) {
@@ -42,12 +50,15 @@ void StoreThreads::work() {
     Job job = std::move(q.jobs.front());
     q.jobs.pop_front();
     q.busy = true;
+    at_work_++;
     held.unlock();
     job.work();
     // The job ends in the daemon's thread, with all that it kept.
     later_([job = std::move(job)] { job.done(); });
     held.lock();
     q.busy = false;
+    at_work_--;
+    if (stop_) changed_.notify_all();
     if (q.jobs.empty()) {
       queues_.erase(key);
     } else {

@@ -12,10 +12,10 @@
 #include <functional>
 #include <map>
 #include <mutex>
-#include <thread>
 #include <vector>
 
 #include "node/part_store.h"
+#include "os/thread.h"
 
 namespace cr::node {
 
@@ -23,11 +23,18 @@ class StoreThreads {
  public:
   using Key = std::pair<SessionId, unsigned>;  // a session, and a holder of its parts
   using Task = std::function<void()>;
+  // Instead of a holder's number: a session as a whole; with SessionId{}: listings, nodes' states.
+  static constexpr unsigned kWhole = ~0u, kListings = ~0u - 1, kStates = ~0u - 2;
 
   // later: has the daemon's thread call a task; may be called from any thread.
   StoreThreads(unsigned count, std::function<void(Task)> later);
   // What has begun is finished; what has not is not begun, and nobody is told.
   ~StoreThreads();
+  // 0: the kernel has refused them all.
+  size_t size() const { return threads_.size(); }
+  // Begins nothing any more, and waits so long for what has begun. false: it does not come to its
+  // end.
+  bool end(uint64_t ns);
   StoreThreads(const StoreThreads&) = delete;
   StoreThreads& operator=(const StoreThreads&) = delete;
 
@@ -50,7 +57,8 @@ class StoreThreads {
   std::map<Key, Queue> queues_;
   std::deque<Key> ready_;  // queues with a job, none of them busy
   bool stop_ = false;
-  std::vector<std::thread> threads_;
+  unsigned at_work_ = 0;
+  std::vector<os::Thread> threads_;
 };
 
 }  // namespace cr::node

@@ -8,7 +8,9 @@
 #include <criterion/criterion.h>
 
 #include <atomic>
+#include <chrono>
 #include <memory>
+#include <thread>
 
 namespace {
 
