@@ -193,8 +193,8 @@ std::string PartStore::session_dir(const SessionId& id) const {
   return dir_ + "/sessions/" + to_hex(id);
 }
 
-std::vector<PartEntry> PartStore::list(const SessionId* only,
-                                       std::vector<std::string>* ret_bad) const {
+std::vector<PartEntry> PartStore::list(const SessionId* only, std::vector<std::string>* ret_bad,
+                                       const std::function<bool()>& wanted) const {
   const OwnRights rights;
   std::vector<std::string> sessions;
   if (only != nullptr) {
@@ -203,19 +203,30 @@ std::vector<PartEntry> PartStore::list(const SessionId* only,
     sessions = names_in(dir_ + "/sessions");
   }
   std::vector<PartEntry> all;
+  std::set<std::string> seen;
   for (const std::string& session : sessions) {
+    if (wanted && !wanted()) return all;
     const std::string dir = dir_ + "/sessions/" + session;
     std::vector<PartEntry> of_session;
     for (const std::string& name : names_in(dir)) {
       unsigned holder = 0;
       if (!is_part_name(name, &holder)) continue;
-      const store::PartState s = store::load_part_copy(dir + "/" + name);
+      const std::string path = dir + "/" + name;
+      seen.insert(path);
+      PartStamp stamp;
+      if (const auto known = listing_.find(path, &stamp)) {
+        of_session.push_back(*known);
+        continue;
+      }
+      const store::PartState s = store::load_part_copy(path);
       SessionId id;
       if (s.part && from_hex(session, &id) && is_of(*s.part, id, holder)) {
         of_session.push_back(entry_of(*s.part));
+        if (memcmp(stamp.header.data(), &s.part->view.header, stamp.header.size()) == 0) {
+          listing_.note(path, stamp, of_session.back());
+        }
       } else if (ret_bad != nullptr && s.error.code != Errc::kNotWhole) {
-        ret_bad->push_back(dir + "/" + name + ": " +
-                           (s.part ? "it is another session's part" : s.error.what));
+        ret_bad->push_back(path + ": " + (s.part ? "it is another session's part" : s.error.what));
       }
     }
     std::ranges::sort(of_session, [](const PartEntry& a, const PartEntry& b) {
@@ -223,6 +234,7 @@ std::vector<PartEntry> PartStore::list(const SessionId* only,
     });
     all.insert(all.end(), of_session.begin(), of_session.end());
   }
+  if (only == nullptr) listing_.keep_only(seen);
   return all;
 }
 

@@ -10,6 +10,7 @@
 
 #include <array>
 #include <atomic>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -20,6 +21,7 @@
 #include <vector>
 
 #include "format/node_messages.h"
+#include "node/part_listing.h"
 #include "store/part_file.h"
 
 namespace cr::node {
@@ -50,8 +52,10 @@ class PartStore {
   // All whole parts, or those of one session, in the order of session, holder, triple. Files that
   // are no whole parts are left out; ret_bad, if not nullptr, gets a line for each that is neither
   // whole nor being written.
+  // wanted: may be empty; when it is false the rest is left out.
   std::vector<format::PartEntry> list(const SessionId* only = nullptr,
-                                      std::vector<std::string>* ret_bad = nullptr) const;
+                                      std::vector<std::string>* ret_bad = nullptr,
+                                      const std::function<bool()>& wanted = {}) const;
   // kNotFound: not here.
   Result<std::unique_ptr<store::LoadedPart>> load(const SessionId& id, unsigned holder,
                                                   const format::Triple& triple,
@@ -87,6 +91,7 @@ class PartStore {
 
   std::string dir_;
   bool durable_;
+  mutable PartListing listing_;
   std::atomic<bool> leaving_ = false;
   mutable std::mutex mutex_;                       // of what follows
   std::set<SessionId> synced_;                     // whose files' names are durable

@@ -670,3 +670,63 @@ Test(part_store, a_source_outlives_dropped_parts) {
   cr_assert_eq(*store->drop(session(1), 0, {1, 7, 7}), 1u);
   cr_assert_str_eq(store->source_of(session(1)).c_str(), "/home/u/x.image");
 }
+
+// What this process has read by system calls so far.
+uint64_t bytes_read() {
+  FILE* file = fopen("/proc/self/io", "r");
+  cr_assert_not_null(file);
+  unsigned long bytes = 0;
+  cr_assert_eq(fscanf(file, "rchar: %lu", &bytes), 1);
+  fclose(file);
+  return bytes;
+}
+
+Test(part_store, a_part_that_nobody_has_written_is_not_read_again) {
+  Store store;
+  const PartOffer o = offer(3, 1);
+  take_in(store, o, Rows(40, 7));
+  const auto cost = [&](std::vector<PartEntry>* ret) {
+    const uint64_t before = bytes_read();
+    *ret = store->list();
+    return bytes_read() - before;
+  };
+  std::vector<PartEntry> first, again;
+  const uint64_t all = cost(&first), header = cost(&again);
+  cr_assert_eq(first.size(), 1u);
+  cr_assert_eq(again.size(), 1u);
+  cr_assert_eq(memcmp(&first[0], &again[0], sizeof(PartEntry)), 0);
+  cr_assert_lt(header + 1000, all, "%lu bytes, then %lu", all, header);
+}
+
+Test(part_store, a_listing_tells_what_was_written_since_the_last_one) {
+  Store store;
+  take_in(store, offer(3, 1), Rows(40, 7));
+  cr_assert_eq(store->list().size(), 1u);
+  // The other buffer, then the first one again: the same path has another part.
+  for (uint64_t sequence = 2; sequence <= 4; sequence++) {
+    take_in(store, offer(3, sequence), Rows(40, sequence));
+    uint64_t newest = 0;
+    for (const PartEntry& e : store->list()) newest = std::max(newest, e.triple.sequence);
+    cr_assert_eq(newest, sequence);
+  }
+  // One that is being taken in counts no more than before.
+  const size_t whole = store->list().size();
+  auto receiver = begin(store, offer(3, 5));
+  cr_assert_eq(Chunk().add(0, 9).give_to(*receiver), Errc::kOk);
+  for (const PartEntry& e : store->list()) cr_assert_lt(e.triple.sequence, 5u);
+  cr_assert_lt(store->list().size(), whole + 1);
+  receiver.reset();
+  // Damage of what a listing reads, done by a write.
+  for (const auto& file : std::filesystem::directory_iterator(store->session_dir(session(3)))) {
+    const int fd = open(file.path().c_str(), O_RDWR | O_CLOEXEC);
+    const auto size = static_cast<off_t>(file.file_size());
+    uint8_t byte = 0;
+    cr_assert_eq(pread(fd, &byte, 1, size - 100), 1);
+    byte ^= 1;
+    cr_assert_eq(pwrite(fd, &byte, 1, size - 100), 1);
+    close(fd);
+  }
+  std::vector<std::string> bad;
+  cr_assert_eq(store->list(nullptr, &bad).size(), 0u, "a damaged part is listed");
+  cr_assert_gt(bad.size(), 0u);
+}
