@@ -33,7 +33,6 @@ NodeStates::NodeStates(const std::string& dir, bool durable,
       durable_(durable),
       log_(std::move(log)) {
   const auto loaded = load();
-  count_changes();
   if (loaded) return;
   const std::string aside = path_ + ".damaged";
   rename(path_.c_str(), aside.c_str());
@@ -49,7 +48,9 @@ Result<void> NodeStates::load() {
   memcpy(aligned.data(), text->data(), text->size());
   CR_TRY(const auto records,
          format::read_node_states(reinterpret_cast<const uint8_t*>(aligned.data()), text->size()));
-  for (const NodeStateRecord& r : records) records_[name_of(r)] = r;
+  std::map<std::string, NodeStateRecord> known;
+  for (const NodeStateRecord& r : records) known[name_of(r)] = r;
+  take(std::move(known));
   return {};
 }
 
@@ -70,8 +71,15 @@ Result<void> NodeStates::save(const std::map<std::string, NodeStateRecord>& reco
   return {};
 }
 
-// A version counts the changes of its node.
-void NodeStates::count_changes() {
+std::map<std::string, NodeStateRecord> NodeStates::records() const {
+  const std::lock_guard held(mutex_);
+  return records_;
+}
+
+void NodeStates::take(std::map<std::string, NodeStateRecord> changed) {
+  const std::lock_guard held(mutex_);
+  records_ = std::move(changed);
+  version_++;
   uint64_t sum = 0;
   for (const auto& [_, r] : records_) sum += r.version;
   epoch_ = sum;
@@ -96,26 +104,25 @@ Result<bool> NodeStates::set(const std::string& node, bool draining) {
   if (!format::is_wire_name(node.data(), node.size())) {
     return Error{Errc::kInvalid, EINVAL, "not a node's name"};
   }
-  const std::lock_guard held(mutex_);
-  const auto at = records_.find(node);
-  const bool is = at != records_.end() && at->second.draining != 0;
+  const std::lock_guard held(saving_);
+  auto changed = records();
+  const auto at = changed.find(node);
+  const bool is = at != changed.end() && at->second.draining != 0;
   if (is == draining) return false;
   NodeStateRecord r{};
   format::set_wire_name(r.node, node.data(), node.size());
-  r.version = at == records_.end() ? 1 : at->second.version + 1;
+  r.version = at == changed.end() ? 1 : at->second.version + 1;
   r.realtime_ns = rawsys::clock_ns(CLOCK_REALTIME);
   r.draining = draining ? 1 : 0;
-  auto changed = records_;
   changed[node] = r;
   CR_TRYV(save(changed));
-  records_ = std::move(changed);
-  count_changes();
+  take(std::move(changed));
   return true;
 }
 
 bool NodeStates::merge(const format::NodeStatesView& theirs) {
-  const std::lock_guard held(mutex_);
-  auto changed = records_;
+  const std::lock_guard held(saving_);
+  auto changed = records();
   std::string said;
   for (uint32_t i = 0; i < theirs.head.count; i++) {
     const NodeStateRecord r = theirs.entry(i);
@@ -129,8 +136,7 @@ bool NodeStates::merge(const format::NodeStatesView& theirs) {
   }
   if (said.empty()) return false;
   const auto saved = save(changed);
-  records_ = std::move(changed);  // it is so, also if this node will have to ask again
-  count_changes();
+  take(std::move(changed));  // it is so, also if this node will have to ask again
   log_(said + (saved ? "" : "; " + path_ + ": " + words(saved.error())));
   return true;
 }

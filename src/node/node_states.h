@@ -26,6 +26,8 @@ class NodeStates {
   // the other nodes know the same.
   NodeStates(const std::string& dir, bool durable, std::function<void(const std::string&)> log);
 
+  // Another one whenever something has changed.
+  uint64_t version() const { return version_; }
   bool is_draining(const std::string& node) const;
   // Those that are drained are kDraining then.
   void apply(std::vector<Member>* members) const;
@@ -41,13 +43,16 @@ class NodeStates {
 
  private:
   Result<void> load();
-  void count_changes();
+  std::map<std::string, format::NodeStateRecord> records() const;
+  void take(std::map<std::string, format::NodeStateRecord> changed);
   Result<void> save(const std::map<std::string, format::NodeStateRecord>& records) const;
 
   const std::string path_, dir_;
   const bool durable_;
   const std::function<void(const std::string&)> log_;
-  mutable std::mutex mutex_;  // of what follows
+  std::mutex saving_;         // who changes something has it meanwhile, and then mutex_
+  mutable std::mutex mutex_;  // of what follows, and never for as long as a disk takes
+  std::atomic<uint64_t> version_ = 0;
   std::map<std::string, format::NodeStateRecord> records_;
   std::atomic<uint64_t> epoch_ = 0;
 };
