@@ -64,7 +64,7 @@ Result<uint16_t> Gate::listen(const Address& address, uint16_t ucx_port) {
     return Error{e == EADDRINUSE ? Errc::kBusy : Errc::kSystem, e, "listening"};
   }
   ucx_port_ = ucx_port;
-  CR_TRYV(watch(listen_.get(), kListener, EPOLLIN, EPOLL_CTL_ADD));
+  CR_TRYV(watch(listen_.get(), kListener, EPOLLIN | EPOLLET, EPOLL_CTL_ADD));
   CR_TRY(const Address bound, address_of_socket(listen_.get()));
   return bound.port();
 }
@@ -147,12 +147,18 @@ void Gate::make_room() {
 }
 
 void Gate::accept_all() {
-  for (size_t i = 0; i < kMostIncoming; i++) {
+  some_wait_ = false;
+  for (size_t i = 0;; i++) {
+    some_wait_ = i == kMostIncoming;
+    if (some_wait_) return;
     Address peer;
     peer.bytes = sizeof(peer.storage);
     os::Fd fd(accept4(listen_.get(), reinterpret_cast<sockaddr*>(&peer.storage), &peer.bytes,
                       SOCK_NONBLOCK | SOCK_CLOEXEC));
-    if (!fd) return;
+    if (!fd) {
+      some_wait_ = errno != EAGAIN;
+      return;
+    }
     make_room();
     const uint64_t number = ++last_number_;
     Visitor& v = visitors_[number];
@@ -208,6 +214,7 @@ void Gate::serve(uint64_t number, Visitor* v) {
 unsigned Gate::progress() {
   unsigned done = news_ ? 1 : 0;
   if (news_) tell_failures();
+  if (some_wait_) accept_all();
   epoll_event events[32];
   const int n = epoll_wait(epoll_.get(), events, std::size(events), 0);
   for (int i = 0; i < n; i++, done++) {

@@ -4,7 +4,9 @@
 // Invariant: what comes from outside is at most 16 bytes of each connection, which are compared and
 // no more; UCX hears only of who is of this protocol. (UCX 1.13 ends the process when some garbage
 // comes to a port at which it listens itself.)
-// Context: N; one thread. Never blocks. The handler is called from progress() only. Reads no clock:
+// Context: N; one thread. Never blocks. The handler is called from progress() only, which is to be
+// called once in a second at least: where no descriptor is free, who connects waits, and is looked
+// at again then. Reads no clock:
 // who takes too long is pushed out by newer ones, or forgotten by the caller.
 // Doc: docs/format/wire.md.
 #pragma once
@@ -80,6 +82,7 @@ class Gate {
   uint64_t last_number_ = 0;
   std::map<uint64_t, Visitor> visitors_;  // the oldest first
   bool news_ = false;
+  bool some_wait_ = false;  // to be accepted, without a word from event_fd()
 };
 
 }  // namespace cr::node
