@@ -38,18 +38,34 @@ std::string Address::text() const {
   return (v6 ? "[" : "") + std::string(host) + (v6 ? "]:" : ":") + port;
 }
 
-Result<Address> look_up(const std::string& host, uint16_t port) {
+namespace {
+
+int get_address(const std::string& host, uint16_t port, int flags, Address* ret) {
   addrinfo hints{}, *found = nullptr;
   hints.ai_socktype = SOCK_STREAM;
-  hints.ai_flags = AI_NUMERICSERV;
-  if (getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &found) != 0) {
-    return Error{Errc::kInvalid, 0, "the host's name or address cannot be resolved"};
-  }
-  Address a;
-  a.bytes = std::min<socklen_t>(found->ai_addrlen, sizeof(a.storage));
-  memcpy(&a.storage, found->ai_addr, a.bytes);
+  hints.ai_flags = AI_NUMERICSERV | flags;
+  const int e = getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &found);
+  if (e != 0) return e;
+  ret->bytes = std::min<socklen_t>(found->ai_addrlen, sizeof(ret->storage));
+  memcpy(&ret->storage, found->ai_addr, ret->bytes);
   freeaddrinfo(found);
+  return 0;
+}
+
+}  // namespace
+
+std::optional<Address> address_of_digits(const std::string& host, uint16_t port) {
+  Address a;
+  if (get_address(host, port, AI_NUMERICHOST, &a) != 0) return std::nullopt;
   return a;
+}
+
+Result<Address> look_up(const std::string& host, uint16_t port, std::string* ret_why) {
+  Address a;
+  const int e = get_address(host, port, 0, &a);
+  if (e == 0) return a;
+  if (ret_why != nullptr) *ret_why = e == EAI_SYSTEM ? strerror(errno) : gai_strerror(e);
+  return Error{Errc::kInvalid, 0, "the host's name or address cannot be resolved"};
 }
 
 Result<Address> address_of_socket(int fd) {

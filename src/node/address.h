@@ -7,6 +7,7 @@
 #include <stdint.h>
 #include <sys/socket.h>
 
+#include <optional>
 #include <string>
 
 #include "base/base.h"
@@ -24,8 +25,10 @@ struct Address {
   std::string text() const;
 };
 
-// Errors: kInvalid (no such host).
-Result<Address> look_up(const std::string& host, uint16_t port);
+// nullopt: the host is a name. Never blocks.
+std::optional<Address> address_of_digits(const std::string& host, uint16_t port);
+// *ret_why, if not nullptr: the name service's words. Errors: kInvalid (no such host).
+Result<Address> look_up(const std::string& host, uint16_t port, std::string* ret_why = nullptr);
 // Where a socket is bound to. Errors: kSystem.
 Result<Address> address_of_socket(int fd);
 Address address_of(const sockaddr_storage& storage);

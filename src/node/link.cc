@@ -654,18 +654,29 @@ Result<std::unique_ptr<LinkHub>> LinkHub::create(const LinkOptions& options, Ses
 }
 
 Result<uint16_t> LinkHub::listen(const std::string& host, uint16_t port) {
-  return state_->transport->listen(host, port);
+  CR_TRY(const Address address, look_up(host, port));
+  return state_->transport->listen(address);
+}
+
+Result<uint16_t> LinkHub::listen(const Address& address) {
+  return state_->transport->listen(address);
 }
 
 Result<LinkId> LinkHub::connect(const std::string& member, const std::string& host, uint16_t port) {
+  CR_TRY(const Address address, look_up(host, port));
+  return connect(member, host + ":" + std::to_string(port), address);
+}
+
+Result<LinkId> LinkHub::connect(const std::string& member, const std::string& name,
+                                const Address& address) {
   State& s = *state_;
   if (!format::is_wire_name(member.data(), member.size())) {
     return Error{Errc::kInvalid, 0, "not a name of a node"};
   }
   format::WireHello hello{};
   CR_TRYV(s.fill_hello(&hello, format::kWireHello));
-  CR_TRY(const ConnectionId connection, s.transport->connect(host, port));
-  Link* link = s.add(connection, true, host + ":" + std::to_string(port));
+  CR_TRY(const ConnectionId connection, s.transport->connect(address));
+  Link* link = s.add(connection, true, name);
   link->peer = member;
   link->hello = hello;
   s.send_raw(link, bytes_of(hello));

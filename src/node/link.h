@@ -113,8 +113,13 @@ class LinkHub : private TransportHandler {
 
   // As Transport::listen().
   Result<uint16_t> listen(const std::string& host, uint16_t port);
+  Result<uint16_t> listen(const Address& address);
   // Begins to connect to the node `member`; refused if another node answers. Then on_up, or
-  // on_down. Never tries again by itself. Errors: kInvalid, kSystem.
+  // on_down. Never tries again by itself, nor waits. name: of the address, for people. Errors:
+  // kInvalid, kSystem.
+  Result<LinkId> connect(const std::string& member, const std::string& name,
+                         const Address& address);
+  // The same by the host's name, which is looked up first, for as long as that takes.
   Result<LinkId> connect(const std::string& member, const std::string& host, uint16_t port);
   // Ends a link; on_down(kOk) follows. An id that is gone is no error.
   void close(LinkId id);

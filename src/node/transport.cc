@@ -70,8 +70,8 @@ class UcxTransport final : public Transport, private GateHandler {
   ~UcxTransport() override;
   Result<void> start();
 
-  Result<uint16_t> listen(const std::string& host, uint16_t port) override;
-  Result<ConnectionId> connect(const std::string& host, uint16_t port) override;
+  Result<uint16_t> listen(const Address& address) override;
+  Result<ConnectionId> connect(const Address& peer) override;
   void close(ConnectionId id) override;
   Result<void> send(ConnectionId id, std::vector<uint8_t> bytes, Done on_done) override;
   uint64_t queued_bytes(ConnectionId id) const override;
@@ -428,9 +428,8 @@ Result<void> UcxTransport::make_endpoint(Connection* c, ucp_ep_params_t* params)
   return {};
 }
 
-Result<uint16_t> UcxTransport::listen(const std::string& host, uint16_t port) {
+Result<uint16_t> UcxTransport::listen(const Address& address) {
   if (listener_ != nullptr) return Error{Errc::kAlready, 0, "the transport listens already"};
-  CR_TRY(const Address address, look_up(host, port));
   Address of_ucx = address;
   of_ucx.set_port(0);
   ucp_listener_params_t params{};
@@ -451,8 +450,7 @@ Result<uint16_t> UcxTransport::listen(const std::string& host, uint16_t port) {
   return gate_->listen(address, address_of(attr.sockaddr).port());
 }
 
-Result<ConnectionId> UcxTransport::connect(const std::string& host, uint16_t port) {
-  CR_TRY(const Address address, look_up(host, port));
+Result<ConnectionId> UcxTransport::connect(const Address& address) {
   Connection* c = add_connection();
   c->peer = address;
   gate_->ask(static_cast<uint64_t>(c->id), address);

@@ -6,8 +6,7 @@
 // its operation; on_down is the last call about a connection, exactly one for each, and from then
 // on that peer's puts change nothing here.
 // Context: N; one thread at a time, beside which UCX runs one of its own: who forks has to exec.
-// May allocate. Blocks only in listen() and connect(), for looking up a host's name. Reads no
-// clock: a peer that falls silent is the business of link.h.
+// May allocate; never blocks. Reads no clock: a peer that falls silent is the business of link.h.
 //
 // A put is a rendezvous: the peer's transport is asked, checks that the block lies in memory which
 // it has offered, and lets UCX write it there, with one copy less than a message and by the device
@@ -33,6 +32,7 @@
 
 #include "base/base.h"
 #include "format/wire.h"
+#include "node/address.h"
 
 namespace cr::node {
 
@@ -86,11 +86,11 @@ class Transport {
   virtual ~Transport() = default;  // ends all connections without any call
 
   // Accepts connections at an address of ours. port 0: a free one. Returns the port. Once only.
-  // Errors: kInvalid (no such host), kBusy (the port is in use), kAlready, kSystem.
-  virtual Result<uint16_t> listen(const std::string& host, uint16_t port) = 0;
+  // Errors: kBusy (the port is in use), kAlready, kSystem.
+  virtual Result<uint16_t> listen(const Address& address) = 0;
   // Begins to connect. What is sent meanwhile waits; failure is told by on_down.
-  // Errors: kInvalid (no such host), kSystem.
-  virtual Result<ConnectionId> connect(const std::string& host, uint16_t port) = 0;
+  // Errors: kSystem.
+  virtual Result<ConnectionId> connect(const Address& peer) = 0;
   // Ends a connection: operations that have not ended fail with kAgentGone, then on_down(kOk).
   // Messages may be lost that the peer has not received yet. An id that is gone is no error.
   virtual void close(ConnectionId id) = 0;

@@ -146,7 +146,7 @@ struct Raw final : TransportHandler {
   void on_stranger(cr::format::WireReason, const std::string&) override {}
 
   void dial(uint16_t port) {
-    const auto made = transport->connect("127.0.0.1", port);
+    const auto made = transport->connect(*cr::node::address_of_digits("127.0.0.1", port));
     cr_assert(made.has_value());
     id = *made;
     got.clear();
@@ -600,7 +600,7 @@ Test(link, refuses_another_version_feature_and_garbage) {
 
 Test(link, refuses_a_server_of_another_version) {
   Raw raw;
-  const auto port = raw.transport->listen("127.0.0.1", 0);
+  const auto port = raw.transport->listen(*cr::node::address_of_digits("127.0.0.1", 0));
   cr_assert(port.has_value());
   Node a(options("a"));
   const LinkId id = a.connect("raw", *port);
@@ -614,7 +614,7 @@ Test(link, refuses_a_server_of_another_version) {
 
 Test(link, refuses_its_own_handshake_sent_back) {
   Raw raw;
-  const auto port = raw.transport->listen("127.0.0.1", 0);
+  const auto port = raw.transport->listen(*cr::node::address_of_digits("127.0.0.1", 0));
   cr_assert(port.has_value());
   Node a(options("a"));
   const uint16_t port_a = a.listen();
@@ -798,7 +798,7 @@ Test(link, our_own_absence_is_not_the_peers_silence) {
 
 Test(link, a_peer_that_does_not_answer_is_told) {
   Raw raw;
-  const auto port = raw.transport->listen("127.0.0.1", 0);
+  const auto port = raw.transport->listen(*cr::node::address_of_digits("127.0.0.1", 0));
   Node a(options("a"));
   const LinkId id = a.connect("raw", *port);
   for (int i = 0; i < 20 && !a.is_down(id); i++) {

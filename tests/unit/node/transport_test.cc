@@ -97,15 +97,17 @@ bool wait_for(const Ends& ends, const std::function<bool()>& what, uint64_t seco
   return true;
 }
 
+cr::node::Address own(uint16_t port) { return *cr::node::address_of_digits("127.0.0.1", port); }
+
 uint16_t listen(End& e) {
-  const auto port = e.transport->listen("127.0.0.1", 0);
+  const auto port = e.transport->listen(own(0));
   cr_assert(port.has_value(), "%s", port.error().what);
   cr_assert_neq(*port, 0);
   return *port;
 }
 
 ConnectionId connect(End& e, uint16_t port) {
-  const auto id = e.transport->connect("127.0.0.1", port);
+  const auto id = e.transport->connect(own(port));
   cr_assert(id.has_value(), "%s", id.error().what);
   return *id;
 }
@@ -328,14 +330,13 @@ Test(transport, nobody_there_is_told) {
   cr_assert(wait_for({&client}, [&] { return !client.downs[id].empty(); }));
   cr_assert(client.downs[id][0] == Errc::kAgentGone);
   cr_assert_eq(failed, sent ? 1 : 0);
-  cr_assert(client.transport->connect("no host of this name", 1).error().code == Errc::kInvalid);
 }
 
 Test(transport, a_port_in_use_is_told) {
   End first, second;
   const uint16_t port = listen(first);
-  cr_assert(first.transport->listen("127.0.0.1", 0).error().code == Errc::kAlready);
-  const auto again = second.transport->listen("127.0.0.1", port);
+  cr_assert(first.transport->listen(own(0)).error().code == Errc::kAlready);
+  const auto again = second.transport->listen(own(port));
   cr_assert(again.error().code == Errc::kBusy, "%s", again.error().what);
 }
 
