@@ -432,9 +432,17 @@ os::Fd take_start_lock(const node::PrivatePlace& place) {
   exit(1);
 }
 
+// Each link and each client takes some.
+void take_descriptors() {
+  rlimit r;
+  if (getrlimit(RLIMIT_NOFILE, &r) != 0) return;
+  r.rlim_cur = r.rlim_max;
+  (void)setrlimit(RLIMIT_NOFILE, &r);
+}
+
 // What the one that started us was limited to is not meant for us.
 void take_all_there_is() {
-  for (const auto what : {RLIMIT_CPU, RLIMIT_FSIZE, RLIMIT_AS, RLIMIT_DATA, RLIMIT_NOFILE}) {
+  for (const auto what : {RLIMIT_CPU, RLIMIT_FSIZE, RLIMIT_AS, RLIMIT_DATA}) {
     rlimit r;
     if (getrlimit(what, &r) != 0) continue;
     r.rlim_cur = r.rlim_max;
@@ -489,6 +497,7 @@ int serve(node::NodeConfig config, os::Fd lock, os::Fd report) {
   signal(SIGPIPE, SIG_IGN);
   signal(SIGXFSZ, SIG_IGN);
   const os::Fd stop(signalfd(-1, &signals, SFD_CLOEXEC));
+  take_descriptors();
   const bool is_private = !config.start_lock.empty();
   std::string text;
   auto daemon = node::Daemon::create(std::move(config), log_line, &text);
@@ -503,7 +512,9 @@ int serve(node::NodeConfig config, os::Fd lock, os::Fd report) {
   report.reset();
   lock.reset();
   (*daemon)->run(stop.get());
+  const bool ended = (*daemon)->end();
   log_line("ends");
+  if (!ended) _exit(0);
   return 0;
 }
 

@@ -71,7 +71,13 @@ std::optional<Json> Client::receive(int milliseconds) {
       in_.erase(0, line + 1);
       return j;
     }
-    if (gone_) return std::nullopt;
+    if (gone_) {  // it may have said why
+      char last[4096];
+      const ssize_t n = recv(fd_.get(), last, sizeof(last), MSG_DONTWAIT);
+      if (n <= 0) return std::nullopt;
+      in_.append(last, static_cast<size_t>(n));
+      continue;
+    }
     const uint64_t now = rawsys::now_ns();
     pollfd p{fd_.get(), static_cast<short>(POLLIN | (out_.empty() ? 0 : POLLOUT)), 0};
     const int left = now < end ? static_cast<int>((end - now) / 1'000'000 + 1) : 0;

@@ -17,6 +17,7 @@ namespace {
 
 using namespace format;
 
+constexpr uint64_t kAskNs = 200'000'000;  // whether somebody still waits
 constexpr uint64_t kWindowBytes = Cluster::kMostRows * kPageSize;
 
 ListParts list_request(const SessionId* only) {
@@ -53,15 +54,7 @@ Result<std::unique_ptr<Cluster>> Cluster::open(Options options, std::string* ret
   auto region = c->hub_->register_region(c->window_.data(), c->window_.size());
   if (!region) return region.error();
   c->region_ = *region;
-  for (const Member& m : members.list) {
-    if (m.name == members.self().name) continue;
-    auto link = c->hub_->connect(m.name, m.host, m.port);
-    if (link) {
-      c->peers_[m.name].link = *link;
-    } else {
-      c->unreachable_[m.name] = address_of(m) + ": " + link.error().what;
-    }
-  }
+  c->connect_to_all();
   c->wait(c->options_.connect_ns, [&] {
     return std::ranges::all_of(c->peers_,
                                [](const auto& p) { return p.second.up || p.second.down; });
@@ -74,22 +67,49 @@ Result<std::unique_ptr<Cluster>> Cluster::open(Options options, std::string* ret
   return c;
 }
 
+// All names are looked up at once; one that takes too long costs the others nothing but that time.
+void Cluster::connect_to_all() {
+  const Members& members = options_.members;
+  if (!options_.resolver) options_.resolver = std::make_shared<Resolver>();
+  for (const Member& m : members.list) {
+    if (m.name != members.self().name) (void)options_.resolver->find(m.host, m.port);
+  }
+  const uint64_t until_ns = rawsys::now_ns() + options_.connect_ns;
+  for (const Member& m : members.list) {
+    if (m.name == members.self().name) continue;
+    const Resolver::Answer found = options_.resolver->wait(m.host, m.port, until_ns);
+    if (!found.address) {
+      unreachable_[m.name] = found.trouble.empty()
+                                 ? m.host + ": this node's name service has not answered in time"
+                                 : found.trouble;
+      continue;
+    }
+    auto link = hub_->connect(m.name, address_of(m), *found.address);
+    if (link) {
+      peers_[m.name].link = *link;
+    } else {
+      unreachable_[m.name] = address_of(m) + ": " + link.error().what;
+    }
+  }
+}
+
 template <typename Condition>
 bool Cluster::wait(uint64_t ns, const Condition& condition) {
-  uint64_t came = 0;
+  uint64_t came = 0, asked = 0;
   for (const uint64_t end = rawsys::now_ns() + ns;;) {
     const uint64_t now = rawsys::now_ns();
     while (hub_->progress(now) != 0) came = rawsys::now_ns();
     hub_->tick(now);
     if (condition()) return true;
-    if (now >= end) return false;
+    if (now >= end || (now - asked >= kAskNs && !is_wanted())) return false;
+    if (now - asked >= kAskNs) asked = now;
     if (rawsys::now_ns() - came < kLookOnNs) continue;
     const auto armed = hub_->arm();
     if (!armed || !*armed) continue;
     const uint64_t until = std::min(end, hub_->next_tick_ns());
     pollfd p{hub_->event_fd(), POLLIN, 0};
     const uint64_t left = until > now ? (until - now) / 1'000'000 + 1 : 1;
-    poll(&p, 1, static_cast<int>(std::min<uint64_t>(left, 1000)));
+    poll(&p, 1, static_cast<int>(std::min<uint64_t>(left, kAskNs / 1'000'000)));
   }
 }
 
@@ -188,7 +208,8 @@ std::vector<FoundPart> Cluster::list_on(const std::string& node, const SessionId
     if (request != 0) list_of(node, l, request, &all);
     return all;
   }
-  for (const PartEntry& e : options_.store->list(only)) all.push_back({node, e});
+  for (const PartEntry& e : options_.store->list(only, nullptr, options_.wanted))
+    all.push_back({node, e});
   return all;
 }
 
@@ -248,6 +269,7 @@ Result<PartCache::Part> Cluster::own_part(const FoundPart& part) {
 Result<void> Cluster::fetch_rows(const FoundPart& part, uint64_t first, uint64_t count,
                                  uint8_t* ret, uint64_t* ret_row) {
   *ret_row = first;
+  if (!is_wanted()) return Error{Errc::kTimeout, 0, "nobody waits for it any more"};
   if (count > kMostRows) return Error{Errc::kInvalid, 0, "too many rows at a time"};
   if (part.node != options_.members.self().name) {
     return fetch(part, kChunkOfRows, first, count, ret, count * kPageSize, ret_row);

@@ -5,6 +5,7 @@
 // Context: N; one thread each at a time. Doc: docs/store.md.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -16,6 +17,7 @@
 #include "node/members.h"
 #include "node/node_states.h"
 #include "node/part_store.h"
+#include "node/resolver.h"
 
 namespace cr::node {
 
@@ -33,11 +35,15 @@ class Cluster : private LinkHandler {
     Members members;
     PartStore* store = nullptr;  // this node's own
     uint64_t connect_ns = 3'000'000'000, answer_ns = 20'000'000'000;
+    std::shared_ptr<Resolver> resolver;  // nullptr: one of its own
+    // false: nobody waits any more, and every call fails soon. Empty: somebody does.
+    std::function<bool()> wanted;
   };
   // Connects to all members that can be reached; see unreachable().
   static Result<std::unique_ptr<Cluster>> open(Options options, std::string* ret_text);
   ~Cluster() override;
 
+  const std::function<bool()>& wanted() const { return options_.wanted; }
   // "NODE: why", of members that could not be asked.
   const std::map<std::string, std::string>& unreachable() const { return unreachable_; }
 
@@ -74,6 +80,8 @@ class Cluster : private LinkHandler {
   void on_down(LinkId id, const Error& error, const std::string& text) override;
   void on_refused(format::WireReason reason, const std::string& address,
                   const std::string& text) override;
+  bool is_wanted() const { return !options_.wanted || options_.wanted(); }
+  void connect_to_all();
   template <typename Condition>
   bool wait(uint64_t ns, const Condition& condition);
   struct Question {

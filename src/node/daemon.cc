@@ -24,14 +24,16 @@ constexpr uint64_t kSecond = 1'000'000'000;
 constexpr uint64_t kEndNs = 5 * kSecond;
 constexpr uint64_t kLockWaitNs = 10 * kSecond;
 constexpr unsigned kLockPauseUs = 5000;
+constexpr char kAskAgain[] = "ask for it again when crstored runs again";
+constexpr uint64_t kNamesNs = 2 * kSecond;  // until a name service that says nothing is trouble
 constexpr unsigned kStoreThreads = 4;
+constexpr RequestThreads::Bounds kOwnThreads{4, 4, 64, 64};
 constexpr uint64_t kSayAgainNs = 3600 * kSecond;  // of a refusal that does not end
 constexpr size_t kMostRefusals = 1024;            // that are remembered
 
 // UCX knows only interfaces that are running when it is set up.
-std::string network_trouble(const std::string& own_host) {
-  const auto address = look_up(own_host, 0);
-  const std::string down = address ? interface_that_is_down(*address) : "";
+std::string network_trouble(const std::string& own_host, const Address& address) {
+  const std::string down = interface_that_is_down(address);
   if (down.empty()) return "";
   return "the network interface " + down + " of this node (" + own_host +
          ") is not running; check its cable";
@@ -73,6 +75,15 @@ Result<std::unique_ptr<Daemon>> Daemon::create(NodeConfig config,
   if (!d->posted_) return Error{Errc::kSystem, errno, "eventfd"};
   d->threads_ = std::make_unique<StoreThreads>(
       kStoreThreads, [d = d.get()](StoreThreads::Task task) { d->later(std::move(task)); });
+  const auto poke = [d = d.get()] { d->later([] {}); };
+  d->requests_ = std::make_unique<RequestThreads>(RequestThreads::Bounds{}, poke);
+  d->own_threads_ = std::make_unique<RequestThreads>(kOwnThreads, poke);
+  if (d->threads_->size() == 0) {
+    *ret_text = std::string("no thread can be made: ") + strerror(EAGAIN) +
+                "; raise the limit of crstored's processes (ulimit -u, TasksMax)";
+    return Error{Errc::kSystem, EAGAIN, "no thread can be made"};
+  }
+  d->resolver_ = std::make_shared<Resolver>([d = d.get()] { d->later([d] { d->links_ns_ = 0; }); });
   CR_TRYV(d->start_links(ret_text));
   CR_TRYV(d->listen(ret_text));
   d->start_flush();
@@ -80,21 +91,40 @@ Result<std::unique_ptr<Daemon>> Daemon::create(NodeConfig config,
 }
 
 Daemon::~Daemon() {
+  begin_end();
   flush_.reset();
-  for (;;) {
-    std::unique_lock held(mutex_);
-    ending_ = true;
-    const auto one = works_.begin();
-    if (one == works_.end()) break;
-    std::thread thread = std::move(one->second.thread);
-    works_.erase(one);
-    held.unlock();
-    thread.join();
-  }
-  store_->leave();
+  resolver_.reset();
+  requests_.reset();
+  own_threads_.reset();
   threads_.reset();  // while what its jobs use is there: sessions' parts, Holder::cache_
   sessions_.clear();
   holder_.reset();
+  remove_socket();
+}
+
+// Whoever waits for an answer is told that there will be none.
+void Daemon::begin_end() {
+  end_ns_ = std::min(end_ns_, now_ns() + kEndNs);
+  if (store_) store_->leave();
+  if (flush_) flush_->leave();
+  const std::lock_guard held(mutex_);
+  ending_ = true;
+}
+
+bool Daemon::end() {
+  begin_end();
+  const auto left = [this] {
+    const uint64_t now = now_ns();
+    return now < end_ns_ ? end_ns_ - now : 0;
+  };
+  const bool ended = requests_->wait(left()) && own_threads_->wait(left()) && threads_->end(left());
+  if (ended) return true;
+  log_("a disk or a file system does not answer; what was being done there is left as it is");
+  remove_socket();
+  return false;
+}
+
+void Daemon::remove_socket() {
   if (listen_ && is_socket_ours()) unlink(config_.socket_path.c_str());
 }
 
@@ -110,6 +140,7 @@ Cluster::Options Daemon::cluster_options() const {
   o.members = config_.members;
   states_->apply(&o.members.list);
   o.store = store_.get();
+  o.resolver = resolver_;
   return o;
 }
 
@@ -117,7 +148,17 @@ Result<void> Daemon::start_links(std::string* ret_text) {
   if (config_.key_file.empty()) return {};
   const Member& self = config_.members.self();
   const std::string host = config_.listen_host.empty() ? self.host : config_.listen_host;
-  const std::string down = network_trouble(host);
+  if (own_address_.bytes == 0) {  // when it starts, and never again
+    std::string why;
+    auto found = look_up(host, self.port, &why);
+    if (!found) {
+      *ret_text = host + ": this node's own name cannot be resolved (" + why +
+                  "); see /etc/hosts and the name service, or name an address with --listen";
+      return found.error();
+    }
+    own_address_ = *found;
+  }
+  const std::string down = network_trouble(host, own_address_);
   if (!down.empty() && no_network_.empty()) log_(down + ", other nodes are not reached before");
   no_network_ = down;
   if (!down.empty()) return {};
@@ -129,7 +170,7 @@ Result<void> Daemon::start_links(std::string* ret_text) {
     return hub.error();
   }
   hub_ = std::move(*hub);
-  auto port = hub_->listen(host, self.port);
+  auto port = hub_->listen(own_address_);
   if (!port) {
     *ret_text =
         host + ":" + std::to_string(self.port) + ": cannot listen there: " + port.error().what +
@@ -141,6 +182,7 @@ Result<void> Daemon::start_links(std::string* ret_text) {
   for (const Member& m : config_.members.list) {
     if (m.name != self.name) peers_[m.name];
   }
+  look_at_holders_ = true;
   return {};
 }
 
@@ -173,6 +215,7 @@ void Daemon::on_up(LinkId id, const std::string& peer) {
   std::erase_if(refusals_,
                 [&](const auto& r) { return r.first.starts_with("node " + peer + " "); });
   share_states(id);
+  look_at_holders_ = true;
   for (auto& [name, session] : sessions_) session->on_up(peer);
   tell_link(peer);
 }
@@ -194,6 +237,7 @@ void Daemon::on_down(LinkId id, const Error&, const std::string& text) {
     peer.link = LinkId::kNone;
     peer.up = false;
     if (peer.gone_ns == 0) peer.gone_ns = now_ns();
+    look_at_holders_ = true;
     const bool is_news = peer.trouble != text;
     peer.trouble = text;
     peer.retry_ns = now_ns() + std::min(10 * kSecond, kSecond / 4 << std::min(peer.failures, 6u));
@@ -229,8 +273,30 @@ bool Daemon::may_come(const std::string& node) const {
   return hub_ && p != peers_.end() && !p->second.up && p->second.trouble.empty();
 }
 
+// Can another node have to take a part, or a link be needed, since that was seen to last?
+bool Daemon::is_time_for_holders(uint64_t now) {
+  const uint64_t states = states_->version();
+  if (!look_at_holders_ && states == states_seen_ && now < replace_ns_) return false;
+  look_at_holders_ = false;
+  states_seen_ = states;
+  replace_ns_ = ~uint64_t{0};
+  for (const auto& [name, peer] : peers_) {
+    if (peer.gone_ns == 0 || config_.repair_after_ns == 0) continue;
+    const uint64_t due = peer.gone_ns + config_.repair_after_ns;
+    if (due > now) replace_ns_ = std::min(replace_ns_, due);
+  }
+  links_ns_ = 0;
+  return true;
+}
+
 // Links are made to the nodes that sessions of this node need.
 uint64_t Daemon::keep_links(uint64_t now) {
+  if (now < links_ns_) return links_ns_;
+  links_ns_ = make_links(now);
+  return links_ns_;
+}
+
+uint64_t Daemon::make_links(uint64_t now) {
   uint64_t next = ~uint64_t{0};
   for (auto& [name, peer] : peers_) {
     if (peer.link != LinkId::kNone) continue;
@@ -243,18 +309,39 @@ uint64_t Daemon::keep_links(uint64_t now) {
       next = std::min(next, peer.retry_ns);
       continue;
     }
-    const Member& m = config_.members.list[find_member(config_.members.list, name)];
-    auto link = hub_->connect(m.name, m.host, m.port);
-    if (link) {
-      peer.link = *link;
-    } else {
-      peer.trouble = address_of(m) + ": " + link.error().what;
-      if (peer.gone_ns == 0) peer.gone_ns = now;
-      peer.retry_ns = now + 5 * kSecond;
-      next = std::min(next, peer.retry_ns);
-    }
+    next = std::min(next, connect_to(name, peer, now));
   }
   return next;
+}
+
+// Returns when to try again.
+uint64_t Daemon::connect_to(const std::string& name, Peer& peer, uint64_t now) {
+  const Member& m = config_.members.list[find_member(config_.members.list, name)];
+  const Resolver::Answer found = resolver_->find(m.host, m.port);
+  std::string trouble = found.trouble;
+  if (found.address) {
+    auto link = hub_->connect(m.name, address_of(m), *found.address);
+    if (link) {
+      peer.link = *link;
+      return ~uint64_t{0};
+    }
+    trouble = address_of(m) + ": " + link.error().what;
+  } else if (found.looking_ns != 0) {
+    if (now - found.looking_ns < kNamesNs) return found.looking_ns + kNamesNs;
+    if (trouble.empty()) {
+      trouble = m.host +
+                ": this node's name service does not answer; see it and /etc/hosts, or "
+                "give the address in digits in the member list";
+    }
+  }
+  if (peer.gone_ns == 0) peer.gone_ns = now;
+  peer.retry_ns = now + 5 * kSecond;
+  look_at_holders_ = true;
+  if (peer.trouble == trouble) return peer.retry_ns;
+  log_("node " + name + ": " + trouble);
+  peer.trouble = trouble;
+  tell_link(name);
+  return peer.retry_ns;
 }
 
 // What a session's replicator has of this node.
@@ -305,6 +392,7 @@ RequestContext Daemon::context_of(uint64_t client, uint32_t uid, uint32_t gid) {
   context.flush = flush_look_;
   context.tell = [this, client](const Json& j) { post(client, j); };
   context.wanted = [this, client] { return is_wanted(client); };
+  context.cluster.wanted = context.wanted;
   context.sessions = [this, client](const std::string& about) {
     return ask_own_thread(client, about);
   };
@@ -317,51 +405,69 @@ RequestContext Daemon::context_of(uint64_t client, uint32_t uid, uint32_t gid) {
   return context;
 }
 
-void Daemon::start_thread(std::function<void()> work) {
-  static uint64_t next = 1;
-  const std::lock_guard held(mutex_);
-  const uint64_t number = next++;
-  works_[number].thread = std::thread([this, work = std::move(work), number] {
-    work();
-    {
-      const std::lock_guard again(mutex_);
-      if (const auto w = works_.find(number); w != works_.end()) w->second.done = true;
-    }
-    later([] {});
-  });
+bool Daemon::start_thread(std::function<void()> work) {
+  std::string text;
+  const auto taken = own_threads_->run(0, std::move(work), &text);
+  if (!taken) log_(text);
+  return taken.has_value();
 }
 
 void Daemon::begin_work(uint64_t client, uint32_t uid, uint32_t gid, const Json& request) {
-  start_thread([this, context = context_of(client, uid, gid), request, client] {
-    const Json result = do_request(context, request);
+  RequestContext context = context_of(client, uid, gid);
+  // What is not wanted any more is given up half done: that is no answer.
+  auto given_up = std::make_shared<std::atomic<bool>>(false);
+  context.wanted = [this, client, given_up] {
+    if (!is_wanted(client)) *given_up = true;
+    return !*given_up;
+  };
+  context.cluster.wanted = context.wanted;
+  std::string text;
+  const auto work = [this, context = std::move(context), given_up, request, client] {
+    Json result;
+    if (context.wanted()) result = do_request(context, request);
+    if (*given_up) {
+      const std::string name = text_of(request, "name");
+      result = failure((name.empty() ? "" : name + ": ") +
+                       "crstored was told to end, so this was given up; " + kAskAgain);
+    }
     if (!result.is_null()) post(client, result);  // else it comes later
-  });
+  };
+  if (!requests_->run(uid, work, &text)) answer(client, failure(text));
 }
 
-// Does what threads have asked for, and joins those that have ended.
+// Does what threads have asked for.
 void Daemon::end_work() {
   uint64_t count = 0;
   (void)!read(posted_.get(), &count, sizeof(count));
   std::vector<std::function<void()>> tasks;
-  std::vector<std::thread> ended;
   {
     const std::lock_guard held(mutex_);
     tasks.swap(tasks_);
-    for (auto w = works_.begin(); w != works_.end();) {
-      if (w->second.done) {
-        ended.push_back(std::move(w->second.thread));
-        w = works_.erase(w);
-      } else {
-        ++w;
-      }
-    }
   }
   for (const auto& task : tasks) task();
-  for (std::thread& t : ended) t.join();
+}
+
+// Nothing is under way any more that is worth waiting for.
+bool Daemon::has_ended(bool idle) {
+  if (now_ns() < end_ns_) {
+    if (!idle || !requests_->is_idle()) return false;
+    const std::lock_guard held(mutex_);
+    if (!tasks_.empty()) return false;
+    if (std::ranges::any_of(clients_, [](const Client& c) { return !c.out.empty(); })) return false;
+  }
+  const Json told = failure(std::string("crstored was told to end; ") + kAskAgain);
+  for (const auto& [id, repair] : repairs_) answer(repair.client, told);
+  for (const FlushWaiter& w : flush_waiters_) {
+    Json j = told;
+    j["op"] = "flush";
+    answer(w.client, j);
+  }
+  for (Client& c : clients_) (void)flush_client(c);
+  return true;
 }
 
 void Daemon::run(int stop_fd) {
-  uint64_t end_ns = ~uint64_t{0}, came_ns = 0;
+  uint64_t came_ns = 0;
   std::vector<pollfd> fds;
   for (;;) {
     const uint64_t now = now_ns();
@@ -372,10 +478,10 @@ void Daemon::run(int stop_fd) {
       more = now_ns() - came_ns < kLookOnNs;
       hub_->tick(now_ns());
     }
+    if (is_time_for_holders(now)) replace_holders();
     uint64_t next = hub_ ? std::min(keep_links(now), hub_->next_tick_ns()) : look_ns;
     if (holder_) next = std::min(next, holder_->tick(now));
     if (hub_) share_changes();
-    replace_holders();
     look_around(now);
     drop_stale();
     next = std::min({next, now + kSecond, watch_flush(now)});
@@ -392,7 +498,6 @@ void Daemon::run(int stop_fd) {
       idle &= s->second->is_idle();
       ++s;
     }
-    if (end_ns != ~uint64_t{0} && (idle || now >= end_ns)) return;
     for (size_t i = 0; i < clients_.size();) {
       if (flush_client(clients_[i])) {
         i++;
@@ -401,24 +506,26 @@ void Daemon::run(int stop_fd) {
       client_gone(clients_[i]);
       clients_.erase(clients_.begin() + static_cast<ptrdiff_t>(i));
     }
-    if (end_ns == ~uint64_t{0} && leave_if_idle(now, &next)) return;
-    if (end_ns == ~uint64_t{0} && has_lost_socket(now)) end_ns = now + kEndNs;
+    const bool ends = end_ns_ != ~uint64_t{0};
+    if (ends ? has_ended(idle) : leave_if_idle(now, &next)) return;
+    if (!ends && has_lost_socket(now)) begin_end();
     if (hub_ && !more) {
       const auto armed = hub_->arm();
       more = !armed || !*armed;
     }
     fds.clear();
-    fds.push_back({end_ns == ~uint64_t{0} ? stop_fd : -1, POLLIN, 0});
-    fds.push_back({listen_.get(), POLLIN, 0});
+    fds.push_back({ends ? -1 : stop_fd, POLLIN, 0});
+    fds.push_back({now >= accept_ns_ ? listen_.get() : -1, POLLIN, 0});
+    if (now < accept_ns_) next = std::min(next, accept_ns_);
     fds.push_back({posted_.get(), POLLIN, 0});
     fds.push_back({hub_ ? hub_->event_fd() : -1, POLLIN, 0});
     for (const Client& c : clients_) {
       fds.push_back({c.fd.get(), static_cast<short>(POLLIN | (c.out.empty() ? 0 : POLLOUT)), 0});
     }
-    const uint64_t later = std::min({next, end_ns, now + 60 * kSecond});
+    const uint64_t later = std::min({next, end_ns_, now + 60 * kSecond});
     const uint64_t wait_ms = more || later <= now ? 0 : (later - now) / 1'000'000 + 1;
     if (poll(fds.data(), fds.size(), static_cast<int>(wait_ms)) <= 0) continue;
-    if (fds[0].revents != 0) end_ns = now_ns() + kEndNs;
+    if (fds[0].revents != 0) begin_end();
     if (fds[2].revents != 0) end_work();
     for (size_t i = clients_.size(); i-- > 0;) {
       if (fds[4 + i].revents == 0) continue;

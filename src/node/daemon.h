@@ -7,11 +7,11 @@
 // Context: N. Doc: docs/store.md.
 #pragma once
 
+#include <atomic>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "node/cluster.h"
@@ -24,6 +24,7 @@
 #include "node/node_states.h"
 #include "node/placement.h"
 #include "node/replicator.h"
+#include "node/request_threads.h"
 
 namespace cr::node {
 
@@ -63,8 +64,13 @@ class Daemon : private LinkHandler {
                                                 std::function<void(const std::string&)> log,
                                                 std::string* ret_text);
   ~Daemon() override;
-  // Until stop_fd is readable; then what is under way is finished, five seconds at most.
+  // Until stop_fd is readable; then transfers that are under way are finished, five seconds at
+  // most, and requests are given up.
   void run(int stop_fd);
+  // After run(). false: a thread is held up by a disk or a file system that does not answer. Then
+  // this object is never to be destroyed, the process is to end by _exit(), and all is as after a
+  // kill.
+  bool end();
 
  private:
   struct Client {
@@ -75,11 +81,16 @@ class Daemon : private LinkHandler {
     std::string session;  // hexadecimal id of the one that it protects
     bool closing = false;
   };
-  struct Work {  // of a thread
-    std::thread thread;
-    bool done = false;
-  };
   explicit Daemon(NodeConfig config) : config_(std::move(config)) {}
+  struct Peer {
+    LinkId link = LinkId::kNone;
+    bool up = false;
+    uint64_t retry_ns = 0;
+    unsigned failures = 0;
+    uint64_t gone_ns = 0;  // since when it cannot be reached, 0: it can, or nobody has tried
+    std::string trouble;
+    uint64_t told_epoch = 0;  // NodeStates::epoch() when it was last sent the states
+  };
   Result<void> make_way(std::string* ret_text);
   Result<void> listen(std::string* ret_text);
   Result<void> start_links(std::string* ret_text);
@@ -93,13 +104,18 @@ class Daemon : private LinkHandler {
   LinkId link_to(const std::string& node);
   bool may_come(const std::string& node) const;
   uint64_t keep_links(uint64_t now_ns);  // when again
+  uint64_t make_links(uint64_t now_ns);  // likewise
+  bool is_time_for_holders(uint64_t now_ns);
+  uint64_t connect_to(const std::string& name, Peer& peer, uint64_t now_ns);  // when again
 
+  std::string too_many_clients(uint32_t uid) const;
   void accept_client();
   bool read_client(Client& c);
   bool flush_client(Client& c);
   void answer(uint64_t client, const Json& message);
   void on_request(Client& c, const Json& request);
   void on_protect(Client& c, const Json& request);
+  void protect(uint64_t client, uint32_t uid, const ProtectedSession& s, const Json& request);
   void on_can_protect(Client& c, const Json& request);
   std::string cannot_protect(const store::Protection& protection) const;
   void on_committed(Client& c);
@@ -134,6 +150,7 @@ class Daemon : private LinkHandler {
   };
   std::string repair_dir() const { return config_.store_dir + "/repair"; }
   void remove_old_repairs() const;
+  void remove_repair(const std::string& dir);
   void begin_repair(ProtectedSession session, const std::vector<std::string>& old,
                     const std::vector<Member>& members, uint64_t client);
   void end_repair(const Replicator& r);
@@ -160,7 +177,11 @@ class Daemon : private LinkHandler {
   std::vector<format::SessionEntry> sessions_here(const std::string& about);
   std::vector<format::SessionEntry> ask_own_thread(uint64_t client, const std::string& about);
   bool is_wanted(uint64_t client);
-  void start_thread(std::function<void()> work);
+
+  bool start_thread(std::function<void()> work);  // for this node itself; false: logged why not
+  void begin_end();
+  bool has_ended(bool idle);
+  void remove_socket();
   void later(std::function<void()> task);
   // Does it in a thread; its result, and what it tells on the way, goes to the client.
   void begin_work(uint64_t client, uint32_t uid, uint32_t gid, const Json& request);
@@ -181,19 +202,17 @@ class Daemon : private LinkHandler {
   os::Fd leaving_;  // the start lock, once nobody can reach it any more
   uint64_t socket_device_ = 0, socket_inode_ = 0;
   uint64_t idle_since_ns_ = 0, socket_look_ns_ = 0;
+  uint64_t end_ns_ = ~uint64_t{0};  // when it ends; ~0: it does not
+  uint64_t accept_ns_ = 0;          // nobody can be let in before
   std::unique_ptr<LinkHub> hub_;
   std::unique_ptr<Holder> holder_;
   std::unique_ptr<StoreThreads> threads_;
-  struct Peer {
-    LinkId link = LinkId::kNone;
-    bool up = false;
-    uint64_t retry_ns = 0;
-    unsigned failures = 0;
-    uint64_t gone_ns = 0;  // since when it cannot be reached, 0: it can, or nobody has tried
-    std::string trouble;
-    uint64_t told_epoch = 0;  // NodeStates::epoch() when it was last sent the states
-  };
   std::map<std::string, Peer> peers_;
+  std::shared_ptr<Resolver> resolver_;
+  Address own_address_;
+  // What a turn of the main loop need not look at: something has changed since; when it may.
+  bool look_at_holders_ = true;
+  uint64_t states_seen_ = 0, replace_ns_ = 0, links_ns_ = 0;
   std::map<std::string, std::unique_ptr<Replicator>> sessions_;  // by hexadecimal id
   std::map<std::string, Repair> repairs_;                        // likewise
   struct Beside {                                                // of one in sessions_
@@ -225,7 +244,8 @@ class Daemon : private LinkHandler {
   std::vector<std::function<void()>> tasks_;  // for the daemon's own thread
   std::set<uint64_t> present_;                // numbers of clients that are connected
   bool ending_ = false;
-  std::map<uint64_t, Work> works_;
+  // Of clients, and of this node itself. They end first.
+  std::unique_ptr<RequestThreads> requests_, own_threads_;
 };
 
 // What a request needs that is done in a thread (requests.cc).

@@ -84,34 +84,58 @@ void Daemon::on_protect(Client& c, const Json& request) {
   auto protection = store::parse_protection(text_of(request, "protect"), &text);
   if (!protection) return answer(c.number, failure(text));
   s.protection = *protection;
-  struct stat st;
-  if (stat(s.dir.c_str(), &st) != 0 || (c.uid != 0 && st.st_uid != c.uid)) {
-    return answer(c.number, failure(s.dir + ": crstored may not read this image directory; it must "
-                                            "belong to the session's user"));
+  if (const std::string why = cannot_protect(s.protection); !why.empty()) {
+    return answer(c.number, failure(why));
   }
-  s.uid = st.st_uid;
+  // Neither the image directory nor the store has to answer soon.
+  struct Work {
+    ProtectedSession session;
+    bool may = false;
+  };
+  auto work = std::make_shared<Work>();
+  work->session = std::move(s);
+  threads_->run(
+      {work->session.id, StoreThreads::kWhole},
+      [store = store_.get(), uid = c.uid, work] {
+        struct stat st {};
+        ProtectedSession& of = work->session;
+        work->may = stat(of.dir.c_str(), &st) == 0 && (uid == 0 || st.st_uid == uid);
+        of.uid = st.st_uid;
+        // crrestore finds it by name only then.
+        if (work->may) (void)store->note_source(of.id, of.dir);
+      },
+      [this, client = c.number, uid = c.uid, request, work] {
+        if (work->may) return protect(client, uid, work->session, request);
+        answer(client, failure(work->session.dir +
+                               ": crstored may not read this image directory; it must belong to "
+                               "the session's user"));
+      });
+}
+
+// The client may be gone: what it has committed before is kept all the same.
+void Daemon::protect(uint64_t client, uint32_t uid, const ProtectedSession& s,
+                     const Json& request) {
+  std::string text;
   const unsigned count = s.protection.parts();
   const std::vector<Member> members = members_now();
   const PlacementRequest place{members, s.id, config_.members.self().name, count,
                                config_.strict_racks};
-  if (const std::string why = cannot_protect(s.protection); !why.empty()) {
-    return answer(c.number, failure(why));
-  }
   auto placed = holders(place, &text);
-  if (!placed) return answer(c.number, failure(text));
+  if (!placed) return answer(client, failure(text));
   const std::string id = to_hex(s.id);
   if (const auto at = sessions_.find(id);
-      at != sessions_.end() && !may_see(c.uid, at->second->session().uid)) {
-    return answer(c.number, failure("this session is another user's"));
+      at != sessions_.end() && !may_see(uid, at->second->session().uid)) {
+    return answer(client, failure("this session is another user's"));
   }
   auto r = Replicator::make(node_for([this](const Replicator& k) { tell_safety(k); }), s,
                             placed->holders);
-  if (!r) return answer(c.number, failure(r.error().what));
+  if (!r) return answer(client, failure(r.error().what));
   if (const auto old = sessions_.find(id); old != sessions_.end()) end_repair(*old->second);
-  (void)store_->note_source(s.id, s.dir);  // crrestore finds it by name only then
   sessions_[id] = std::move(*r);
+  look_at_holders_ = true;
   beside_.erase(id);
-  take_session(c, id);
+  const auto c = std::ranges::find(clients_, client, &Client::number);
+  if (c != clients_.end()) take_session(*c, id);
   log_("session " + s.name + " (" + id.substr(0, 8) + ") is protected by " +
        store::to_string(s.protection));
   Json j{{"ok", true},
@@ -125,13 +149,17 @@ void Daemon::on_protect(Client& c, const Json& request) {
                   "`crrestore " +
                   s.name + "` on another node goes on";
   }
-  answer(c.number, j);
+  answer(client, j);
   sessions_[id]->wake(now_ns());
   std::optional<FlushChoice> own;
   if (request.contains("flush_every") || request.contains("flush_interval_ns")) {
     own = {number_of(request, "flush_every"), number_of(request, "flush_interval_ns")};
   }
   wake_flush(id, own);
+  if (c != clients_.end()) return;
+  Client gone;
+  gone.session = id;
+  leave_session(gone);
 }
 
 void Daemon::on_committed(Client& c) {

@@ -62,6 +62,7 @@ void Daemon::start_flush() {
   flush_look_ = std::make_shared<FlushLook>(options.dir);
   flush_ = std::make_unique<FlushThread>(std::move(options), config_.flush_bytes_per_second,
                                          std::move(events));
+  if (!flush_->is_running()) log_("nothing is flushed, as no thread can be made; start it again");
 }
 
 void Daemon::wake_flush(const std::string& id, const std::optional<FlushChoice>& own) {
@@ -89,13 +90,15 @@ void Daemon::on_flush(Client& c, const Json& request) {
                   flush_failure(name + ": several sessions are called so: " + to_hex(found[0].id) +
                                 ", " + to_hex(found[1].id) + "; give the beginning of the number"));
   }
-  start_thread([this, name, client = c.number, uid = c.uid] {
+  std::string text;
+  const auto work = [this, name, client = c.number, uid = c.uid] {
     auto ended = ended_session(*store_, name, uid);
     if (ended) return later([this, client, s = *ended] { begin_flush(client, s); });
     post(client,
          flush_failure(name + ": no such session has its images on this node; `crstore ls` lists "
                               "all, ask the node that runs it"));
-  });
+  };
+  if (!requests_->run(c.uid, work, &text)) answer(c.number, flush_failure(text));
 }
 
 void Daemon::begin_flush(uint64_t client, const FlushedSession& session) {

@@ -35,8 +35,9 @@ bool Daemon::is_needed() {
     return true;
   if (holder_ && holder_->transfers() != 0) return true;
   if (flush_ && !flush_->is_idle()) return true;
+  if (!requests_->is_idle() || !own_threads_->is_idle()) return true;
   const std::lock_guard held(mutex_);
-  return !works_.empty() || !tasks_.empty();
+  return !tasks_.empty();
 }
 
 // true: nobody needs it, and nobody can reach it any more.

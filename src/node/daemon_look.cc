@@ -95,14 +95,13 @@ void Daemon::look_around(uint64_t now) {
   if (now < look_ns_) return;
   look_ns_ =
       now + (config_.repair_after_ns == 0 ? kLookNs : std::max(config_.repair_after_ns, kSecond));
-  looking_ = true;
   begin_look();
 }
 
 void Daemon::begin_look() {
   std::set<SessionId> here = mending_;
   for (const auto& [id, session] : sessions_) here.insert(session->session().id);
-  start_thread([this, context = context_of(0, 0, 0), here = std::move(here)] {
+  looking_ = start_thread([this, context = context_of(0, 0, 0), here = std::move(here)] {
     std::string text;
     LookResult result;
     if (auto cluster = Cluster::open(context.cluster, &text)) {
@@ -117,6 +116,7 @@ void Daemon::begin_look() {
 // What parts are missing for longer than --repair-after is mended; what has to move, at once.
 void Daemon::end_look(const LookResult& result) {
   looking_ = false;
+  if (end_ns_ != ~uint64_t{0}) return;  // it was given up, so it has not seen all
   const uint64_t now = now_ns();
   std::map<SessionId, uint64_t> lacking;
   for (const SessionId& id : result.lacking) {
@@ -135,7 +135,7 @@ void Daemon::mend(const SessionId& id) {
   const std::string hex = to_hex(id);
   if (sessions_.contains(hex) || mending_.contains(id) || mending_.size() >= kMostMending) return;
   mending_.insert(id);
-  start_thread([this, context = context_of(0, 0, 0), id, hex] {
+  const bool begun = start_thread([this, context = context_of(0, 0, 0), id, hex] {
     const Json result = do_request(context, {{"op", "repair"}, {"name", hex}});
     if (result.is_null()) return;  // it is under way, and end_repair() will be called
     later([this, id, result] {
@@ -143,11 +143,13 @@ void Daemon::mend(const SessionId& id) {
       log_("session " + short_name(id) + " cannot be repaired: " + text_of(result, "error"));
     });
   });
+  if (!begun) mending_.erase(id);
 }
 
 // Parts of each node that may go; whether they still may is asked again before it is told.
 void Daemon::find_stale(const LookResult& result) {
   drops_.clear();
+  look_at_holders_ = true;  // links to them may be needed
   for (const StalePart& s : result.stale) drops_[s.node].push_back(s.drop);
   for (const auto& [hex, session] : sessions_) {
     const Triple full = beside_[hex].full;
@@ -240,13 +242,28 @@ void Daemon::share_changes() {
   }
 }
 
+// What is new is written down, which may take a disk's time.
 void Daemon::on_states(LinkId link, uint16_t type, std::span<const uint8_t> payload) {
+  struct Work {
+    std::vector<uint8_t> payload;
+    bool merged = false;
+  };
   const auto theirs = read_node_states_message(payload.data(), payload.size());
   if (!theirs) return log_("a message about nodes' states was ignored: " + words(theirs.error()));
-  if (states_->merge(*theirs)) look_ns_ = std::min(look_ns_, now_ns());
-  bool more = false;
-  if (type == kStates) return;
-  (void)hub_->send(link, kStates, states_->message(theirs->head.request, theirs->head.skip, &more));
+  auto work = std::make_shared<Work>();
+  work->payload.assign(payload.begin(), payload.end());
+  threads_->run(
+      {SessionId{}, StoreThreads::kStates},
+      [states = states_.get(), work] {
+        const auto all = read_node_states_message(work->payload.data(), work->payload.size());
+        work->merged = all && states->merge(*all);
+      },
+      [this, work, link, type, request = theirs->head.request, skip = theirs->head.skip] {
+        if (work->merged) look_ns_ = std::min(look_ns_, now_ns());
+        bool more = false;
+        if (type == kStates) return;
+        (void)hub_->send(link, kStates, states_->message(request, skip, &more));
+      });
 }
 
 std::vector<SessionEntry> Daemon::sessions_here(const std::string& about) {
@@ -305,7 +322,7 @@ bool Daemon::on_state_message(LinkId link, uint16_t type, std::span<const uint8_
 
 bool Daemon::is_wanted(uint64_t client) {
   const std::lock_guard held(mutex_);
-  return !ending_ && present_.contains(client);
+  return !ending_ && (client == 0 || present_.contains(client));  // 0: this node itself
 }
 
 // From a thread of a request. Empty if the daemon ends before it has answered.

@@ -38,7 +38,7 @@ void Daemon::remove_old_repairs() const {
   closedir(d);
   for (const std::string& name : names) {
     SessionId id;
-    if (!from_hex(name, &id)) continue;
+    if (!from_hex(name.substr(0, name.find('.')), &id)) continue;  // SESSION.NUMBER
     const std::string image = all + "/" + name, members = image + "/members";
     if (lstat(image.c_str(), &st) != 0 || !S_ISDIR(st.st_mode) || st.st_uid != geteuid()) continue;
     if (lstat(members.c_str(), &st) == 0 && !S_ISDIR(st.st_mode)) continue;
@@ -51,6 +51,12 @@ void Daemon::remove_old_repairs() const {
   rmdir(all.c_str());
 }
 
+// No other one has that name.
+void Daemon::remove_repair(const std::string& dir) {
+  threads_->run(
+      {SessionId{}, StoreThreads::kWhole}, [dir] { remove_image(dir); }, [] {});
+}
+
 void Daemon::begin_repair(ProtectedSession s, const std::vector<std::string>& old,
                           const std::vector<Member>& members, uint64_t client) {
   const std::string id = to_hex(s.id);
@@ -58,7 +64,7 @@ void Daemon::begin_repair(ProtectedSession s, const std::vector<std::string>& ol
   const auto refuse = [&](const std::string& why) {
     log_("session " + s.name + " cannot be repaired: " + why);
     answer(client, failure(s.name + ": " + why));
-    remove_image(s.dir);
+    remove_repair(s.dir);
     mending_.erase(s.id);
   };
   if (sessions_.contains(id)) return refuse("it is being kept by this node already");
@@ -71,6 +77,7 @@ void Daemon::begin_repair(ProtectedSession s, const std::vector<std::string>& ol
   log_("session " + s.name + " (" + id.substr(0, 8) + ") is repaired");
   repairs_[id] = {s.dir, client};
   sessions_[id] = std::move(*r);
+  look_at_holders_ = true;
   if (client != 0) {
     sessions_[id]->rewrite(now_ns());  // what was damaged, too, is put in order
   } else {
@@ -82,7 +89,7 @@ void Daemon::begin_repair(ProtectedSession s, const std::vector<std::string>& ol
 void Daemon::end_repair(const Replicator& r) {
   const auto at = repairs_.find(to_hex(r.session().id));
   if (at == repairs_.end()) return;
-  if (!at->second.dir.empty()) remove_image(at->second.dir);
+  if (!at->second.dir.empty()) remove_repair(at->second.dir);
   const Safety& s = r.safety();
   const bool whole = s.parts == r.holders().size();
   const std::string text = std::to_string(s.parts) + " of " + std::to_string(r.holders().size()) +

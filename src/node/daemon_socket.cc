@@ -9,13 +9,20 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
+
 #include "node/daemon.h"
 #include "node/unix_address.h"
+#include "rawsys/rawsys.h"
 
 namespace cr::node {
 namespace {
 
-constexpr size_t kMostRequestBytes = 1 << 20, kMostClients = 1024;
+using rawsys::now_ns;
+
+constexpr size_t kMostRequestBytes = 1 << 20;
+constexpr size_t kMostClients = 1024, kMostOfUser = 128, kKeptPlaces = 64;
+constexpr uint64_t kAcceptPauseNs = 200'000'000, kSayAgainNs = 60'000'000'000;
 
 }  // namespace
 
@@ -28,8 +35,9 @@ Result<void> Daemon::make_way(std::string* ret_text) {
   const bool is_link = S_ISLNK(st.st_mode);
   if (is_link && stat(path.c_str(), &st) != 0) st.st_mode = S_IFSOCK;  // it leads nowhere
   if (!S_ISSOCK(st.st_mode)) {
-    *ret_text = path + ": there is something else than a socket; remove it if nobody needs it, or "
-                       "name another socket with --socket";
+    *ret_text = path +
+                ": there is something else than a socket; remove it if nobody needs it, or "
+                "name another socket with --socket";
     return Error{Errc::kInvalid, ENOTSOCK, "not a socket"};
   }
   CR_TRY(const UnixAddress address, unix_address(path, ret_text));
@@ -74,14 +82,43 @@ Result<void> Daemon::listen(std::string* ret_text) {
   return {};
 }
 
+// Why one more of that user is not let in; "": it is. Some places are for root and our own user
+// alone, so that these can always see what is the matter.
+std::string Daemon::too_many_clients(uint32_t uid) const {
+  if (uid == 0 || uid == geteuid()) {
+    return clients_.size() < kMostClients ? "" : std::to_string(kMostClients) + " clients are";
+  }
+  const auto own = static_cast<size_t>(std::ranges::count(clients_, uid, &Client::uid));
+  if (own >= kMostOfUser) return std::to_string(own) + " clients of yours are";
+  if (clients_.size() < kMostClients - kKeptPlaces) return "";
+  return std::to_string(clients_.size()) + " clients are";
+}
+
 void Daemon::accept_client() {
   os::Fd fd(accept4(listen_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
-  if (!fd) return;
+  if (!fd) {
+    if (errno != EMFILE && errno != ENFILE && errno != ENOMEM && errno != ENOBUFS) return;
+    // Who waits goes on waiting, without our asking for it all the time.
+    if (now_ns() - accept_ns_ > kSayAgainNs) {
+      log_(config_.socket_path + ": nobody can be let in: " + strerror(errno) +
+           "; raise the limit of crstored's descriptors (ulimit -n, LimitNOFILE)");
+    }
+    accept_ns_ = now_ns() + kAcceptPauseNs;
+    return;
+  }
   ucred peer{};
   socklen_t bytes = sizeof(peer);
   if (getsockopt(fd.get(), SOL_SOCKET, SO_PEERCRED, &peer, &bytes) != 0) return;
   const bool mine = config_.for_all_users || peer.uid == geteuid() || peer.uid == 0;
-  if (!mine || clients_.size() >= kMostClients) return;
+  if (!mine) return;
+  if (const std::string why = too_many_clients(peer.uid); !why.empty()) {
+    const std::string line =
+        dump_json(failure(why + " connected to crstored already; end some of them, or try again "
+                                "later")) +
+        "\n";
+    (void)send(fd.get(), line.data(), line.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+    return;
+  }
   Client c;
   c.fd = std::move(fd);
   c.number = next_client_++;

@@ -207,6 +207,7 @@ bool set_state(const RequestContext& context, const std::string& node, bool drai
     return false;
   }
   (*cluster)->share(*context.states);  // so that this is the newest that is known of the node
+  if (!context.wanted()) return false;  // so nothing has changed
   if (const auto set = context.states->set(node, draining); !set) {
     *ret_text = std::string("the store cannot remember it: ") + set.error().what;
     if (set.error().sys_errno != 0)

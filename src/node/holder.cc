@@ -19,6 +19,7 @@ using namespace format;
 
 constexpr uint32_t kWindows = 4;
 constexpr uint64_t kMostFetchBytes = 8 << 20;
+constexpr unsigned kMostListings = 256;  // that wait
 constexpr uint64_t kStillNs = 5'000'000'000;
 
 }  // namespace
@@ -245,13 +246,23 @@ uint64_t Holder::tick(uint64_t now_ns) {
   return next;
 }
 
+// One after the other, so that a store that does not answer holds one thread.
 void Holder::on_list(LinkId link, const ListParts& l) {
-  const SessionId from = session_id_of(l.session_id);
-  std::vector<PartEntry> all = store_.list(l.one_session != 0 ? &from : nullptr);
-  if (l.one_session == 0) {
-    std::erase_if(all, [&](const PartEntry& e) { return session_id_of(e.session_id) < from; });
-  }
-  send_list<PartList>(hub_, link, kPartList, l.request, all, l.skip, kMostEntries);
+  if (listings_ >= kMostListings) return;  // whoever asks gives up as well
+  listings_++;
+  auto all = std::make_shared<std::vector<PartEntry>>();
+  threads_.run(
+      {SessionId{}, StoreThreads::kListings},
+      [store = &store_, l, all] {
+        const SessionId from = session_id_of(l.session_id);
+        *all = store->list(l.one_session != 0 ? &from : nullptr);
+        if (l.one_session != 0) return;
+        std::erase_if(*all, [&](const PartEntry& e) { return session_id_of(e.session_id) < from; });
+      },
+      [this, link, l, all] {
+        listings_--;
+        send_list<PartList>(hub_, link, kPartList, l.request, *all, l.skip, kMostEntries);
+      });
 }
 
 // In a thread of the store.
@@ -317,15 +328,19 @@ void Holder::answer(const std::shared_ptr<Fetch>& fetch) {
 }
 
 void Holder::on_remove(LinkId link, const RemoveSession& r) {
-  Removed answer{};
-  answer.request = r.request;
-  const auto done = store_.remove(session_id_of(r.session_id), r.uid);
-  if (done) {
-    answer.files = *done;
-  } else {
-    answer.code = static_cast<uint32_t>(done.error().code);
-  }
-  (void)send_struct(hub_, link, kRemoved, answer);
+  auto answer = std::make_shared<Removed>();
+  answer->request = r.request;
+  threads_.run(
+      {session_id_of(r.session_id), StoreThreads::kWhole},
+      [store = &store_, r, answer] {
+        const auto done = store->remove(session_id_of(r.session_id), r.uid);
+        if (done) {
+          answer->files = *done;
+        } else {
+          answer->code = static_cast<uint32_t>(done.error().code);
+        }
+      },
+      [this, link, answer] { (void)send_struct(hub_, link, kRemoved, *answer); });
 }
 
 }  // namespace cr::node

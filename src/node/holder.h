@@ -96,6 +96,7 @@ class Holder {
   std::vector<std::shared_ptr<Fetch>> waiting_;  // for which the links had no room
   uint64_t lent_ = 0;
   uint64_t last_serial_ = 0;
+  unsigned listings_ = 0;  // under way
 };
 
 // Sends a message that is one struct.

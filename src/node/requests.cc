@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 
 #include "node/as_user.h"
 #include "node/daemon.h"
@@ -110,7 +111,7 @@ std::vector<Found> look(Cluster& cluster, const SessionId* only, uint32_t uid,
 
 FlushListing flushed_now(const RequestContext& context) {
   if (!context.flush) return {};
-  auto listing = context.flush->list(kLookNs);
+  auto listing = context.flush->list(kLookNs, context.wanted);
   if (listing) return std::move(*listing);
   return {
       {},
@@ -255,8 +256,10 @@ class OwnSource : public SlotSource {
 };
 
 // As make_image(), of a flushed file.
-Result<RecoveryResult> make_image_of_flushed(const FlushedFile& from, const std::string& dir,
-                                             bool durable, const OnMakeProgress& progress,
+Result<RecoveryResult> make_image_of_flushed(const FlushedFile& from,
+                                             const std::function<bool()>& wanted,
+                                             const std::string& dir, bool durable,
+                                             const OnMakeProgress& progress,
                                              std::string* ret_text) {
   ret_text->clear();
   const auto open = [&] {
@@ -268,7 +271,8 @@ Result<RecoveryResult> make_image_of_flushed(const FlushedFile& from, const std:
     *ret_text = explain_flush(from.path, file.error());
     return Error{Errc::kDamaged, 0, file.error().what};  // another source may be better
   }
-  OwnSource source(**file);
+  OwnSource own(**file);
+  WantedSource source(own, wanted);
   const auto bytes = make_image_of(source, dir, durable, progress, ret_text);
   if (!bytes) return bytes.error();
   RecoveryResult r;
@@ -339,9 +343,9 @@ Result<Made> make_first(Cluster& cluster, const std::vector<Source>& sources,
       if (progress) progress({p.done_bytes * row, p.total_bytes * row});
     };
     std::string text;
-    auto made = s.parts != nullptr
-                    ? make_image(cluster, *s.parts, dir, durable, in_bytes, &text)
-                    : make_image_of_flushed(*s.flushed, dir, durable, progress, &text);
+    auto made = s.parts != nullptr ? make_image(cluster, *s.parts, dir, durable, in_bytes, &text)
+                                   : make_image_of_flushed(*s.flushed, cluster.wanted(), dir,
+                                                           durable, progress, &text);
     if (made) return made_of(s, std::move(*made));
     ret_lines->push_back(s.words() + ": " + text);
     last = made.error();
@@ -460,11 +464,11 @@ Json repair(const RequestContext& context, Cluster& cluster, const Found& f) {
   ProtectedSession s;
   s.id = f.id;
   s.name = f.name;
-  s.dir = context.repair_dir + "/" + to_hex(f.id);
+  static std::atomic<uint64_t> last = 0;  // what another one has left is still being removed
+  s.dir = context.repair_dir + "/" + to_hex(f.id) + "." + std::to_string(++last);
   s.uid = f.uid;
   s.origin = origin.empty() ? own : origin;
   mkdir(context.repair_dir.c_str(), 0700);
-  remove_image(s.dir);  // of one that was killed
   const auto made = make_newest(cluster, f, s.dir, false, 0, seldom(context.tell), &text);
   if (!made) return failure(text);
   std::vector<std::string> old;
@@ -499,7 +503,7 @@ Json verify(const RequestContext& context, Cluster& cluster, const Found& f,
     }
   }
   for (const FlushedFile& file : f.flushed) {
-    if (!verify_flush(file.path, &text, seldom(context.tell))) bad->push_back(text);
+    if (!verify_flush(file.path, &text, seldom(context.tell), context.wanted)) bad->push_back(text);
   }
   for (const std::string& line : bad_flushed) {
     const std::string folder = flush_directory(context.flush->dir(), f.name, f.id);

@@ -10,7 +10,10 @@ import argparse
 import json
 import os
 import pathlib
+import resource
+import signal
 import socket
+import subprocess
 import sys
 import time
 
@@ -138,7 +141,191 @@ def test_session_moves_to_another_connection(workspace):
     workspace.wait_until(lambda: cluster.session(node) is None, "the end of the session")
 
 
+# ------------------------------------------------------------------------------- many who want it ---
+
+
+def test_many_requests(workspace):
+    """So many are at work and so many wait; the others are told at once that it is too much, and
+    what needs no other node is answered meanwhile."""
+    cluster = Cluster(workspace, 2)
+    asked, silent = cluster.nodes
+    harness.signal_pid(silent.popen.pid, signal.SIGSTOP)  # each request waits for it
+    client = Connection(asked)
+    for _ in range(40):
+        client.send(op="ls")
+    answers = [client.answer() for _ in range(19)]
+    for answer in answers:
+        expect(not answer["ok"], f"it should be refused: {answer}")
+        expect_match(r"\d+ requests of yours are waiting for crstored already; let some",
+                     answer["error"], "crstored")
+    expect(Connection(asked).ask(op="status")["ok"], "crstored should answer at once")
+    harness.signal_pid(silent.popen.pid, signal.SIGCONT)
+    for _ in range(40 - len(answers)):
+        answers.append(client.answer())
+    done = [answer for answer in answers if answer["ok"]]
+    expect(16 <= len(done) <= 21, f"{len(done)} were done")
+    expect(client.ask(op="ls")["ok"], "the next request")
+
+
+def descriptors(pid):
+    return max(int(name) for name in os.listdir(f"/proc/{pid}/fd"))
+
+
+def cpu_seconds(pid):
+    fields = harness.stat_fields(pid)
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_no_descriptors(workspace):
+    """While no descriptor is free, who connects waits, crstored says so once and stands still; then
+    it goes on."""
+    cluster = Cluster(workspace, 2)
+    node = cluster["a"]
+    first = Connection(node)
+    expect(first.ask(op="status")["ok"], "status")
+    soft, hard = resource.prlimit(node.popen.pid, resource.RLIMIT_NOFILE)
+    expect(soft == hard, f"it could have {hard} descriptors, and takes {soft}")
+    resource.prlimit(node.popen.pid, resource.RLIMIT_NOFILE,
+                     (descriptors(node.popen.pid) + 1, hard))
+    later = [Connection(node) for _ in range(3)]
+    outside = socket.socket()
+    outside.setblocking(False)
+    if not cluster.in_namespaces:
+        outside.connect_ex((node.host, node.port))
+    workspace.wait_until(lambda: "nobody can be let in: Too many open files" in node.said(),
+                         "crstored's word about its descriptors")
+    before = cpu_seconds(node.popen.pid)
+    time.sleep(2)
+    used = cpu_seconds(node.popen.pid) - before
+    expect(first.ask(op="status")["ok"], "status")
+    expect(used < 0.2, f"it has used {used} s of the processor while nothing could be done")
+    resource.prlimit(node.popen.pid, resource.RLIMIT_NOFILE, (hard, hard))
+    for client in later:
+        expect(client.ask(op="status")["ok"], "status")
+    expect(cluster.count_in_log(node, "nobody can be let in") == 1, "it is said once")
+    outside.close()
+
+
+MANY_CLIENTS = """
+import socket, sys
+many = []
+for _ in range(129):
+    many.append(socket.socket(socket.AF_UNIX))
+    many[-1].connect(sys.argv[1])
+lines = many[-1].makefile()
+print(lines.readline(), end="")
+print("ended" if lines.readline() == "" else "not ended", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_many_clients_of_one_user(workspace):
+    """One user's connections keep nobody else out, least of all root."""
+    if workspace.user.uid is not None or os.geteuid() != 0:
+        raise harness.Skip("needs root, to be several users")
+    cluster = Cluster(workspace, 1, options=("--for-all-users",))
+    node = cluster["a"]
+    many = subprocess.Popen([sys.executable, "-c", MANY_CLIENTS, str(node.socket)], user=65534,
+                            group=65534, extra_groups=[], stdin=subprocess.PIPE,
+                            stdout=subprocess.PIPE, text=True, cwd="/")
+    workspace.adopt(many)
+    refused = json.loads(many.stdout.readline())
+    expect_match("128 clients of yours are connected to crstored already; end some",
+                 refused["error"], "crstored")
+    expect(many.stdout.readline() == "ended\n", "its connection should be ended")
+    expect(Connection(node).ask(op="status")["ok"], "status")
+    many.communicate()
+
+
+# ---------------------------------------------------------------------- a disk, a service is silent ---
+
+
+def silent_part(workspace, node):
+    """A part that cannot be opened: whoever tries stands still, as on a disk that is gone."""
+    part = node.store / "sessions" / SESSION / "part.0.0"
+    part.parent.mkdir()
+    os.mkfifo(part, 0o600)
+    for path in (part.parent, part):
+        workspace.user.give(path)
+
+
+def test_store_that_does_not_answer(workspace):
+    """Who lists, or protects a session, waits for the disk of the store; nobody else does, and
+    crstored ends all the same when it is told to."""
+    cluster = Cluster(workspace, 2)
+    silent, asked = cluster.nodes
+    silent_part(workspace, silent)
+    waits = Connection(asked)
+    waits.send(op="ls")
+    for _ in range(20):
+        expect(Connection(silent).ask(op="status")["ok"], "status")
+        time.sleep(0.05)
+    mine = Connection(silent)
+    mine.send(op="ls")
+    time.sleep(0.3)  # it is at it now
+    begin = time.monotonic()
+    silent.popen.terminate()
+    expect(silent.popen.wait(timeout=30) == 0, "it should end with 0")
+    took = time.monotonic() - begin
+    expect(took < 8 * harness.SLOWNESS, f"it has taken {took:.1f} s to end")
+    expect_match("does not answer; what was being done there is left", silent.said(), "crstored")
+    expect(not silent.socket.exists(), "its socket is still there")
+
+
+def test_name_service_that_does_not_answer(workspace):
+    """While no name can be resolved links and clients go on; it is said once, with what to do."""
+    cluster = Cluster(workspace, 2, start=False)
+    node = cluster["a"]
+    if cluster.in_namespaces:  # else the service says no at once
+        conf = workspace.path / "resolv.conf"
+        conf.write_text("nameserver 10.0.0.77\noptions timeout:5 attempts:2\n")
+        node.inside += ["unshare", "-m", "sh", "-c",
+                        f'mount --bind {conf} /etc/resolv.conf && exec "$@"', "sh"]
+    cluster.members.write_text(f"a {node.host}:{node.port}\nb no-such-host.invalid:7117\n")
+    cluster.start(node)
+    directory = workspace.path / "image.dir"
+    directory.mkdir()
+    workspace.user.give(directory)
+    client = Connection(node)
+    expect(client.ask(op="protect", session=SESSION, dir=str(directory), name="job",
+                      protect="replica:2")["ok"], "protect")
+    longest, end = 0, time.monotonic() + 12
+    while time.monotonic() < end:
+        begin = time.monotonic()
+        other = Connection(node)
+        nodes = other.ask(op="status")["nodes"]
+        other.close()
+        longest = max(longest, time.monotonic() - begin)
+        time.sleep(0.05)
+    expect(longest < 4, f"a client has waited {longest:.1f} s")
+    expect_match("no-such-host.invalid: .*(name cannot be resolved|does not answer).*in digits",
+                 nodes[1]["state"], "status")
+    expect(cluster.count_in_log(node, "name cannot be resolved") == 1, f"said once:\n{node.said()}")
+
+
 # --------------------------------------------------------------------------------- start and end ---
+
+
+def test_end_while_requests_run(workspace):
+    """Who waits for an answer when crstored is told to end hears that, and it ends at once."""
+    cluster = Cluster(workspace, 2)
+    node = cluster["a"]
+    harness.signal_pid(cluster["b"].popen.pid, signal.SIGSTOP)
+    clients = [Connection(node) for _ in range(3)]
+    for client, request in zip(clients, ({"op": "drain", "name": "b"}, {"op": "ls"},
+                                         {"op": "verify", "name": "job"})):
+        client.send(**request)
+    time.sleep(0.5)
+    begin = time.monotonic()
+    node.popen.terminate()
+    for client in clients:
+        answer = client.answer()
+        expect(answer is not None and not answer["ok"], f"an answer: {answer}")
+        expect_match("crstored was told to end, so this was given up; ask for it again",
+                     answer["error"], "crstored")
+    expect(node.popen.wait(timeout=30) == 0, "it should end with 0")
+    took = time.monotonic() - begin
+    expect(took < 4 * harness.SLOWNESS, f"it has taken {took:.1f} s to end")
 
 
 def test_old_repairs_are_removed(workspace):
