@@ -115,7 +115,8 @@ class Daemon : private LinkHandler {
   void answer(uint64_t client, const Json& message);
   void on_request(Client& c, const Json& request);
   void on_protect(Client& c, const Json& request);
-  void protect(uint64_t client, uint32_t uid, const ProtectedSession& s, const Json& request);
+  void protect(uint64_t client, uint32_t uid, const ProtectedSession& s,
+               const std::vector<std::string>& had, const Json& request);
   void on_can_protect(Client& c, const Json& request);
   std::string cannot_protect(const store::Protection& protection) const;
   void on_committed(Client& c);

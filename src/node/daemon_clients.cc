@@ -90,6 +90,7 @@ void Daemon::on_protect(Client& c, const Json& request) {
   // Neither the image directory nor the store has to answer soon.
   struct Work {
     ProtectedSession session;
+    std::vector<std::string> holders;  // that it had
     bool may = false;
   };
   auto work = std::make_shared<Work>();
@@ -103,9 +104,10 @@ void Daemon::on_protect(Client& c, const Json& request) {
         of.uid = st.st_uid;
         // crrestore finds it by name only then.
         if (work->may) (void)store->note_source(of.id, of.dir);
+        work->holders = store->holders_of(of.id);
       },
       [this, client = c.number, uid = c.uid, request, work] {
-        if (work->may) return protect(client, uid, work->session, request);
+        if (work->may) return protect(client, uid, work->session, work->holders, request);
         answer(client, failure(work->session.dir +
                                ": crstored may not read this image directory; it must belong to "
                                "the session's user"));
@@ -114,13 +116,17 @@ void Daemon::on_protect(Client& c, const Json& request) {
 
 // The client may be gone: what it has committed before is kept all the same.
 void Daemon::protect(uint64_t client, uint32_t uid, const ProtectedSession& s,
-                     const Json& request) {
+                     const std::vector<std::string>& had, const Json& request) {
   std::string text;
   const unsigned count = s.protection.parts();
   const std::vector<Member> members = members_now();
   const PlacementRequest place{members, s.id, config_.members.self().name, count,
                                config_.strict_racks};
-  auto placed = holders(place, &text);
+  // Who has a part of it keeps that, under its number: a node that was added to the list since then
+  // takes one part at most.
+  auto kept = rebalance(place, had, &text);
+  // It had none, or as many as another protection has.
+  auto placed = kept ? std::move(kept) : holders(place, &text);
   if (!placed) return answer(client, failure(text));
   const std::string id = to_hex(s.id);
   if (const auto at = sessions_.find(id);

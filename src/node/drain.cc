@@ -206,7 +206,7 @@ bool set_state(const RequestContext& context, const std::string& node, bool drai
     if (ret_text->empty()) *ret_text = cluster.error().what;
     return false;
   }
-  (*cluster)->share(*context.states);  // so that this is the newest that is known of the node
+  (*cluster)->share(*context.states);   // so that this is the newest that is known of the node
   if (!context.wanted()) return false;  // so nothing has changed
   if (const auto set = context.states->set(node, draining); !set) {
     *ret_text = std::string("the store cannot remember it: ") + set.error().what;

@@ -252,6 +252,27 @@ Result<std::unique_ptr<store::LoadedPart>> PartStore::load(const SessionId& id, 
   return Error{Errc::kNotFound, 0, "there is no such part here any more"};
 }
 
+std::vector<std::string> PartStore::holders_of(const SessionId& id) const {
+  const OwnRights rights;
+  const std::string dir = session_dir(id);
+  std::vector<std::string> holders;
+  Triple newest{};
+  for (const std::string& name : names_in(dir)) {
+    unsigned holder = 0;
+    if (!is_part_name(name, &holder)) continue;
+    const store::PartState s = store::load_part_copy(dir + "/" + name);
+    if (!s.part || !is_of(*s.part, id, holder)) continue;
+    const Triple& triple = s.part->view.header.triple;
+    if (!holders.empty() && !is_newer(triple, newest)) continue;
+    newest = triple;
+    holders.clear();
+    for (const format::HolderRecord& r : s.part->view.description.holders) {
+      holders.emplace_back(r.node, strnlen(r.node, sizeof(r.node)));
+    }
+  }
+  return holders;
+}
+
 Result<void> PartStore::note_source(const SessionId& id, const std::string& dir) {
   const std::string own = session_dir(id), path = own + "/source", fresh = path + ".new";
   if (!make_private_directory(own)) {

@@ -60,6 +60,8 @@ class PartStore {
   Result<std::unique_ptr<store::LoadedPart>> load(const SessionId& id, unsigned holder,
                                                   const format::Triple& triple,
                                                   uint64_t layout) const;
+  // Names of the holders, by number, as the newest part says that is here; none: there is no part.
+  std::vector<std::string> holders_of(const SessionId& id) const;
   // Where the session's own images are, on this node; "" if that is not known.
   Result<void> note_source(const SessionId& id, const std::string& dir);
   std::string source_of(const SessionId& id) const;

@@ -388,6 +388,16 @@ Test(part_store, parts_of_a_later_run_are_not_written_over) {
   cr_assert_not(refused(o));
 }
 
+Test(part_store, the_newest_part_says_who_the_holders_are) {
+  Store store;
+  cr_assert(store->holders_of(session(1)).empty());
+  take_in(store, offer(1, 7), Rows(4, 1));
+  const auto names = store->holders_of(session(1));
+  cr_assert_eq(names.size(), 3u);
+  const auto expected = cr_test::SyntheticPart().holders;
+  for (size_t i = 0; i < 3; i++) cr_assert_str_eq(names[i].c_str(), expected[i].node);
+}
+
 // Then the next checkpoint writes only what it has of its own.
 Test(part_store, the_other_buffer_is_prepared_once) {
   Store store;
