@@ -38,8 +38,10 @@ long trace(long request, pid_t tid, uint64_t addr, D data) {
 
 std::string who(pid_t tid) { return "thread " + std::to_string(tid); }
 
+constexpr int kSpinRounds = 2000;
+
 void wait_a_moment(int round) {
-  if (round < 2000) return;
+  if (round < kSpinRounds) return;
   timespec ts{0, 20000};
   nanosleep(&ts, nullptr);
 }
@@ -126,13 +128,8 @@ std::string Rollback::thread_calls(Thread& t, uint64_t list) {
   t.stopped = false;
   const uint64_t deadline = rawsys::now_ns() + kTimeoutNs;
   for (int round = 0; __atomic_load_n(&l->done, __ATOMIC_ACQUIRE) == 0; round++) {
-    int status = 0;
-    if (round % 64 == 63 && waitpid(t.tid, &status, __WALL | WNOHANG) == t.tid) {
-      if (!WIFSTOPPED(status)) {
-        t.tid = 0;
-        return "the program has ended";
-      }
-      trace(PTRACE_CONT, t.tid, 0, 0);  // out of a group stop
+    if (round >= kSpinRounds && round % 64 == 0 && world_->has_ended(t)) {
+      return "the program has ended";
     }
     if (rawsys::now_ns() > deadline) return who(t.tid) + " does not answer";
     wait_a_moment(round);

@@ -308,7 +308,7 @@ Trouble Tree::join(pid_t pid, Joining* ret, bool* ret_again) {
   for (const uint64_t begin = rawsys::now_ns(); !session.attached();) {
     serve_(20);
     if (session.attached()) break;
-    *ret_again = has_ended(pid);
+    *ret_again = is_ending(pid);  // killed, it stays a zombie as long as its threads are held here
     if (*ret_again || rawsys::now_ns() - begin > kPatienceNs) {
       return trouble(Errc::kCannotStop, ETIMEDOUT,
                      name_of_process(pid) + " did not connect to the session's agent");

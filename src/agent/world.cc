@@ -20,6 +20,7 @@
 
 #include "agent/frame.h"
 #include "format/plan.h"
+#include "os/fault.h"
 #include "os/proc.h"
 #include "rawsys/rawsys.h"
 
@@ -27,6 +28,7 @@ namespace cr::agent {
 namespace {
 
 constexpr uint64_t kStopTimeoutNs = 3000000000ull;
+constexpr int kLookRounds = 32;  // of waiting, before another look whether the thread lives
 constexpr int kNtX86Xstate = 0x202;
 constexpr int kPtraceEventStop = 128;
 
@@ -166,6 +168,29 @@ void World::note_end(Thread& t, int status) {
   t.tid = 0;
 }
 
+// The end of a process's first thread is not reported while other threads are left, be they zombies
+// that wait for us.
+bool World::has_ended_unreported(Thread& t) {
+  if (!t.leader) return false;
+  const auto stat = os::read_stat(pid_, t.tid);
+  if (stat && stat->state != 'Z' && stat->state != 'X') return false;
+  leader_gone_ = leader_unburied_ = true;
+  t.tid = 0;
+  return true;
+}
+
+bool World::has_ended(Thread& t) {
+  int status = 0;
+  const pid_t r = waitpid(t.tid, &status, __WALL | WNOHANG);
+  if (r != t.tid) return has_ended_unreported(t);
+  if (WIFSTOPPED(status)) {
+    trace(PTRACE_CONT, t.tid, nullptr, nullptr);  // out of a group stop
+    return false;
+  }
+  note_end(t, status);
+  return true;
+}
+
 // Waits for the stop that PTRACE_INTERRUPT asked for; signals met on the way are delivered.
 Trouble World::wait_stopped(Thread& t, uint64_t deadline_ns) {
   for (int round = 0;; round++) {
@@ -190,16 +215,7 @@ Trouble World::wait_stopped(Thread& t, uint64_t deadline_ns) {
         continue;
       }
     }
-    // The end of a process's first thread is not reported while other threads are left, be they
-    // zombies that wait for us.
-    if (t.leader && round % 32 == 31) {
-      auto stat = os::read_stat(pid_, t.tid);
-      if (!stat || stat->state == 'Z' || stat->state == 'X') {
-        leader_gone_ = leader_unburied_ = true;
-        t.tid = 0;
-        return {};
-      }
-    }
+    if (round % kLookRounds == kLookRounds - 1 && has_ended_unreported(t)) return {};
     if (rawsys::now_ns() > deadline_ns) {
       return trouble(Errc::kCannotStop, ETIMEDOUT,
                      thread_text(pid_, t.tid) +
@@ -325,14 +341,8 @@ Trouble World::begin_function(Thread& t, uint64_t slot, uint64_t entry, uint64_t
 Trouble World::await_report(Thread& t, uint64_t slot, uint64_t deadline_ns) {
   const format::ThreadReport& report = channel_->reports[slot];
   for (int round = 0; __atomic_load_n(&report.done, __ATOMIC_ACQUIRE) == 0; round++) {
-    int status = 0;
-    if (round % 16 == 15 && waitpid(t.tid, &status, __WALL | WNOHANG) == t.tid) {
-      if (WIFSTOPPED(status)) {
-        trace(PTRACE_CONT, t.tid, nullptr, nullptr);  // out of a group stop
-      } else {
-        note_end(t, status);
-        return trouble(Errc::kCannotStop, ESRCH, "the program has ended");
-      }
+    if (round % kLookRounds == kLookRounds - 1 && has_ended(t)) {
+      return trouble(Errc::kCannotStop, ESRCH, "the program has ended");
     }
     if (rawsys::now_ns() > deadline_ns) {
       return trouble(Errc::kCannotStop, ETIMEDOUT, thread_text(pid_, t.tid) + " does not report");
@@ -374,14 +384,9 @@ Trouble World::join() {
   if (bad.bad()) return bad;
   const uint64_t deadline = rawsys::now_ns() + kStopTimeoutNs;
   for (int round = 0; joining == 1; round++) {
-    int status = 0;
     if (!read_memory(word, &joining, sizeof(joining))) break;
-    if (round % 16 == 15 && waitpid(t.tid, &status, __WALL | WNOHANG) == t.tid) {
-      if (!WIFSTOPPED(status)) {
-        note_end(t, status);
-        return trouble(Errc::kCannotStop, ESRCH, "the process has ended");
-      }
-      trace(PTRACE_CONT, t.tid, nullptr, nullptr);  // out of a group stop
+    if (round % kLookRounds == kLookRounds - 1 && has_ended(t)) {
+      return trouble(Errc::kCannotStop, ESRCH, "the process has ended");
     }
     if (rawsys::now_ns() > deadline) break;
     wait_a_moment(round);
@@ -399,7 +404,10 @@ Trouble World::join() {
 Trouble World::run_reports(size_t first, size_t count) {
   Trouble bad;
   size_t begun = 0;
-  for (; begun < count && !bad.bad(); begun++) bad = begin_report(threads_[first + begun], begun);
+  for (; begun < count && !bad.bad(); begun++) {
+    bad = begin_report(threads_[first + begun], begun);
+    if (begun == 0) os::fault_point(os::FaultPoint::kThreadsAsked);
+  }
   const uint64_t deadline = rawsys::now_ns() + kStopTimeoutNs;
   const auto for_all = [&](Trouble (World::*step)(Thread&, uint64_t, uint64_t)) {
     for (size_t i = 0; i < begun; i++) {

@@ -95,6 +95,8 @@ class World {
 
   // For restore() in place: waits for the stop that PTRACE_INTERRUPT asked for.
   Trouble wait_for(Thread& t, uint64_t deadline_ns) { return wait_stopped(t, deadline_ns); }
+  // Of a thread that runs code of ours. If not, it is let out of a stop signal's stop.
+  bool has_ended(Thread& t);
 
   std::vector<Thread>& threads() { return threads_; }
   const std::vector<siginfo_t>& shared_pending() const { return shared_pending_; }
@@ -110,6 +112,7 @@ class World {
  private:
   Trouble seize_new(bool* ret_any);
   void note_end(Thread& t, int status);
+  bool has_ended_unreported(Thread& t);
   Trouble wait_stopped(Thread& t, uint64_t deadline_ns);
   BeforeStop look(pid_t tid) const;
   Trouble let_out(Thread& t, int round, bool* ret_again);

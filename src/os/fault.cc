@@ -13,23 +13,41 @@
 namespace cr::os {
 namespace {
 
-constexpr const char* kNames[] = {"copied_early",     "before_stop",
-                                  "stopped",          "threads_described",
-                                  "helping",          "captured",
-                                  "resumed",          "answered",
-                                  "lock_cleared",     "lock_cleared_synced",
-                                  "pages_half",       "pages_written",
-                                  "metadata_written", "payload_synced",
-                                  "committed",        "committed_synced",
-                                  "restore_planned",  "restore_exec",
-                                  "restore_taken",    "restore_attached",
-                                  "rollback_planned", "rollback_mapped",
-                                  "rollback_filled",  "rollback_done",
-                                  "part_locked",      "part_received",
-                                  "part_written",     "part_committed",
-                                  "part_answered",    "offers_sent",
-                                  "rows_sent",        "commit_sent",
-                                  "own_committed",    "transfer_settled",
+constexpr const char* kNames[] = {"copied_early",
+                                  "before_stop",
+                                  "stopped",
+                                  "threads_asked",
+                                  "threads_described",
+                                  "helping",
+                                  "captured",
+                                  "resumed",
+                                  "answered",
+                                  "lock_cleared",
+                                  "lock_cleared_synced",
+                                  "pages_half",
+                                  "pages_written",
+                                  "metadata_written",
+                                  "payload_synced",
+                                  "committed",
+                                  "committed_synced",
+                                  "restore_planned",
+                                  "restore_exec",
+                                  "restore_taken",
+                                  "restore_attached",
+                                  "rollback_planned",
+                                  "rollback_mapped",
+                                  "rollback_filled",
+                                  "rollback_done",
+                                  "part_locked",
+                                  "part_received",
+                                  "part_written",
+                                  "part_committed",
+                                  "part_answered",
+                                  "offers_sent",
+                                  "rows_sent",
+                                  "commit_sent",
+                                  "own_committed",
+                                  "transfer_settled",
                                   "image_made"};
 static_assert(sizeof(kNames) / sizeof(kNames[0]) == static_cast<size_t>(FaultPoint::kCount));
 
@@ -41,8 +59,8 @@ constexpr struct {
 struct Armed {
   int point = -1;
   long nth = 0;
-  bool agent_only = false;
-  int error = 0;  // to fail with; 0: to die
+  bool agent = true, program = true;  // who is ended
+  int error = 0;                      // to fail with; 0: to die
   bool hang = false;
 };
 
@@ -64,7 +82,10 @@ Armed read_environment() {
     }
   }
   const char* scope = getenv("CR_FAULT_SCOPE");
-  a.agent_only = scope != nullptr && strcmp(scope, "agent") == 0;
+  if (scope != nullptr) {
+    a.program = strcmp(scope, "agent") != 0;
+    a.agent = strcmp(scope, "program") != 0;
+  }
   return a;
 }
 
@@ -82,10 +103,11 @@ int fault_error(FaultPoint p) {
   if (armed.point != static_cast<int>(p)) return 0;
   const long nth = ++reached;
   if (armed.error != 0) return nth == armed.nth ? armed.error : 0;
-  if (armed.hang && nth != armed.nth) return 0;
-  if (nth < armed.nth) return 0;
+  const bool once = armed.hang || !armed.agent;  // others are there afterwards
+  if (nth < armed.nth || (once && nth != armed.nth)) return 0;
   if (!armed.hang) {
-    if (!armed.agent_only && g_victim > 0) kill(g_victim, SIGKILL);
+    if (armed.program && g_victim > 0) kill(g_victim, SIGKILL);
+    if (!armed.agent) return 0;
     kill(getpid(), SIGKILL);
   }
   for (;;) pause();

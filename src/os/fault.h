@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 // fault.h - the named points of the protocol at which tests end everything, or have something fail.
 // Invariant: without CR_FAULT in the environment a point costs one load.
-// Context: N. CR_FAULT=name[:nth] ends the agent (and the program it serves, unless
-// CR_FAULT_SCOPE=agent) by SIGKILL when the point is reached for the nth time (default first).
+// Context: N. CR_FAULT=name[:nth] ends the agent and the program it serves by SIGKILL when the point
+// is reached for the nth time (default first); CR_FAULT_SCOPE=agent or =program only one of them.
 // CR_FAULT=name:nth=ERROR has what is done there fail that once, where fault_error() is asked:
 // with EIO, ENOSPC or EROFS; with `hang` the thread stands still there for ever.
 #pragma once
@@ -15,6 +15,7 @@ enum class FaultPoint {
   kCopiedEarly,        // trigger seen; pages were copied while the program runs
   kBeforeStop,         // staging for the stop is set aside
   kStopped,            // all threads are stopped
+  kThreadsAsked,       // the first of them runs our code, to report
   kThreadsDescribed,   // registers are with the agent
   kHelping,            // the agent copies some of many pages
   kCaptured,           // pages are in staging, still stopped

@@ -17,9 +17,9 @@ from subject import LARGE, SMALL, Subject, read_images
 # In the order in which a checkpoint reaches them. From "lock_cleared" on the buffer says that
 # another checkpoint was begun, from "committed" on it is whole.
 CHECKPOINT_POINTS = (
-    "copied_early", "before_stop", "stopped", "threads_described", "helping", "captured", "resumed",
-    "answered", "lock_cleared", "lock_cleared_synced", "pages_half", "pages_written",
-    "metadata_written", "payload_synced", "committed", "committed_synced")
+    "copied_early", "before_stop", "stopped", "threads_asked", "threads_described", "helping",
+    "captured", "resumed", "answered", "lock_cleared", "lock_cleared_synced", "pages_half",
+    "pages_written", "metadata_written", "payload_synced", "committed", "committed_synced")
 RESTORE_POINTS = ("restore_planned", "restore_exec", "restore_taken", "restore_attached")
 # Of restore() in place; tried by tests/system/cli_test.py, rollback_killed.
 ROLLBACK_POINTS = ("rollback_planned", "rollback_mapped", "rollback_filled", "rollback_done")

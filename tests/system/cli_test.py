@@ -1837,6 +1837,21 @@ def test_malloc_engine_session(workspace):
     session.expect_pass()
 
 
+def test_program_dies_when_asked(workspace):
+    """The program dies while its threads are asked for their state: crrun says so at once. An agent
+    that waits for the first thread's answer would give up after 3 s."""
+    session = Session(workspace, [workspace.program("lib_plugin_kills")])
+    session.start()
+    session.wait_ready()
+    pid = session.program_pid()
+    workspace.start([workspace.tool("crckpt"), session.image], stdout="ckpt.txt", stderr="ckpt.txt")
+    workspace.wait_until(lambda: not harness.is_alive(pid), "the program's death")
+    begin = time.monotonic()
+    session.wait_end(status=137)
+    took = time.monotonic() - begin
+    expect(took < 2.5 * harness.SLOWNESS, f"crrun ended {took:.1f} s after its program")
+
+
 def test_malloc_misuse(workspace):
     """Misuse of malloc ends the program with a line that names the call."""
     program = workspace.program("malloc_misuse")
