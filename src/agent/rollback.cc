@@ -349,7 +349,7 @@ std::string Rollback::put_memory_back() {
     for (;;) {
       const uint32_t now = __atomic_load_n(word, __ATOMIC_ACQUIRE);
       if (now == wanted) return true;
-      if (rawsys::now_ns() > deadline) return false;
+      if (rawsys::now_ns() > deadline || s_.control_is_gone()) return false;
       timespec slice{0, 20000000};
       const long r = rawsys::sys_futex(word, FUTEX_WAIT, now, &slice);
       if (r == -ETIMEDOUT) world_->keep_control_running();

@@ -321,12 +321,15 @@ bool Session::has_ended() const {
   return !pidfd_ || poll(&p, 1, 0) != 0;
 }
 
+// A look at the next message would not tell: what was sent before the end may lie there unread.
+bool Session::control_is_gone() const {
+  pollfd p{control_.get(), 0, 0};
+  return poll(&p, 1, 0) > 0 && (p.revents & (POLLHUP | POLLERR)) != 0;
+}
+
 bool Session::still_attached() {
-  if (!attached()) return false;
-  char c;
-  if (recv(control_.get(), &c, 1, MSG_PEEK | MSG_DONTWAIT) != 0) return true;
-  detach();
-  return false;
+  if (attached() && control_is_gone()) detach();
+  return attached();
 }
 
 void Session::detach() {
@@ -510,10 +513,7 @@ Trouble Session::await_command(bool described_is_enough, uint64_t timeout_ns, Wo
     if (waited > timeout_ns) {
       return trouble(Errc::kTimeout, ETIMEDOUT, "the control thread does not answer");
     }
-    char c1;
-    if (recv(control_.get(), &c1, 1, MSG_PEEK | MSG_DONTWAIT) == 0) {
-      return trouble(Errc::kAgentGone, EPIPE, "the program ended");
-    }
+    if (control_is_gone()) return trouble(Errc::kAgentGone, EPIPE, "the program ended");
     const timespec slice{0, 20000000};
     const long r = described_is_enough ? rawsys::sys_futex(&c->described, FUTEX_WAIT, 0, &slice)
                                        : rawsys::sys_futex(&c->done_seq, FUTEX_WAIT, done, &slice);

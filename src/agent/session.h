@@ -76,6 +76,8 @@ class Session {
   bool attached() const { return static_cast<bool>(control_); }
   // Looks whether its connection still is: it goes with an exec.
   bool still_attached();
+  // Its end of the connection is closed: an exec, or it has ended.
+  bool control_is_gone() const;
   pid_t pid() const { return pid_; }
   int pidfd() const { return pidfd_.get(); }
 

@@ -471,9 +471,9 @@ void Supervisor::on_timer() {
   }
   format::Report r{};
   const Trouble bad = take(0, false, {}, &r);
-  if (bad.bad() &&
-      (bad.error.sys_errno == ESRCH || (session_.has_ended() && !tree_.others_live()))) {
-    // it ended just now
+  if (bad.bad() && (bad.error.sys_errno == ESRCH || bad.error.code == Errc::kAgentGone ||
+                    (session_.has_ended() && !tree_.others_live()))) {
+    // it ended just now, or executed another program, which can be checkpointed soon
   } else if (bad.bad()) {
     say("checkpoint failed: " + bad.text + "; the program runs on");
   } else {

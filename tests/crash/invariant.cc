@@ -8,12 +8,13 @@
 // Context: N, an ordinary unmodified program; it knows of checkpoints only what crstatus() says, if
 // that is there.
 //
-//   invariant BYTES STATUS_FILE [--checkpoint-every=N]
+//   invariant BYTES STATUS_FILE [--checkpoint-every=N [--askers=N]]
 //
 // BYTES is the data of each thread, half on its stack and half on its heap. Every few milliseconds
 // each thread writes one Record to its place in STATUS_FILE (tests/crash/invariant_status.py reads
 // them). A file STATUS_FILE.stop ends the program: it prints "OK" and the steps, status 0.
-// --checkpoint-every=N: thread 0 calls checkpoint() itself after every N steps.
+// --checkpoint-every=N: thread 0 calls checkpoint() itself after every N steps; --askers=N: as many
+// threads do.
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -64,6 +65,7 @@ int g_status_fd;
 uint64_t g_words;  // of each of the two arrays
 bool g_stop;
 uint64_t g_checkpoint_every;
+int g_askers = 1;
 uint64_t g_checkpoints;
 std::string g_stop_path;
 int (*g_crstatus)(struct crstatus*);
@@ -222,7 +224,7 @@ void pause_between_steps(int thread, uint64_t step) {
       on_heap = moved;
     }
     pause_between_steps(thread, step - 1);
-    if (thread == 0 && g_checkpoint_every != 0 && step % g_checkpoint_every == 0) {
+    if (thread < g_askers && g_checkpoint_every != 0 && step % g_checkpoint_every == 0) {
       (void)g_crcheckpoint();
       __atomic_add_fetch(&g_checkpoints, 1, __ATOMIC_RELAXED);
     }
@@ -259,6 +261,7 @@ int main(int argc, char** argv) {
     g_checkpoint_every = strtoull(argv[3] + 19, nullptr, 0);
     g_crcheckpoint = reinterpret_cast<int (*)()>(dlsym(RTLD_DEFAULT, "crcheckpoint"));
     if (g_crcheckpoint == nullptr) give_up("no checkpoint() here");
+    if (argc > 4 && strncmp(argv[4], "--askers=", 9) == 0) g_askers = atoi(argv[4] + 9);
   }
   g_ledger = new Ledger;
   for (int i = 0; i < kThreads; i++) {

@@ -127,7 +127,7 @@ class Plan:
         for point in faults.CHECKPOINT_POINTS + faults.RESTORE_POINTS:
             self.add(f"{label}fault/{point}", user,
                      lambda workspace, point=point: fault(workspace, point))
-        for name in alone.ALL:
+        for name in (*alone.ALL, *alone.ONCE):
             self.add(f"{label}alone/{name}", user, lambda workspace, name=name: alone.run(
                 workspace, name, self.seed, 10 if self.quick or label else 60, environment))
         for name in bad_images.ALL:
