@@ -275,7 +275,7 @@ class Workspace:
         return {**kept, **self.variables, "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "LANG": "C",
                 "HOME": str(self.path), "TMPDIR": str(self.path), key: value,
                 "CRTEST_READY": str(self.path / "ready"), "CRTEST_PING": str(self.path / "ping"),
-                "CRTEST_GO": str(self.path / "go")}
+                "CRTEST_GO": str(self.path / "go"), "CRTEST_STOPS": str(self.path / "stops")}
 
     def make_file(self, name):
         """An empty file that belongs to the test's user, open for writing."""
@@ -401,6 +401,11 @@ class Session:
         self.foreground = None  # the crrun or crrestore that is running now
         self.name = ""
         self.restores = 0
+        # By time.time_ns(), until the program has answered: before and after its last checkpoint,
+        # and when crrestore was started.
+        self.captured = (0, 0)
+        self.restored = 0
+        self.was_stopped = False
         workspace.sessions.append(self)
 
     def start(self):
@@ -412,6 +417,8 @@ class Session:
     def restore(self, options=(), environment=None):
         """Starts crrestore. Its own streams go elsewhere: the program's come back as they were."""
         self.restores += 1
+        self.restored = time.time_ns()
+        self.was_stopped = True
         command = [self.workspace.tool("crrestore"), *options, self.image]
         self.foreground = self.workspace.start(
             command, stdout=f"restore-{self.restores}.out", stderr=f"restore-{self.restores}.err",
@@ -419,8 +426,13 @@ class Session:
         self.name = f"crrestore (restore {self.restores})"
 
     def checkpoint(self, then="continue", check=0):
-        return self.workspace.run(
+        before = time.time_ns()
+        done = self.workspace.run(
             [self.workspace.tool("crckpt"), f"--then={then}", self.image], check=check)
+        if done.returncode == 0:
+            self.captured = (before, time.time_ns())
+            self.was_stopped = True
+        return done
 
     def verify_image(self):
         self.workspace.run([self.workspace.tool("crinspect"), "verify", self.image], check=0)
@@ -477,10 +489,16 @@ class Session:
         self.wait_until((self.workspace.path / "ready").exists, "the program's ready file")
 
     def ping(self):
-        """Waits for a sign that the program is running (again)."""
+        """Waits for a sign that the program is running (again); writes down from when on it was
+        not: asked for a checkpoint, had it, began a restore (0: it was not dead), and now."""
         ping = self.workspace.path / "ping"
         ping.touch()
         self.wait_until(lambda: not ping.exists(), "the program's answer to a ping")
+        if self.was_stopped:
+            with open(self.workspace.path / "stops", "a", encoding="ascii") as file:
+                print(*self.captured, self.restored, time.time_ns(), file=file)
+        self.restored = 0
+        self.was_stopped = False
 
     def go(self):
         (self.workspace.path / "go").touch()

@@ -58,11 +58,14 @@ def come_back(workspace, program, column):
             session.ping()
             time.sleep(0.02)
         session.kill()
+        time.sleep(program.pause)
         session.restore()
         session.ping()
     else:
         for _ in range(1 if column in ("once", "lazy") else run.CYCLES):
+            time.sleep(program.pause)
             kill_at_checkpoint(session, program)
+            time.sleep(program.pause)
             session.restore(("-i", "off", "--lazy") if column == "lazy" else ("-i", "off"))
             session.ping()
     session.go()

@@ -38,6 +38,7 @@ class Program:
     name: str
     mode: str = "cycles"
     kill: str = "at-checkpoint"
+    pause: float = 0
     users: str = DEFAULT_USERS
     timeout: float = harness.DEFAULT_TIMEOUT
     skip_unprivileged: str = ""
@@ -62,7 +63,7 @@ def parse_directive(name, text):
             value, text = rest, ""
         else:
             value, _, text = rest.partition(" ")
-        if key == "timeout":
+        if key in ("timeout", "pause"):
             value = float(value)
         elif key == "hugepages":
             value = int(value)
@@ -127,6 +128,7 @@ def run_cycles(workspace, program, track):
     session.start()
     session.wait_ready()
     for _ in range(CYCLES):
+        time.sleep(program.pause)
         if program.kill == "later":
             checkpoint(session, program)
             session.ping()  # it has run on since the checkpoint
@@ -135,6 +137,7 @@ def run_cycles(workspace, program, track):
         else:
             session.checkpoint(then="kill")
             session.wait_end(status=137)
+        time.sleep(program.pause)
         session.restore(track)
         session.ping()
     session.go()
