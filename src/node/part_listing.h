@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// part_listing.h - what was read of parts when they were listed last, so that a part that nobody has
-// written since is not read again: a listing takes the first page of each file then.
+// part_listing.h - what was read of parts when they were listed last, so that a part that nobody
+// has written since is not read again: a listing reads the header of each file then.
 // Invariant: an entry is told of a file only as long as its header, each byte of it, its size and
 // both of its times are as they were before it was read; a header that is being written has another
 // WRITE_LOCK. What a disk changes by itself shows when the part is read or verified.

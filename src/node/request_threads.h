@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 // request_threads.h - the threads that do what people ask for: so many at once, and of no user so
 // many that others have to wait for them.
-// Invariant: of what was taken all is begun, in the order of its coming among those of a user, and
-// of the users whoever has the fewest at work is next; what is beyond the bounds is refused at once.
+// Invariant: of what was taken all is begun, one user's in the order of its coming, and whose user
+// has the fewest at work is next; what is beyond the bounds is refused at once.
 // Context: N; run() from one thread.
 #pragma once
 

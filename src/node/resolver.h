@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// resolver.h - the addresses of hosts, looked up beside everybody who needs them: a name service may
-// take ten seconds to say that it does not answer.
+// resolver.h - the addresses of hosts, looked up beside everybody who needs them: a name service
+// may take ten seconds to say that it does not answer.
 // Invariant: find() never waits; a host that had an address keeps it until there is another one.
 // Context: N; any thread. A thread that looks up may outlive this object, and then tells nobody.
 // Doc: docs/store.md, "What happens when".

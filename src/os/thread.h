@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// thread.h - a thread that the kernel may refuse: std::thread throws then, which ends a process that
-// is built without exceptions.
+// thread.h - a thread that the kernel may refuse: std::thread throws then, which ends a process
+// that is built without exceptions.
 // Invariant: what is started runs once; a thread is joined or detached before its owner is gone.
 // Context: N.
 #pragma once

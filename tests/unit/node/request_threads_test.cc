@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 // request_threads_test.cc - what people ask for, in threads.
-// Invariant under test: no more are at work than there may be, of one user neither; a user with many
-// requests does not hold up another one; what is too much is refused in words; what was taken is
-// done, once.
+// Invariant under test: no more are at work than there may be, of one user neither; a user with
+// many requests does not hold up another one; what is too much is refused in words; what was taken
+// is done, once.
 #include "node/request_threads.h"
 
 #include <criterion/criterion.h>
