@@ -31,8 +31,10 @@ ListParts list_request(const SessionId* only) {
 }  // namespace
 
 Cluster::~Cluster() {
-  if (hub_ && region_) hub_->unregister_region(region_->id);
-  hub_.reset();  // before the window, which peers may be writing to
+  for (auto& [_, peer] : peers_) {
+    if (peer.region) hub_->unregister_region(peer.region->id);
+  }
+  hub_.reset();  // before the windows, which peers may be writing to
 }
 
 Result<std::unique_ptr<Cluster>> Cluster::open(Options options, std::string* ret_text) {
@@ -47,13 +49,6 @@ Result<std::unique_ptr<Cluster>> Cluster::open(Options options, std::string* ret
     return hub.error();
   }
   c->hub_ = std::move(*hub);
-  auto window =
-      os::Mapping::map(-1, kWindowBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS);
-  if (!window) return window.error();
-  c->window_ = std::move(*window);
-  auto region = c->hub_->register_region(c->window_.data(), c->window_.size());
-  if (!region) return region.error();
-  c->region_ = *region;
   c->connect_to_all();
   c->wait(c->options_.connect_ns, [&] {
     return std::ranges::all_of(c->peers_,
@@ -91,6 +86,21 @@ void Cluster::connect_to_all() {
       unreachable_[m.name] = address_of(m) + ": " + link.error().what;
     }
   }
+}
+
+Result<void> Cluster::Peer::may_ask() const {
+  if (!up) return Error{Errc::kAgentGone, 0, "the node cannot be reached"};
+  if (silent) return Error{Errc::kTimeout, ETIMEDOUT, "the node does not answer"};
+  return {};
+}
+
+Result<void> Cluster::make_window(Peer& peer) {
+  CR_TRYV(peer.may_ask());
+  if (peer.region) return {};
+  CR_TRY(peer.window,
+         os::Mapping::map(-1, kWindowBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS));
+  CR_TRY(peer.region, hub_->register_region(peer.window.data(), peer.window.size()));
+  return {};
 }
 
 template <typename Condition>
@@ -139,7 +149,7 @@ void Cluster::on_refused(WireReason, const std::string&, const std::string&) {}
 Result<uint64_t> Cluster::send_bytes(const std::string& node, uint16_t type,
                                      std::span<uint8_t> message) {
   const Peer& peer = peers_[node];
-  if (!peer.up) return Error{Errc::kAgentGone, 0, "the node cannot be reached"};
+  CR_TRYV(peer.may_ask());
   ++request_;
   memcpy(message.data(), &request_, sizeof(request_));
   CR_TRYV(hub_->send(peer.link, type, message));
@@ -149,12 +159,16 @@ Result<uint64_t> Cluster::send_bytes(const std::string& node, uint16_t type,
 
 Result<std::vector<uint8_t>> Cluster::answer_to(uint64_t request) {
   const auto at = questions_.find(request);
-  const Peer& peer = peers_[at->second.node];
+  Peer& peer = peers_[at->second.node];
   const uint64_t now = rawsys::now_ns(), until = std::max(now, at->second.until_ns);
   const bool ended = wait(until - now, [&] { return at->second.answer || !peer.up; });
   const Question q = std::move(at->second);
   questions_.erase(at);
-  if (!ended) return Error{Errc::kTimeout, ETIMEDOUT, "the node does not answer"};
+  if (!ended) {
+    peer.silent = true;
+    unreachable_.emplace(q.node, "it does not answer");
+    return Error{Errc::kTimeout, ETIMEDOUT, "the node does not answer"};
+  }
   if (!q.answer) return Error{Errc::kAgentGone, 0, "the node went away"};
   return *q.answer;
 }
@@ -204,7 +218,7 @@ std::vector<FoundPart> Cluster::list_on(const std::string& node, const SessionId
   std::vector<FoundPart> all;
   if (node != options_.members.self().name) {
     const ListParts l = list_request(only);
-    const uint64_t request = peers_[node].up ? ask_for_list(node, l) : 0;
+    const uint64_t request = peers_[node].may_ask() ? ask_for_list(node, l) : 0;
     if (request != 0) list_of(node, l, request, &all);
     return all;
   }
@@ -217,7 +231,7 @@ std::vector<FoundPart> Cluster::list(const SessionId* only) {
   const ListParts l = list_request(only);
   std::map<std::string, uint64_t> asked;
   for (const auto& [name, peer] : peers_) {
-    if (const uint64_t request = peer.up ? ask_for_list(name, l) : 0; request != 0) {
+    if (const uint64_t request = peer.may_ask() ? ask_for_list(name, l) : 0; request != 0) {
       asked[name] = request;
     }
   }
@@ -232,6 +246,8 @@ std::vector<FoundPart> Cluster::list(const SessionId* only) {
 
 Result<void> Cluster::fetch(const FoundPart& part, uint32_t kind, uint64_t off, uint64_t count,
                             uint8_t* ret, uint64_t bytes, uint64_t* ret_row) {
+  Peer& peer = peers_[part.node];
+  CR_TRYV(make_window(peer));
   FetchRows f{};
   memcpy(f.session_id, part.entry.session_id, sizeof(f.session_id));
   f.triple = part.entry.triple;
@@ -240,7 +256,7 @@ Result<void> Cluster::fetch(const FoundPart& part, uint32_t kind, uint64_t off, 
   f.kind = kind;
   f.off = off;
   f.count = count;
-  f.region = region_->wire;
+  f.region = peer.region->wire;
   CR_TRY(const std::vector<uint8_t> answer, ask(part.node, kFetchRows, f));
   Fetched fetched;
   if (!read_struct(answer, &fetched))
@@ -256,8 +272,8 @@ Result<void> Cluster::fetch(const FoundPart& part, uint32_t kind, uint64_t off, 
                                           : "the node could not give its part"};
   }
   if (fetched.seal.bytes != bytes) return Error{Errc::kDamaged, 0, "its answer is too short"};
-  CR_TRYV(hub_->open_block(peers_[part.node].link, fetched.seal, window_.data(), bytes));
-  memcpy(ret, window_.data(), bytes);
+  CR_TRYV(hub_->open_block(peer.link, fetched.seal, peer.window.data(), bytes));
+  memcpy(ret, peer.window.data(), bytes);
   return {};
 }
 

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 // cluster.h - asking all nodes and waiting for their answers: which parts they have, their rows,
 // their removal. For requests of people, in a thread of their own, with links of their own.
-// Invariant: every wait ends, by an answer, by the end of the link, or at the deadline.
+// Invariant: every wait ends, by an answer, by the end of the link, or at the deadline; and a node
+// that let a deadline pass is not asked again, so it costs one wait however much is asked of it.
 // Context: N; one thread each at a time. Doc: docs/store.md.
 #pragma once
 
@@ -44,7 +45,7 @@ class Cluster : private LinkHandler {
   ~Cluster() override;
 
   const std::function<bool()>& wanted() const { return options_.wanted; }
-  // "NODE: why", of members that could not be asked.
+  // "NODE: why", of members that could not be asked, or did not answer in time.
   const std::map<std::string, std::string>& unreachable() const { return unreachable_; }
 
   // Parts of all nodes that can be reached, or of one session. All are asked at once: where
@@ -73,6 +74,11 @@ class Cluster : private LinkHandler {
   struct Peer {
     LinkId link = LinkId::kNone;
     bool up = false, down = false;
+    bool silent = false;  // an answer did not come in time
+    // What it puts rows into. No other peer's: what it sends too late falls on nothing.
+    os::Mapping window;
+    std::optional<Region> region;
+    Result<void> may_ask() const;
   };
   explicit Cluster(Options options) : options_(std::move(options)) {}
   void on_up(LinkId id, const std::string& peer) override;
@@ -82,6 +88,7 @@ class Cluster : private LinkHandler {
                   const std::string& text) override;
   bool is_wanted() const { return !options_.wanted || options_.wanted(); }
   void connect_to_all();
+  Result<void> make_window(Peer& peer);
   template <typename Condition>
   bool wait(uint64_t ns, const Condition& condition);
   struct Question {
@@ -115,8 +122,6 @@ class Cluster : private LinkHandler {
   std::unique_ptr<LinkHub> hub_;
   std::map<std::string, Peer> peers_;
   std::map<std::string, std::string> unreachable_;
-  os::Mapping window_;
-  std::optional<Region> region_;
   uint64_t request_ = 0;  // the last one
   std::map<uint64_t, Question> questions_;
 };

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <memory>
 #include <optional>
+#include <set>
 #include <utility>
 
 #include "format/part_reader.h"
@@ -22,6 +23,9 @@ using store::Stripe;
 constexpr uint64_t kNowhere = ~uint64_t{0};
 constexpr unsigned kMostLooks = 30;     // for a part that was written over, without any progress
 constexpr size_t kMostDamageWords = 4;  // rows that an error message names
+
+// What there is to be said of the node and not of the part: other parts take its place from here on.
+bool is_of_node(const Error& e) { return e.code == Errc::kTimeout || e.code == Errc::kAgentGone; }
 
 // A newer checkpoint was written over the part, or it was removed.
 bool is_superseded(const Error& e) { return e.code == Errc::kNotFound; }
@@ -56,14 +60,22 @@ class BlockReader {
   unsigned have_one_ = 0;
   uint64_t decoded_ = 0;
   std::vector<std::string> damaged_;
-  bool superseded_ = false;  // some part
+  std::set<std::string> gone_;  // nodes that do not answer any more
+  bool superseded_ = false;     // some part
 };
 
 bool BlockReader::fetch(uint64_t first, uint64_t count, unsigned part) {
   for (const FoundPart& p : from_.holders[stripe_.holder(first, part)]) {
+    if (gone_.contains(p.node)) continue;
     uint64_t row = 0;
     const auto done = cluster_.fetch_rows(p, first, count, memory_of(part), &row);
     if (done) return true;
+    if (is_of_node(done.error())) {
+      gone_.insert(p.node);
+      damaged_.push_back(p.node + ": " + words_of(done.error()) + "; passed over from row " +
+                         std::to_string(first) + " on");
+      continue;
+    }
     if (is_superseded(done.error())) {
       superseded_ = true;
       continue;
