@@ -218,7 +218,7 @@ std::vector<PartEntry> PartStore::list(const SessionId* only, std::vector<std::s
         of_session.push_back(*known);
         continue;
       }
-      const store::PartState s = store::load_part_copy(path);
+      const store::PartState s = store::load_part(path);
       SessionId id;
       if (s.part && from_hex(session, &id) && is_of(*s.part, id, holder)) {
         of_session.push_back(entry_of(*s.part));
@@ -243,7 +243,7 @@ Result<std::unique_ptr<store::LoadedPart>> PartStore::load(const SessionId& id, 
                                                            uint64_t layout) const {
   const OwnRights rights;
   for (int buffer = 0; buffer < 2; buffer++) {
-    store::PartState s = store::load_part_copy(store::part_path(session_dir(id), holder, buffer));
+    store::PartState s = store::load_part(store::part_path(session_dir(id), holder, buffer));
     if (s.part && is_of(*s.part, id, holder) && s.part->view.header.triple == triple &&
         has_layout(*s.part, layout)) {
       return std::move(s.part);
@@ -303,6 +303,7 @@ Result<unsigned> PartStore::remove(const SessionId& id, uint32_t uid) {
     const std::lock_guard held(mutex_);
     synced_.erase(id);
     std::erase_if(newest_buffers_, [&](const auto& b) { return b.first.first == id; });
+    std::erase_if(bad_buffers_, [&](const auto& b) { return b.first.first == id; });
   }
   unsigned files = 0;
   for (unsigned look = 1;; look++) {
@@ -358,6 +359,17 @@ int PartStore::newest_buffer(const SessionId& id, unsigned holder) const {
 void PartStore::note_buffer(const SessionId& id, unsigned holder, int buffer) {
   const std::lock_guard held(mutex_);
   newest_buffers_[{id, holder}] = buffer;
+  bad_buffers_.erase({{id, holder}, buffer});
+}
+
+void PartStore::note_bad_buffer(const SessionId& id, unsigned holder, int buffer) {
+  const std::lock_guard held(mutex_);
+  bad_buffers_.insert({{id, holder}, buffer});
+}
+
+bool PartStore::is_bad_buffer(const SessionId& id, unsigned holder, int buffer) const {
+  const std::lock_guard held(mutex_);
+  return bad_buffers_.contains({{id, holder}, buffer});
 }
 
 uint64_t chunk_digest(const format::PartChunk& chunk, std::span<const uint8_t> data) {
@@ -503,6 +515,7 @@ Result<std::unique_ptr<PartReceiver>> PartReceiver::begin(PartStore& store,
   store::PartState old[2];
   for (int b = 0; b < 2; b++) old[b] = store::load_part(store::part_path(dir, offer.holder, b));
   CR_TRY(r->buffer_, r->choose_buffer(old));
+  if (store.is_bad_buffer(r->id(), offer.holder, 1 - r->buffer_)) r->base_.reset();
   const uint64_t base_rows = r->base_ ? r->base_->view.header.rows : 0;
   r->most_rows_ = std::min(possible, 2 * std::max(offer.rows, base_rows) + kSpareRows);
   CR_TRY(r->writer_, store::PartWriter::open(store::part_path(dir, offer.holder, r->buffer_),
@@ -583,7 +596,10 @@ Result<void> PartReceiver::commit(const format::PartCommit& c) {
   auto d = format::read_description(bytes, c.slots);
   if (!d) return d.error();
   if (d->holders.size() != h.data_parts + h.parity_parts) return bad;
-  CR_TRYV(writer_->commit(h, bytes));
+  if (auto done = writer_->commit(h, bytes); !done) {
+    if (writer_->has_bad_base()) store_.note_bad_buffer(id(), offer_.holder, 1 - buffer_);
+    return done;
+  }
   store_.note_buffer(id(), offer_.holder, buffer_);
   release();
   return {};

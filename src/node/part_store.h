@@ -90,6 +90,9 @@ class PartStore {
   // Into which buffer a part was taken in last; 0 if none was since this store was opened.
   int newest_buffer(const SessionId& id, unsigned holder) const;
   void note_buffer(const SessionId& id, unsigned holder, int buffer);
+  // Until it is written over it is no base any more, so that the next transfer brings all.
+  void note_bad_buffer(const SessionId& id, unsigned holder, int buffer);
+  bool is_bad_buffer(const SessionId& id, unsigned holder, int buffer) const;
 
   std::string dir_;
   bool durable_;
@@ -99,6 +102,8 @@ class PartStore {
   std::set<SessionId> synced_;                     // whose files' names are durable
   std::set<std::pair<SessionId, unsigned>> busy_;  // parts that are being taken in
   std::map<std::pair<SessionId, unsigned>, int> newest_buffers_;
+  // Buffers that could not be read when they were to be a base.
+  std::set<std::pair<std::pair<SessionId, unsigned>, int>> bad_buffers_;
 };
 
 // The parts that were read last, so that whoever reads one from beginning to end loads it once. Any

@@ -25,7 +25,7 @@ using os::FaultPoint;
 constexpr uint64_t kTailBlock = 4096;
 constexpr int kMostLooks = 16;  // at a part that is written meanwhile
 constexpr uint64_t kWriteBytes = 1 << 20;
-constexpr uint64_t kMostMapped = kWriteBytes / kPageSize;  // rows that are mapped at once
+constexpr uint64_t kMostBrought = 4 * kWriteBytes / kPageSize;  // rows in memory at once
 alignas(4096) constexpr uint8_t kZeros[kPageSize] = {};
 
 uint64_t row_off(uint64_t row) { return format::kPartRowsOff + row * kPageSize; }
@@ -127,23 +127,15 @@ Result<uint64_t> open_part(const std::string& path, LoadedPart* part, bool* ret_
   return static_cast<uint64_t>(st.st_size);
 }
 
-Result<void> map_part(LoadedPart* part, uint64_t bytes) {
-  if (bytes > 0) {
-    CR_TRY(part->mapping, os::Mapping::map(part->fd.get(), bytes, PROT_READ, MAP_SHARED));
-  }
-  CR_TRY(part->view, format::read_part(part->mapping.data(), bytes));
-  return {};
-}
-
 // header: the file's first bytes.
 Result<void> copy_part(LoadedPart* part, uint64_t bytes, const HeaderBytes& header) {
   CR_TRY(const PartHeader h, format::read_part_header(header.data(), bytes));
-  CR_TRY(part->mapping, os::Mapping::map(-1, bytes, PROT_READ | PROT_WRITE,
-                                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE));
-  memcpy(part->mapping.data(), header.data(), header.size());
+  CR_TRY(part->copy, os::Mapping::map(-1, bytes, PROT_READ | PROT_WRITE,
+                                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE));
+  memcpy(part->copy.data(), header.data(), header.size());
   const uint64_t off = std::min(h.description_off, bytes);
-  CR_TRYV(read_bytes(part->fd.get(), part->mapping.data() + off, bytes - off, off));
-  CR_TRY(part->view, format::read_part(part->mapping.data(), bytes));
+  CR_TRYV(read_bytes(part->fd.get(), part->copy.data() + off, bytes - off, off));
+  CR_TRY(part->view, format::read_part(part->copy.data(), bytes));
   return {};
 }
 
@@ -154,16 +146,6 @@ std::string part_path(const std::string& dir, unsigned holder, int buffer) {
 }
 
 PartState load_part(const std::string& path) {
-  PartState s;
-  auto part = std::make_unique<LoadedPart>();
-  const auto bytes = open_part(path, part.get(), &s.exists);
-  const auto loaded = bytes ? map_part(part.get(), *bytes) : Result<void>(bytes.error());
-  if (!loaded) s.error = loaded.error();
-  if (loaded) s.part = std::move(part);
-  return s;
-}
-
-PartState load_part_copy(const std::string& path) {
   PartState s;
   for (int look = 0; look < kMostLooks; look++) {
     auto part = std::make_unique<LoadedPart>();
@@ -220,10 +202,12 @@ Result<void> read_rows(const LoadedPart& part, uint64_t first, uint64_t count, u
   return {};
 }
 
-std::vector<uint64_t> damaged_rows(const format::PartView& part) {
+Result<std::vector<uint64_t>> damaged_rows(const LoadedPart& part) {
   std::vector<uint64_t> bad;
-  for (uint64_t row = 0; row < part.checks.size(); row++) {
-    if (!format::is_row_good(part, row)) bad.push_back(row);
+  uint8_t page[kPageSize];
+  for (uint64_t row = 0; row < part.view.checks.size(); row++) {
+    CR_TRYV(read_bytes(part.fd.get(), page, sizeof(page), row_off(row)));
+    if (format::row_check(page) != part.view.checks[row]) bad.push_back(row);
   }
   return bad;
 }
@@ -351,23 +335,41 @@ Result<void> PartWriter::bring_over(uint64_t rows) {
   const auto is_brought = [&](uint64_t row) {
     return !put_[row] && checks_[row] != base_check(row);
   };
-  uint64_t mapped = 0;  // rows before this one were looked at
-  for (uint64_t row = 0; row < rows; row++) {
-    if (!is_brought(row)) continue;
-    const uint64_t check = base_check(row);
-    const uint8_t* page = check != 0 ? base_->view.row(row) : nullptr;
-    if (check != 0 && row >= mapped) {
-      mapped = row + 1;
-      while (mapped < rows && mapped - row < kMostMapped && is_brought(mapped) &&
-             base_check(mapped) != 0) {
-        mapped++;
-      }
-      // The kernel copies what is mapped, and would wait for each page else.
-      (void)madvise(const_cast<uint8_t*>(page), (mapped - row) * kPageSize, MADV_POPULATE_READ);
+  uint64_t used = 0;  // pages of brought_ that may be under way
+  for (uint64_t row = 0; row < rows;) {
+    if (!is_brought(row)) {
+      row++;
+      continue;
     }
-    CR_TRYV(write_row(row, check, page));
+    if (base_check(row) == 0) {
+      CR_TRYV(write_row(row++, 0, nullptr));
+      continue;
+    }
+    const uint64_t all = std::min(kMostBrought, rows), first = row;
+    brought_.resize(all * kPageSize);
+    if (used == all) {
+      CR_TRYV(drain());
+      used = 0;
+    }
+    while (row < rows && row - first < all - used && is_brought(row) && base_check(row) != 0) row++;
+    CR_TRYV(bring_run(first, row, brought_.data() + used * kPageSize));
+    used += row - first;
   }
-  return flush();
+  return drain();
+}
+
+// Rows [first, end), of which the base has other pages than zeros. They are read, not mapped: a
+// disk that fails must be an error here.
+Result<void> PartWriter::bring_run(uint64_t first, uint64_t end, uint8_t* pages) {
+  const uint64_t bytes = (end - first) * kPageSize;
+  if (auto read = read_bytes(base_->fd.get(), pages, bytes, row_off(first)); !read) {
+    bad_base_ = true;
+    return read;
+  }
+  for (uint64_t row = first; row < end; row++) {
+    CR_TRYV(write_row(row, base_->view.checks[row], pages + (row - first) * kPageSize));
+  }
+  return {};
 }
 
 Result<void> PartWriter::write_tail(PartHeader& h, std::span<const uint8_t> description) {

@@ -18,10 +18,11 @@ namespace cr::store {
 // DIR/part.HOLDER.BUFFER
 std::string part_path(const std::string& dir, unsigned holder, int buffer);
 
-// A part opened for reading; the view points into the mapping.
+// A part opened for reading; the view points into the copy, which has all but the rows: a mapping of
+// the file would end this process where the disk cannot be read, or the file was made shorter.
 struct LoadedPart {
   os::Fd fd;
-  os::Mapping mapping;
+  os::Mapping copy;
   format::PartView view;
   std::string path;
 };
@@ -31,21 +32,18 @@ struct PartState {
   bool exists = false;
   std::unique_ptr<LoadedPart> part;
 };
+// Also beside whoever writes it: what changes meanwhile is looked at again.
 PartState load_part(const std::string& path);
-// The same beside whoever writes it, who may take the file's end away, and the mapping's with it:
-// the mapping is a copy, without the rows. What changes meanwhile is looked at again.
-PartState load_part_copy(const std::string& path);
 // Is it still the part that was loaded? Then what was read of its rows before is its own.
 Result<bool> is_unchanged(const LoadedPart& part);
 
 // Reads rows. kInvalid: there are no such rows; kDamaged: *ret_row is the first that is not what
-// its checksum says. Where a disk fails this gives an error and the mapping a signal; and in memory
-// file systems reading a row of zeros through the mapping takes room for it.
+// its checksum says.
 Result<void> read_rows(const LoadedPart& part, uint64_t first, uint64_t count, uint8_t* pages,
                        uint64_t* ret_row);
 
 // Rows whose bytes are not what their checksums say, ascending.
-std::vector<uint64_t> damaged_rows(const format::PartView& part);
+Result<std::vector<uint64_t>> damaged_rows(const LoadedPart& part);
 
 // Writes one checkpoint's part into one buffer.
 class PartWriter {
@@ -68,6 +66,8 @@ class PartWriter {
   Result<void> commit(format::PartHeader header, std::span<const uint8_t> description);
 
   uint64_t bytes_written() const { return bytes_written_; }
+  // commit() has failed because the base could not be read.
+  bool has_bad_base() const { return bad_base_; }
 
  private:
   PartWriter(std::unique_ptr<File> file, bool durable, const LoadedPart* base)
@@ -76,14 +76,17 @@ class PartWriter {
   Result<void> write_header(format::PartHeader& header);
   Result<void> write_row(uint64_t row, uint64_t check, const uint8_t* page);
   Result<void> bring_over(uint64_t rows);
+  Result<void> bring_run(uint64_t first, uint64_t end, uint8_t* pages);
   Result<void> drop_rows(uint64_t rows);
   Result<void> make_room(uint64_t rows);
   Result<void> write_tail(format::PartHeader& header, std::span<const uint8_t> description);
   Result<void> write_blocks(const std::vector<uint8_t>& tail, bool all);
 
+  std::vector<uint8_t> brought_;  // rows of the base; until file_ has ended
   std::unique_ptr<File> file_;
   bool durable_;
   const LoadedPart* base_;
+  bool bad_base_ = false;
   std::vector<uint64_t> checks_;      // of what the file holds now, by row; beyond: 0
   std::vector<bool> put_;             // by row: it is of this checkpoint
   uint64_t tail_off_ = 0;             // where description and checksums lie in the file; 0: nowhere

@@ -15,7 +15,9 @@
 
 #include <atomic>
 #include <filesystem>
+#include <fstream>
 #include <functional>
+#include <sstream>
 #include <thread>
 
 #include "tests/unit/format/synthetic_part.h"
@@ -348,8 +350,7 @@ Test(part_store, two_transfers_without_a_base_renew_both_buffers) {
       const int fd = open(path(buffer).c_str(), O_WRONLY);
       cr_assert_eq(pwrite(fd, "?", 1, cr::format::kPartRowsOff + 7 * kPageSize + 100), 1);
       close(fd);
-      cr_assert_eq(cr::store::damaged_rows(cr::store::load_part(path(buffer)).part->view).size(),
-                   1);
+      cr_assert_eq(cr::store::damaged_rows(*cr::store::load_part(path(buffer)).part)->size(), 1);
     }
     for (int i = 0; i < 2; i++) {
       cr_assert_not(take_in(store, o, rows));
@@ -358,7 +359,7 @@ Test(part_store, two_transfers_without_a_base_renew_both_buffers) {
     for (int buffer = 0; buffer < 2; buffer++) {
       const auto state = cr::store::load_part(path(buffer));
       cr_assert(state.part != nullptr, "%d: buffer %d is not there", before, buffer);
-      cr_assert(cr::store::damaged_rows(state.part->view).empty(), "%d: buffer %d", before, buffer);
+      cr_assert(cr::store::damaged_rows(*state.part)->empty(), "%d: buffer %d", before, buffer);
     }
   }
 }
@@ -410,7 +411,7 @@ Test(part_store, the_other_buffer_is_prepared_once) {
     const auto s =
         cr::store::load_part(cr::store::part_path(store->session_dir(session(1)), 0, buffer));
     cr_assert(s.part && cr::node::operator==(s.part->view.header.triple, offer(1, 1).triple));
-    cr_assert(cr::store::damaged_rows(s.part->view).empty());
+    cr_assert(cr::store::damaged_rows(*s.part)->empty());
     cr_assert(s.part->view.checks[300] == 0 && s.part->view.checks[599] != 0);
   }
   PartOffer o = offer(1, 2);
@@ -739,4 +740,32 @@ Test(part_store, a_listing_tells_what_was_written_since_the_last_one) {
   std::vector<std::string> bad;
   cr_assert_eq(store->list(nullptr, &bad).size(), 0u, "a damaged part is listed");
   cr_assert_gt(bad.size(), 0u);
+}
+
+Test(part_store, a_base_that_could_not_be_read_is_none_until_it_is_written_over) {
+  Store store;
+  const Rows rows(40, 3);
+  take_in(store, offer(1, 1), rows);
+  PartOffer next = offer(1, 2);
+  next.base = next.keep = {1, 1, 1};
+  const std::string path = cr::store::part_path(store->session_dir(session(1)), 0, 0);
+  std::stringstream whole;
+  whole << std::ifstream(path, std::ios::binary).rdbuf();
+  {
+    const auto receiver = begin(store, next);
+    cr_assert(receiver->has_base());
+    cr_assert_eq(truncate(path.c_str(), 3 * kPageSize), 0);
+    cr_assert_eq(finish(*receiver, 2, rows.size()), Errc::kDamaged);
+  }
+  std::ofstream(path, std::ios::binary) << whole.str();
+  expect_rows(store, offer(1, 1), rows);
+  cr_assert_not(take_in(store, next, rows), "all of it has to come");
+  expect_rows(store, offer(1, 1), rows);
+  PartOffer third = offer(1, 3);
+  third.base = third.keep = {1, 2, 2};
+  cr_assert(take_in(store, third, rows));
+  PartOffer fourth = offer(1, 4);
+  fourth.base = fourth.keep = {1, 3, 3};
+  cr_assert(take_in(store, fourth, rows), "that buffer was written over");
+  expect_rows(store, fourth, rows);
 }

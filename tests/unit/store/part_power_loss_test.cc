@@ -191,16 +191,19 @@ class Story {
 // ------------------------------------------------------------------------------ verifying ------
 
 // Why the part is not the one that it says it is; "" if it is.
-std::string compare(const Story& story, const cr::format::PartView& v) {
+std::string compare(const Story& story, const cr::store::LoadedPart& part) {
+  const cr::format::PartView& v = part.view;
   const auto found = story.written().find(v.header.triple.attempt);
   if (found == story.written().end()) return "is whole and was never committed";
   const Rows& rows = found->second;
   if (v.header.rows != rows.size()) return "has another number of rows";
-  uint8_t page[kPageSize];
-  for (size_t i = 0; i < rows.size(); i++) {
-    if (!cr::format::is_row_good(v, i)) return "has a damaged row " + std::to_string(i);
+  uint8_t page[kPageSize], is[kPageSize];
+  for (uint64_t i = 0, bad = 0; i < rows.size(); i++) {
+    if (!cr::store::read_rows(part, i, 1, is, &bad)) {
+      return "has a damaged row " + std::to_string(i);
+    }
     fill(page, rows[i]);
-    if (memcmp(v.row(i), page, kPageSize) != 0) return "has a wrong row " + std::to_string(i);
+    if (memcmp(is, page, kPageSize) != 0) return "has a wrong row " + std::to_string(i);
   }
   return "";
 }
@@ -214,7 +217,7 @@ std::string judge(const Story& story, const std::string& root, const Expectation
       if (s.error.code != Errc::kNotWhole) return path + " looks damaged: " + s.error.what;
       continue;
     }
-    const std::string why = compare(story, s.part->view);
+    const std::string why = compare(story, *s.part);
     if (!why.empty()) return path + " " + why;
     newest = std::max(newest, s.part->view.header.triple.attempt);
   }
