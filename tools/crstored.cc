@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
+#include <netdb.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -13,14 +14,17 @@
 #include <sys/file.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <fstream>
 #include <map>
 
+#include "format/wire_reader.h"
 #include "node/client.h"
 #include "node/daemon.h"
 #include "node/private_place.h"
@@ -281,6 +285,19 @@ std::string flush_words(const node::NodeConfig& c) {
   return text + (c.flush.keep.keeps_all() ? ", keeps all" : ", keeps " + to_string(c.flush.keep));
 }
 
+// Names go into messages and parts, whose fields have an end.
+void check_names(const node::NodeConfig& c) {
+  const auto is_good = [](const std::string& name) {
+    return format::is_wire_name(name.data(), name.size());
+  };
+  const std::string rule = ": give 1 to 63 of the characters A-Z a-z 0-9 . _ -";
+  if (!is_good(c.cluster)) tools::misuse(kTool, "--cluster '" + c.cluster + "'" + rule);
+  for (const node::Member& m : c.members.list) {
+    if (!c.key_file.empty() && !is_good(m.name))
+      tools::misuse(kTool, "the node name '" + m.name + "'" + rule);
+  }
+}
+
 node::NodeConfig configure(const Options& o) {
   const auto given = [&](const char* name, const std::string& otherwise) {
     const auto at = o.set.find(name);
@@ -297,6 +314,7 @@ node::NodeConfig configure(const Options& o) {
     tools::misuse(kTool,
                   "several nodes need --key FILE, the same on all; make one with --make-key");
   }
+  check_names(c);
   c.listen_host = given("listen", "");
   if (o.set.contains("dram")) c.dram_bytes = tools::parse_bytes(kTool, o.set.at("dram").c_str());
   if (c.dram_bytes < (8 << 20)) tools::misuse(kTool, "--dram: give at least 8M");
@@ -355,8 +373,50 @@ void log_line(const std::string& text) {
   fflush(stderr);
 }
 
+// "": the store is there or can be made, and can be written. Nothing is made or changed.
+std::string store_trouble(const std::string& dir) {
+  struct stat st;
+  const bool is_there = stat(dir.c_str(), &st) == 0;
+  if (!is_there && errno != ENOENT) return dir + ": " + strerror(errno);
+  const std::string above = dir.substr(0, std::max<size_t>(dir.find_last_of('/'), 1));
+  const std::string& what = is_there ? dir : above;
+  if (is_there && !S_ISDIR(st.st_mode)) return dir + ": Not a directory";
+  if (is_there && (st.st_uid != geteuid() || (st.st_mode & 022) != 0)) {
+    return dir + ": others may write there, or it belongs to another user; chmod 700";
+  }
+  if (faccessat(AT_FDCWD, what.c_str(), W_OK | X_OK, AT_EACCESS) == 0) return "";
+  const char* const why = strerror(errno);
+  return dir + ": the store cannot be " + (is_there ? "written: " : "made: ") + why +
+         "; make the directory above it";
+}
+
+// "": this node has the address. A port of it is taken for a moment, and no other one asked for.
+std::string listen_trouble(const std::string& host) {
+  addrinfo hints{}, *found = nullptr;
+  hints.ai_socktype = SOCK_STREAM;
+  if (const int e = getaddrinfo(host.c_str(), nullptr, &hints, &found); e != 0) {
+    return gai_strerror(e);
+  }
+  std::string why;
+  for (const addrinfo* a = found; a != nullptr; a = a->ai_next) {
+    const os::Fd probe(socket(a->ai_family, a->ai_socktype | SOCK_CLOEXEC, a->ai_protocol));
+    const bool bound = probe && bind(probe.get(), a->ai_addr, a->ai_addrlen) == 0;
+    why = bound ? "" : strerror(errno);
+    if (bound) break;
+  }
+  freeaddrinfo(found);
+  return why;
+}
+
 int check_config(const node::NodeConfig& config) {
   std::string text;
+  if (const std::string why = store_trouble(config.store_dir); !why.empty()) {
+    tools::own_failure(kTool, why + ", or name another store with --store");
+  }
+  const std::string& host = config.listen_host;
+  if (const std::string why = host.empty() ? "" : listen_trouble(host); !why.empty()) {
+    tools::own_failure(kTool, "--listen " + host + ": " + why + "; give an address of this node");
+  }
   if (!config.key_file.empty() && !node::SessionKey::load(config.key_file, &text)) {
     tools::own_failure(kTool, text);
   }
