@@ -107,7 +107,10 @@ void Daemon::begin_look() {
     if (auto cluster = Cluster::open(context.cluster, &text)) {
       Surroundings around = surroundings_of(context, **cluster);
       around.here = here;
-      result = look((*cluster)->list(nullptr), around);
+      std::vector<FoundPart> parts = (*cluster)->list(nullptr);
+      const auto removed = take_removed(&parts, store_->removed(), around);
+      result = look(parts, around);
+      result.stale.insert(result.stale.end(), removed.begin(), removed.end());
     }
     later([this, result = std::move(result)] { end_look(result); });
   });
@@ -218,7 +221,7 @@ void Daemon::on_drop(const DropParts& drop) {
         if (outcome->error.code != Errc::kOk) {
           log_(what + " is on other nodes, but cannot be removed here: " + words(outcome->error));
         } else if (outcome->files > 0) {
-          log_(what + " was removed: other nodes have it");
+          log_(what + " was removed: other nodes have it, or the session was removed");
         }
       });
 }
@@ -287,7 +290,9 @@ std::vector<SessionEntry> Daemon::sessions_here(const std::string& about) {
       put(e.text, cannot);
     }
     for (unsigned h = 0; h < r->holders().size() && e.text[0] == '\0'; h++) {
-      if (!r->trouble(h).empty()) put(e.text, r->holders()[h] + ": " + r->trouble(h));
+      const std::string away = link_trouble(r->holders()[h]);
+      const std::string& why = r->trouble(h).empty() ? away : r->trouble(h);
+      if (!why.empty()) put(e.text, r->holders()[h] + ": " + why);
     }
     all.push_back(e);
   }

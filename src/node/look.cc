@@ -126,6 +126,20 @@ LookResult look(const std::vector<FoundPart>& parts, const Surroundings& around)
   return result;
 }
 
+std::vector<StalePart> take_removed(std::vector<FoundPart>* parts, const RemovedSessions& removed,
+                                    const Surroundings& around) {
+  std::vector<StalePart> stale;
+  std::erase_if(*parts, [&](const FoundPart& p) {
+    const SessionId id = session_id_of(p.entry.session_id);
+    if (around.here.contains(id) || around.elsewhere.contains(id)) return false;
+    const Triple newest = removed.covers(id, p.entry.triple);
+    if (is_none(newest)) return false;
+    add_stale(p, newest, {}, &stale);
+    return true;
+  });
+  return stale;
+}
+
 std::vector<StalePart> stale_of_running(const std::vector<FoundPart>& parts, const SessionId& id,
                                         const Triple& newest,
                                         const std::vector<std::string>& holders) {

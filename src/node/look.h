@@ -40,6 +40,11 @@ struct LookResult {
 };
 LookResult look(const std::vector<FoundPart>& parts, const Surroundings& around);
 
+// Takes out the parts of sessions that were removed while their nodes were away, and that nobody
+// sees to: these nodes may drop them.
+std::vector<StalePart> take_removed(std::vector<FoundPart>* parts, const RemovedSessions& removed,
+                                    const Surroundings& around);
+
 // The parts of a session that runs here which are on nodes that are not their holder. To be used
 // only if the holders have all parts of `newest`.
 std::vector<StalePart> stale_of_running(const std::vector<FoundPart>& parts, const SessionId& id,

@@ -293,11 +293,14 @@ std::string PartStore::source_of(const SessionId& id) const {
 }
 
 Result<unsigned> PartStore::remove(const SessionId& id, uint32_t uid) {
+  Triple newest{};
   for (const PartEntry& e : list(&id)) {
     if (uid != 0 && e.uid != uid) {
       return Error{Errc::kPermission, EPERM, "the session is another user's"};
     }
+    if (is_newer(e.triple, newest)) newest = e.triple;
   }
+  CR_TRYV(removed_.note(id, newest));
   const std::string dir = session_dir(id);
   {
     const std::lock_guard held(mutex_);

@@ -22,6 +22,7 @@
 
 #include "format/node_messages.h"
 #include "node/part_listing.h"
+#include "node/removed.h"
 #include "store/part_file.h"
 
 namespace cr::node {
@@ -65,8 +66,8 @@ class PartStore {
   // Where the session's own images are, on this node; "" if that is not known.
   Result<void> note_source(const SessionId& id, const std::string& dir);
   std::string source_of(const SessionId& id) const;
-  // Removes everything of the session; how many files that were. kPermission: it is another user's
-  // (uid 0 may).
+  // Removes everything of the session, and notes that; how many files that were. kPermission: it is
+  // another user's (uid 0 may).
   Result<unsigned> remove(const SessionId& id, uint32_t uid);
   // Removes that holder's part, both buffers, as far as it is not newer and not being taken in; how
   // many files that were (drop_parts.cc).
@@ -75,12 +76,17 @@ class PartStore {
   // bring all of it over while the session waits for its safety (prepare_part.cc). Nothing happens
   // to a part that is being taken in, or whose buffers both have something.
   Result<void> prepare_other(const SessionId& id, unsigned holder);
+  // What was removed; see removed.h.
+  RemovedSessions& removed() { return removed_; }
+  // What was wrong when the store was opened, "" nothing.
+  const std::string& trouble() const { return trouble_; }
   // prepare_other() comes to its end soon, having done nothing. Any thread.
   void leave() { leaving_ = true; }
 
  private:
   friend class PartReceiver;
-  PartStore(std::string dir, bool durable) : dir_(std::move(dir)), durable_(durable) {}
+  PartStore(std::string dir, bool durable)
+      : dir_(std::move(dir)), durable_(durable), removed_(dir_, durable, &trouble_) {}
   Result<void> make_session(const SessionId& id);
   Result<void> copy_to_other(const SessionId& id, unsigned holder);
   Result<unsigned> drop_files(const SessionId& id, unsigned holder, const format::Triple& newest);
@@ -94,8 +100,9 @@ class PartStore {
   void note_bad_buffer(const SessionId& id, unsigned holder, int buffer);
   bool is_bad_buffer(const SessionId& id, unsigned holder, int buffer) const;
 
-  std::string dir_;
+  std::string dir_, trouble_;
   bool durable_;
+  RemovedSessions removed_;
   mutable PartListing listing_;
   std::atomic<bool> leaving_ = false;
   mutable std::mutex mutex_;                       // of what follows
