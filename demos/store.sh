@@ -35,10 +35,15 @@ ours() {
     while IFS=/ read -r _ _ id _; do [ "$id" = $$ ] || echo "$id"; done
 }
 
+remove_namespaces() {
+  for n in a b c hub; do [ -z "$net" ] || ip netns del "$net$n" 2>/dev/null; done
+  net=
+}
+
 cleanup() {
   trap - EXIT
   for id in $(ours) $pids; do kill -9 "$id" 2>/dev/null; done
-  for n in a b c hub; do [ -z "$net" ] || ip netns del "$net$n" 2>/dev/null; done
+  remove_namespaces
   cd / && [ -z "$tmp" ] || rm -rf "$tmp"
 }
 trap cleanup EXIT
@@ -79,7 +84,7 @@ step "Three nodes"
 if make_namespaces; then
   echo "   each a network namespace of its own: $members"
 else
-  net=
+  remove_namespaces
   members=a=127.0.0.1:7401,b=127.0.0.1:7402,c=127.0.0.1:7403
   echo "   three ports of this machine: $members"
 fi

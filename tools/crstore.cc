@@ -288,6 +288,7 @@ void show_progress(const Options& o, const Json& j, tools::Progress* bar) {
   if (o.command != "drain") {
     const char* const word = o.command == "flush"    ? "flushing"
                              : o.command == "verify" ? "verifying"
+                             : o.command == "repair" ? "repairing"
                                                      : "bringing";
     if (isatty(2) != 0) bar->update(word, number_of(j, "done"), number_of(j, "total"));
     return;

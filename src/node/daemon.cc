@@ -47,6 +47,7 @@ Result<std::unique_ptr<Daemon>> Daemon::create(NodeConfig config,
   auto d = std::unique_ptr<Daemon>(new Daemon(std::move(config)));
   d->log_ = std::move(log);
   CR_TRY(d->store_, PartStore::open(d->config_.store_dir, d->config_.durable, ret_text));
+  if (!d->store_->trouble().empty()) d->log_(d->store_->trouble());
   d->lock_ = os::Fd(open((d->config_.store_dir + "/lock").c_str(),
                          O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
   // A private one may still be on its way out.
@@ -484,7 +485,7 @@ void Daemon::run(int stop_fd) {
     if (hub_) share_changes();
     look_around(now);
     drop_stale();
-    next = std::min({next, now + kSecond, watch_flush(now)});
+    next = std::min({next, now + kSecond, watch_flush(now), tell_repairs(now)});
     bool idle = true;
     for (auto s = sessions_.begin(); s != sessions_.end();) {
       more |= s->second->step(now_ns());

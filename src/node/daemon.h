@@ -155,6 +155,8 @@ class Daemon : private LinkHandler {
   void begin_repair(ProtectedSession session, const std::vector<std::string>& old,
                     const std::vector<Member>& members, uint64_t client);
   void end_repair(const Replicator& r);
+  // How far they are, to those who asked; when it is to be called again.
+  uint64_t tell_repairs(uint64_t now);
   bool is_repair(const std::string& id) const;  // of one that does not run
   bool rewrite(const Client& c, const std::string& name);
   Replicator::Node node_for(std::function<void(const Replicator&)> tell);
@@ -215,8 +217,9 @@ class Daemon : private LinkHandler {
   bool look_at_holders_ = true;
   uint64_t states_seen_ = 0, replace_ns_ = 0, links_ns_ = 0;
   std::map<std::string, std::unique_ptr<Replicator>> sessions_;  // by hexadecimal id
-  std::map<std::string, Repair> repairs_;                        // likewise
-  struct Beside {                                                // of one in sessions_
+  uint64_t told_repairs_ns_ = 0;
+  std::map<std::string, Repair> repairs_;  // likewise
+  struct Beside {                          // of one in sessions_
     std::string cannot_replace;  // why a holder that is gone or drained stays, said already
     bool moved = false;          // a part has another holder, and not all have their parts yet
     format::Triple full{};       // the newest checkpoint of which all holders had their parts

@@ -201,7 +201,8 @@ void Daemon::tell_link(const std::string& node) {
 // "": it can be reached, or nobody has tried yet.
 std::string Daemon::link_trouble(const std::string& node) const {
   const auto p = peers_.find(node);
-  return p == peers_.end() || p->second.up ? "" : p->second.trouble;
+  if (p == peers_.end()) return node == config_.members.self().name ? "" : no_network_;
+  return p->second.up ? "" : p->second.trouble;
 }
 
 // A part counts here as long as its holder can be reached: what lies on a node that is gone does
@@ -306,9 +307,10 @@ Json Daemon::status_json(uint32_t uid) {
     const Safety& s = r->safety();
     Json parts = Json::array();
     for (unsigned h = 0; h < r->holders().size(); h++) {
-      parts.push_back({{"node", r->holders()[h]},
-                       {"sequence", r->whole(h).sequence},
-                       {"trouble", r->trouble(h)}});
+      parts.push_back(
+          {{"node", r->holders()[h]},
+           {"sequence", r->whole(h).sequence},
+           {"trouble", r->trouble(h).empty() ? link_trouble(r->holders()[h]) : r->trouble(h)}});
     }
     sessions.push_back({{"name", r->session().name},
                         {"session", id},

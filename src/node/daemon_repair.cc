@@ -21,6 +21,7 @@ namespace {
 using rawsys::now_ns;
 
 constexpr uint64_t kLookAgainNs = 1'000'000'000;
+constexpr uint64_t kTellNs = 500'000'000;
 
 }  // namespace
 
@@ -103,6 +104,20 @@ void Daemon::end_repair(const Replicator& r) {
   repairs_.erase(at);
   mending_.erase(r.session().id);
   look_ns_ = std::min(look_ns_, now_ns() + kLookAgainNs);  // what was elsewhere may go now
+}
+
+uint64_t Daemon::tell_repairs(uint64_t now) {
+  if (repairs_.empty()) return ~uint64_t{0};
+  if (now - told_repairs_ns_ < kTellNs) return told_repairs_ns_ + kTellNs;
+  told_repairs_ns_ = now;
+  for (const auto& [id, repair] : repairs_) {
+    const auto session = sessions_.find(id);
+    if (repair.client == 0 || session == sessions_.end()) continue;
+    uint64_t done = 0, total = 0;
+    session->second->rewritten(&done, &total);
+    answer(repair.client, {{"event", "progress"}, {"done", done}, {"total", total}});
+  }
+  return now + kTellNs;
 }
 
 // The parts of a session that runs here are written anew from its own images. false: it does not.

@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "format/part_reader.h"
+#include "node/disk_words.h"
 #include "store/buffer.h"
 
 namespace cr::node {
@@ -29,30 +30,6 @@ constexpr uint64_t kBusyRetryNs = kSecond / 20;
 constexpr unsigned kMostPasses = 1000, kMostBusy = 100;
 // Pages that were overwritten stay in the file as waste, which must not become more than that.
 constexpr uint64_t kMostWasteTimes = 3, kMostWasteBytes = uint64_t{256} << 20;
-
-const char* next_step(int sys_errno) {
-  switch (sys_errno) {
-    case ENOSPC:
-    case EDQUOT:
-      return "make room there, or let fewer checkpoints be kept";
-    case EROFS:
-      return "mount the file system for writing, or name another directory";
-    case EACCES:
-    case EPERM:
-      return "let the user that crstored runs as write there, or name another directory";
-    case ENOENT:
-    case ENOTDIR:
-    case ENOTCONN:
-    case ESTALE:
-      return "mount the file system, or make the directory";
-    case EIO:
-      return "see what the file system's log says";
-    case ELOOP:
-      return "name a directory that is no symbolic link";
-    default:
-      return "see that the directory can be written";
-  }
-}
 
 // The newest checkpoint as the superblocks say; kNotWhole: none. Cheaper than SessionImage::open().
 Result<Triple> newest_of(const std::string& dir) {

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "node/disk_words.h"
 #include "os/fault.h"
 #include "rawsys/rawsys.h"
 
@@ -99,8 +100,7 @@ void Holder::fail(LinkId link, uint64_t transfer, const Error& error) {
   f.transfer = transfer;
   f.code = static_cast<uint32_t>(error.code);
   f.sys_errno = error.sys_errno;
-  std::string text = store_.dir() + ": " + error.what;
-  if (error.sys_errno != 0) text += std::string(": ") + strerror(error.sys_errno);
+  const std::string text = disk_words(store_.dir(), error);
   memcpy(f.text, text.data(), std::min(text.size(), sizeof(f.text) - 1));
   (void)send_struct(hub_, link, kPartFailed, f);
   end({link, transfer});
@@ -122,7 +122,7 @@ void Holder::run(const Key& key, Transfer& t, std::function<Error(PartReceiver*)
         if (at == transfers_.end() || at->second.serial != serial) return;
         at->second.jobs--;
         if (outcome->error.code == Errc::kOk) return done(at->second);
-        log_("a part could not be taken in: " + std::string(outcome->error.what));
+        log_("a part could not be taken in: " + disk_words(store_.dir(), outcome->error));
         fail(key.first, key.second, outcome->error);
       });
 }

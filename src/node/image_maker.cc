@@ -14,6 +14,7 @@
 
 #include "format/checksum.h"
 #include "format/image_reader.h"
+#include "node/disk_words.h"
 #include "os/fault.h"
 #include "os/fd.h"
 #include "os/thread.h"
@@ -44,8 +45,16 @@ class ImageMaker {
       : from_(from), view_(from.description()), dir_(std::move(dir)), durable_(durable) {}
   Result<uint64_t> make(const OnMakeProgress& progress, std::string* ret_text);
   bool has_made_directory() const { return made_directory_; }
+  // What failed is the image that is made, not where it comes from.
+  bool has_bad_target() const { return bad_target_; }
 
  private:
+  template <typename T>
+  Result<T> target(Result<T> result) {
+    bad_target_ |= !result.has_value();
+    return result;
+  }
+  Result<void> find_metadata(std::string* ret_text);
   Result<void> read_metadata(std::string* ret_text);
   Result<void> check_superblocks(std::string* ret_text);
   Result<void> open_images(std::string* ret_text);
@@ -62,6 +71,7 @@ class ImageMaker {
   Result<void> put_batch(const Batch& batch);
   Result<void> copy_pages(const OnMakeProgress& progress, std::string* ret_text);
   Result<void> put_pages(const SlotPages& pages);
+  Result<void> mend();
   Result<void> check_all_placed() const;
   Result<void> commit(ImageOut& image);
 
@@ -77,13 +87,31 @@ class ImageMaker {
   const DescriptionView& view_;
   const std::string dir_;
   const bool durable_;
-  bool made_directory_ = false;
+  bool made_directory_ = false, bad_target_ = false;
   std::vector<ImageOut> images_;
-  std::vector<Place> places_;  // by slot
+  std::vector<Place> places_;    // by slot
+  std::vector<uint64_t> wrong_;  // slots whose page is not what METADATA says
   uint64_t written_ = 0;
 };
 
 // METADATA says where in the image each page is, so it is read first.
+Result<void> ImageMaker::find_metadata(std::string* ret_text) {
+  Error first;
+  for (unsigned way = 0; from_.take_way(way); way++) {
+    std::string text;
+    images_.clear();
+    auto read = read_metadata(&text);
+    if (read) read = check_superblocks(&text);
+    if (read) return {};
+    if (way == 0) {
+      first = read.error();
+      *ret_text = text;
+    }
+    if (first.code != Errc::kDamaged) break;
+  }
+  return first;
+}
+
 Result<void> ImageMaker::read_metadata(std::string* ret_text) {
   for (uint32_t v = 0; v < view_.volumes.size(); v++) {
     if (view_.volumes[v].kind != kVolumeMetadata) continue;
@@ -124,12 +152,17 @@ Result<void> ImageMaker::check_superblocks(std::string* ret_text) {
     if (image.metadata.size() < kPageSize) return Error{Errc::kDamaged, 0, "METADATA is missing"};
     memcpy(&image.super, image.metadata.data(), sizeof(image.super));
     const SuperBlock& s = image.super;
-    if (s.checksum != superblock_checksum(s) || s.write_lock != 1 ||
-        s.metadata_bytes > image.metadata.size() - kPageSize || s.payload_off != kPageSize ||
-        s.payload_slots > kMostPartRows || s.metadata_off / kPageSize > 2 * kMostPartRows ||
+    const bool is_good = s.checksum == superblock_checksum(s) && s.write_lock == 1;
+    if (!is_good || s.metadata_bytes > image.metadata.size() - kPageSize ||
+        s.payload_off != kPageSize || s.payload_slots > kMostPartRows ||
+        s.metadata_off / kPageSize > 2 * kMostPartRows ||
         s.metadata_off < s.payload_off + s.payload_slots * kPageSize) {
       *ret_text = "the superblock in it is damaged";
       return Error{Errc::kDamaged, 0, "a superblock is damaged"};
+    }
+    if (checksum(image.metadata.data() + kPageSize, s.metadata_bytes) != s.metadata_xxh3) {
+      *ret_text = "METADATA in it is damaged";
+      return Error{Errc::kDamaged, 0, "METADATA is damaged"};
     }
   }
   return {};
@@ -138,9 +171,8 @@ Result<void> ImageMaker::check_superblocks(std::string* ret_text) {
 Result<void> ImageMaker::open_images(std::string* ret_text) {
   if (mkdir(dir_.c_str(), 0700) != 0) {
     const int e = errno;
-    *ret_text = dir_ + ": " + strerror(e) +
-                (e == EEXIST ? "; name another directory, or remove that one"
-                             : "; name a directory that can be made");
+    *ret_text = dir_ + ": " + strerror(e) + "; " +
+                (e == EEXIST ? "name another directory, or remove that one" : next_step(e));
     return Error{Errc::kSystem, e, "making the image directory"};
   }
   made_directory_ = true;
@@ -234,17 +266,39 @@ Result<void> ImageMaker::put_pages(const SlotPages& pages) {
     while (k + count < pages.pages && place[count].image == place->image &&
            place[count].off == place->off + count * kPageSize) {
       if (!fits(pages.slot + k + count, data + count * kPageSize)) {
-        return Error{Errc::kDamaged, 0, "a page is not what METADATA says"};
+        wrong_.push_back(pages.slot + k + count);
       }
       place[count].done = true;
       count++;
     }
     const auto& file = images_[place->image].file;
-    if (file) CR_TRYV(file->write(data, count * kPageSize, place->off));
+    if (file) CR_TRYV(target(file->write(data, count * kPageSize, place->off)));
     written_ += count * kPageSize;
     k += count;
   }
   return {};
+}
+
+// Whoever keeps these pages found nothing wrong with them; another copy may be right, or what parity
+// gives.
+Result<void> ImageMaker::mend() {
+  alignas(kPageSize) uint8_t page[kPageSize];
+  for (unsigned way = 0; !wrong_.empty() && from_.take_way(way); way++) {
+    std::vector<uint64_t> left;
+    std::string text;
+    for (const uint64_t slot : wrong_) {
+      if (!from_.read(slot, page, &text) || !fits(slot, page)) {
+        left.push_back(slot);
+        continue;
+      }
+      const auto& file = images_[places_[slot].image].file;
+      if (file) CR_TRYV(target(file->write(page, kPageSize, places_[slot].off)));
+      if (file) CR_TRYV(target(file->drain()));
+    }
+    wrong_ = std::move(left);
+  }
+  if (wrong_.empty()) return {};
+  return Error{Errc::kDamaged, 0, "a page is not what METADATA says"};
 }
 
 // In a thread beside the one that writes what came before.
@@ -272,7 +326,7 @@ void ImageMaker::get_batch(Batch* ret) {
 Result<void> ImageMaker::put_batch(const Batch& batch) {
   for (const SlotPages& pages : batch.pages) CR_TRYV(put_pages(pages));
   for (ImageOut& image : images_) {
-    if (image.file) CR_TRYV(image.file->drain());
+    if (image.file) CR_TRYV(target(image.file->drain()));
   }
   return {};
 }
@@ -298,6 +352,7 @@ Result<void> ImageMaker::copy_pages(const OnMakeProgress& progress, std::string*
       get_batch(&batches[1 - i]);
     }
     if (!put) return put.error();
+    if (!wrong_.empty()) CR_TRYV(mend());
     for (const SlotPages& pages : now.pages) done += pages.pages * kPageSize;
     if (progress) progress({std::min(done, total), total});
   }
@@ -328,15 +383,14 @@ Result<void> ImageMaker::commit(ImageOut& image) {
 }
 
 Result<uint64_t> ImageMaker::make(const OnMakeProgress& progress, std::string* ret_text) {
-  CR_TRYV(read_metadata(ret_text));
-  CR_TRYV(check_superblocks(ret_text));
-  if (!dir_.empty()) CR_TRYV(open_images(ret_text));
+  CR_TRYV(find_metadata(ret_text));
+  if (!dir_.empty()) CR_TRYV(target(open_images(ret_text)));
   CR_TRYV(place_pages());
   CR_TRYV(copy_pages(progress, ret_text));
   CR_TRYV(check_all_placed());
   if (dir_.empty()) return written_;
   // The first process's image counts for all: it is the last.
-  for (size_t i = images_.size(); i-- > 0;) CR_TRYV(commit(images_[i]));
+  for (size_t i = images_.size(); i-- > 0;) CR_TRYV(target(commit(images_[i])));
   if (durable_ && images_.size() > 1) CR_TRYV(store::sync_directory(dir_ + "/members"));
   if (durable_) CR_TRYV(store::sync_parent(dir_));
   return written_;
@@ -365,7 +419,9 @@ Result<uint64_t> make_image_of(SlotSource& from, const std::string& dir, bool du
   ret_text->clear();
   auto made = maker.make(progress, ret_text);
   if (made) return made;
-  if (ret_text->empty()) *ret_text = words_of(made.error());
+  if (ret_text->empty()) {
+    *ret_text = maker.has_bad_target() ? disk_words(dir, made.error()) : words_of(made.error());
+  }
   if (maker.has_made_directory()) remove_image(dir);
   return made;
 }

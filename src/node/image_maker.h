@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 // image_maker.h - makes an image directory of a session's slots, wherever these come from.
 // Invariant: an image gets WRITE_LOCK = 1 only when every page of it has the checksum that METADATA
-// says. Context: N. Doc: docs/store.md.
+// says. What has not is asked for in every other way that the source knows before that is an error.
+// Context: N. Doc: docs/store.md.
 #pragma once
 
 #include <functional>
@@ -27,12 +28,15 @@ class SlotSource {
   virtual uint64_t slots() const = 0;
   // No two extents share a slot.
   virtual const format::DescriptionView& description() const = 0;
-  // Any page; a free slot is zeros. Not after next().
+  // Any page; a free slot is zeros. Not while next() is called.
   virtual Result<void> read(uint64_t slot, uint8_t* page, std::string* ret_text) = 0;
   // The next pages, whose memory stays until the next call; empty: that was all. Over all calls
   // every slot comes at most once, and those that do not come are zeros. Called in a thread of its
   // own, while nothing else is asked of the source.
   virtual Result<std::vector<SlotPages>> next(std::string* ret_text) = 0;
+  // Pages come from other copies from now on, or are computed, as far as that is possible: way 0 is
+  // that of the beginning. false: there is no such way. Not while next() is called.
+  virtual bool take_way(unsigned way) { return way == 0; }
 };
 
 // The same as long as somebody waits for it.

@@ -21,6 +21,7 @@ using namespace format;
 using store::Stripe;
 
 constexpr uint64_t kNowhere = ~uint64_t{0};
+constexpr size_t kMostWays = 512;       // of reading without some of the copies
 constexpr unsigned kMostLooks = 30;     // for a part that was written over, without any progress
 constexpr size_t kMostDamageWords = 4;  // rows that an error message names
 
@@ -41,6 +42,11 @@ class BlockReader {
   // Rows [first, first + count), all of one rotation: data column c is at column(c).
   Result<void> read(uint64_t first, uint64_t count, std::string* ret_text);
   const uint8_t* column(unsigned c) const { return memory_of(stripe_.data == 1 ? have_one_ : c); }
+  // Reads without some of the copies from now on: way 0 with all of them, the first ones without
+  // one, then without two, ... false: there is no such way.
+  bool take_way(unsigned way);
+  // Those that are left out now are wrong.
+  void blame();
 
   uint64_t decoded_rows() const { return decoded_; }
   const std::vector<std::string>& damaged() const { return damaged_; }
@@ -51,7 +57,9 @@ class BlockReader {
     return const_cast<uint8_t*>(memory_.data()) + part * store::kRotateRows * kPageSize;
   }
   bool fetch(uint64_t first, uint64_t count, unsigned part);
+  void plan_ways();
 
+  using Copies = std::set<const FoundPart*>;
   Cluster& cluster_;
   const Available& from_;
   const store::Erasure& erasure_;
@@ -61,12 +69,50 @@ class BlockReader {
   uint64_t decoded_ = 0;
   std::vector<std::string> damaged_;
   std::set<std::string> gone_;  // nodes that do not answer any more
-  bool superseded_ = false;     // some part
+  std::vector<Copies> ways_;    // what each leaves out
+  Copies left_out_, blamed_;
+  bool superseded_ = false;  // some part
 };
+
+void BlockReader::plan_ways() {
+  std::vector<const FoundPart*> all;
+  for (const auto& holder : from_.holders) {
+    for (const FoundPart& p : holder) all.push_back(&p);
+  }
+  ways_.push_back({});
+  for (size_t without = 1; without + stripe_.data <= all.size(); without++) {
+    std::vector<bool> is_out(all.size());
+    std::fill_n(is_out.begin(), without, true);
+    do {
+      if (ways_.size() == kMostWays) return;
+      Copies out;
+      for (size_t i = 0; i < all.size(); i++) {
+        if (is_out[i]) out.insert(all[i]);
+      }
+      ways_.push_back(std::move(out));
+    } while (std::prev_permutation(is_out.begin(), is_out.end()));
+  }
+}
+
+bool BlockReader::take_way(unsigned way) {
+  if (ways_.empty()) plan_ways();
+  if (way >= ways_.size()) return false;
+  left_out_ = ways_[way];
+  return true;
+}
+
+void BlockReader::blame() {
+  for (const FoundPart* p : left_out_) {
+    if (!blamed_.insert(p).second) continue;
+    damaged_.push_back(p->node + ": part " + std::to_string(p->entry.holder) +
+                       ": rows that are not of this checkpoint, though their checksums fit; "
+                       "others took their place");
+  }
+}
 
 bool BlockReader::fetch(uint64_t first, uint64_t count, unsigned part) {
   for (const FoundPart& p : from_.holders[stripe_.holder(first, part)]) {
-    if (gone_.contains(p.node)) continue;
+    if (gone_.contains(p.node) || left_out_.contains(&p)) continue;
     uint64_t row = 0;
     const auto done = cluster_.fetch_rows(p, first, count, memory_of(part), &row);
     if (done) return true;
@@ -121,6 +167,8 @@ class PartSource : public SlotSource {
   const DescriptionView& description() const override { return view_; }
   Result<void> read(uint64_t slot, uint8_t* page, std::string* ret_text) override;
   Result<std::vector<SlotPages>> next(std::string* ret_text) override;
+  bool take_way(unsigned way) override;
+  void blame() { reader_.blame(); }
   const BlockReader& reader() const { return reader_; }
   // Of a failure: parts that it needs have a newer checkpoint now.
   bool was_superseded() const { return superseded_ || reader_.was_superseded(); }
@@ -136,6 +184,7 @@ class PartSource : public SlotSource {
   DescriptionView view_;
   uint64_t block_ = kNowhere, count_ = 0;  // the rows that reader_ has
   uint64_t next_ = 0;                      // row
+  unsigned way_ = 0;
   bool superseded_ = false;
 };
 
@@ -183,9 +232,18 @@ Result<void> PartSource::read(uint64_t slot, uint8_t* page, std::string* ret_tex
   return {};
 }
 
+bool PartSource::take_way(unsigned way) {
+  if (way == way_) return true;
+  if (!reader_.take_way(way)) return false;
+  way_ = way;
+  block_ = kNowhere;
+  return true;
+}
+
 Result<std::vector<SlotPages>> PartSource::next(std::string* ret_text) {
   std::vector<SlotPages> batch;
   if (next_ >= stripe_.rows(slots())) return batch;
+  reader_.blame();  // this way was good until here
   CR_TRYV(load(next_, ret_text));
   next_ += count_;
   for (unsigned c = 0; c < stripe_.data; c++) {
@@ -278,6 +336,7 @@ Result<RecoveryResult> make_image(Cluster& cluster, const Available& from, const
   };
   const auto bytes = make_image_of(source, dir, durable, in_rows, ret_text);
   if (!bytes) return failed(bytes.error());
+  source.blame();
   RecoveryResult r;
   r.bytes = *bytes;
   r.decoded_rows = source.reader().decoded_rows();
@@ -298,8 +357,9 @@ std::optional<FoundPart> look_again(Cluster& cluster, const FoundPart& old) {
   return newest;
 }
 
-// "": every row is right.
+// "": every row is right. on_rows: so many were looked at.
 Result<std::string> verify_part(Cluster& cluster, FoundPart p, std::vector<uint8_t>* memory,
+                                const std::function<void(uint64_t)>& on_rows,
                                 std::string* ret_text) {
   unsigned looks = 0;
   for (uint64_t row = 0; row < p.entry.rows;) {
@@ -307,6 +367,7 @@ Result<std::string> verify_part(Cluster& cluster, FoundPart p, std::vector<uint8
     const std::string part = p.node + ": part " + std::to_string(p.entry.holder);
     uint64_t wrong = row;
     const auto done = cluster.fetch_rows(p, row, count, memory->data(), &wrong);
+    on_rows(done ? count : 0);
     if (done) {
       row += count;
       looks = 0;
@@ -330,12 +391,19 @@ Result<std::string> verify_part(Cluster& cluster, FoundPart p, std::vector<uint8
 
 }  // namespace
 
-Result<std::vector<std::string>> verify_parts(Cluster& cluster, const std::vector<FoundPart>& parts,
-                                              std::string* ret_text) {
+Result<std::vector<std::string>> verify_parts(
+    Cluster& cluster, const std::vector<FoundPart>& parts,
+    const std::function<void(const RecoveryProgress&)>& progress, std::string* ret_text) {
   std::vector<std::string> bad;
+  RecoveryProgress now;
+  for (const FoundPart& p : parts) now.total_bytes += p.entry.rows * kPageSize;
+  const auto on_rows = [&](uint64_t rows) {
+    now.done_bytes = std::min(now.done_bytes + rows * kPageSize, now.total_bytes);
+    if (progress) progress(now);
+  };
   std::vector<uint8_t> memory(Cluster::kMostRows * kPageSize);
   for (const FoundPart& p : parts) {
-    CR_TRY(std::string line, verify_part(cluster, p, &memory, ret_text));
+    CR_TRY(std::string line, verify_part(cluster, p, &memory, on_rows, ret_text));
     if (!line.empty() && std::ranges::find(bad, line) == bad.end()) bad.push_back(std::move(line));
   }
   return bad;

@@ -49,7 +49,8 @@ Result<RecoveryResult> make_image(Cluster& cluster, const Available& from, const
 // Reads every row of each of the parts of a session; what is damaged, a line each. Where a newer
 // checkpoint is written over a part, it goes on with that one. kTimeout: that happened again and
 // again before any row could be read.
-Result<std::vector<std::string>> verify_parts(Cluster& cluster, const std::vector<FoundPart>& parts,
-                                              std::string* ret_text);
+Result<std::vector<std::string>> verify_parts(
+    Cluster& cluster, const std::vector<FoundPart>& parts,
+    const std::function<void(const RecoveryProgress&)>& progress, std::string* ret_text);
 
 }  // namespace cr::node

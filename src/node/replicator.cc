@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "format/part_reader.h"
+#include "node/disk_words.h"
 #include "node/holder.h"
 #include "os/fault.h"
 
@@ -35,6 +36,7 @@ constexpr uint64_t kAskNs = 10 * kSecond;
 constexpr uint64_t kMissingNs = 30 * kSecond;  // for a holder that may know what is to be kept
 constexpr uint64_t kLookAgainNs = kSecond / 50, kMostBusyNs = 5 * kSecond;
 constexpr unsigned kOwnWindows = 4;
+constexpr unsigned kRewrites = 2;  // one for each buffer
 
 uint64_t g_transfer = 0;  // numbers are unique in this process
 
@@ -91,7 +93,7 @@ void Replicator::wake(uint64_t now_ns) {
 }
 
 void Replicator::rewrite(uint64_t now_ns) {
-  rewrites_ = 2;
+  rewrites_ = kRewrites;
   retry_ns_ = 0;
   wake(now_ns);
 }
@@ -305,10 +307,7 @@ void Replicator::offer(Target& t) {
   memcpy(o.origin, origin.data(), std::min(origin.size(), sizeof(o.origin) - 1));
   if (t.own) return offer_own(t, o);
   t.link = node_.hub != nullptr ? node_.link_to(t.node) : LinkId::kNone;
-  if (t.link == LinkId::kNone) {
-    if (t.trouble.empty()) drop(t, "the node cannot be reached");
-    return;
-  }
+  if (t.link == LinkId::kNone) return;  // why is said of the link, once for all sessions
   if (auto sent = send_struct(*node_.hub, t.link, kPartOffer, o); !sent) {
     return drop(t, words(sent.error()));
   }
@@ -351,7 +350,7 @@ void Replicator::run_own(Target& t, std::function<Error(PartReceiver*)> job,
         now.jobs--;
         now.moved_ns = node_.now_ns();
         if (error->code == Errc::kOk) return done(now);
-        drop(now, words(*error));
+        drop(now, disk_words(node_.store->dir(), *error));
       });
 }
 
@@ -773,6 +772,13 @@ void Replicator::settle(uint64_t now_ns) {
     told_trouble_ = all_troubles();
     node_.on_safety(*this);
   }
+}
+
+void Replicator::rewritten(uint64_t* ret_done, uint64_t* ret_total) const {
+  const uint64_t one = rows_ * kPageSize;
+  const uint64_t before = rewrites_ < kRewrites ? (kRewrites - rewrites_) * one : 0;
+  *ret_total = kRewrites * one;
+  *ret_done = std::min(before + std::min(row_, rows_) * kPageSize, *ret_total);
 }
 
 std::string Replicator::all_troubles() const {

@@ -85,6 +85,8 @@ class Replicator {
   // Other nodes keep some of the parts from now on.
   void set_holders(std::vector<std::string> holders);
   const Safety& safety() const { return safety_; }
+  // Of what rewrite() wants, both transfers: rows of each part that were looked at, in bytes.
+  void rewritten(uint64_t* ret_done, uint64_t* ret_total) const;
   uint64_t sent_bytes() const { return sent_bytes_; }  // to other nodes
   // Of each holder that has not the newest checkpoint: what is wrong with it; "": nothing yet.
   std::string trouble(unsigned holder) const { return targets_[holder].trouble; }

@@ -14,6 +14,7 @@
 
 #include "node/as_user.h"
 #include "node/daemon.h"
+#include "node/disk_words.h"
 #include "node/image_maker.h"
 #include "node/recovery.h"
 #include "rawsys/rawsys.h"
@@ -492,7 +493,9 @@ Json verify(const RequestContext& context, Cluster& cluster, const Found& f,
             const std::vector<std::string>& bad_flushed) {
   std::string text;
   std::vector<FoundPart> parts = cluster.list(&f.id);
-  auto bad = verify_parts(cluster, parts, &text);
+  const OnMakeProgress tell = seldom(context.tell);
+  const auto progress = [&](const RecoveryProgress& p) { tell({p.done_bytes, p.total_bytes}); };
+  auto bad = verify_parts(cluster, parts, progress, &text);
   if (!bad) return failure(f.name + ": " + text);
   const std::vector<Found> now = look(cluster, &f.id, context.uid, has_all_parts);
   for (const Found& found : now) {
@@ -518,6 +521,12 @@ Json verify(const RequestContext& context, Cluster& cluster, const Found& f,
 
 Json remove(const RequestContext& context, Cluster& cluster, const Found& f) {
   std::string text;
+  // Nodes that are away now are told when they come back.
+  PartStore& store = *context.cluster.store;
+  const format::Triple newest = f.checkpoints.empty() ? format::Triple{} : f.checkpoints[0].triple;
+  if (const auto noted = store.removed().note(f.id, newest); !noted) {
+    return failure(disk_words(store.dir(), noted.error()));
+  }
   const auto removed = cluster.remove(f.id, context.uid, &text);
   if (!removed) return failure(text);
   unsigned files = *removed;

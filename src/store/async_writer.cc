@@ -27,8 +27,8 @@ Result<void> AsyncWriter::write_now(const uint8_t* data, uint64_t bytes, uint64_
   while (bytes > 0) {
     const ssize_t r = pwrite(fd_, data, bytes, static_cast<off_t>(off));
     if (r < 0 && errno == EINTR) continue;
-    if (r < 0) return Error{Errc::kSystem, errno, "writing the image"};
-    if (r == 0) return Error{Errc::kSystem, EIO, "writing the image"};
+    if (r < 0) return Error{Errc::kSystem, errno, "writing"};
+    if (r == 0) return Error{Errc::kSystem, EIO, "writing"};
     data += r;
     bytes -= static_cast<uint64_t>(r);
     off += static_cast<uint64_t>(r);
@@ -49,7 +49,7 @@ Result<void> AsyncWriter::reap() {
   s.used = false;
   Result<void> written;
   if (res < 0 && res != -EAGAIN && res != -EINTR) {
-    written = Error{Errc::kSystem, -res, "writing the image"};
+    written = Error{Errc::kSystem, -res, "writing"};
   } else if (const uint64_t done = res > 0 ? static_cast<uint64_t>(res) : 0; done < s.bytes) {
     written = write_now(s.data + done, s.bytes - done, s.off + done);
   }

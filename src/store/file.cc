@@ -98,7 +98,7 @@ Result<void> File::barrier(bool durable) {
   CR_TRYV(drain());
   if (!durable) return {};
   if (failed_to_sync(fdatasync(fd_.get()))) {
-    return Error{Errc::kSystem, errno, "making the image durable (fdatasync)"};
+    return Error{Errc::kSystem, errno, "making it durable (fdatasync)"};
   }
   tell({.kind = StorageStep::kSync, .path = path_});
   return {};
@@ -106,7 +106,7 @@ Result<void> File::barrier(bool durable) {
 
 Result<void> File::truncate(uint64_t bytes) {
   if (ftruncate(fd_.get(), static_cast<off_t>(bytes)) != 0) {
-    return Error{Errc::kSystem, errno, "setting the image's size"};
+    return Error{Errc::kSystem, errno, "setting its size"};
   }
   tell({.kind = StorageStep::kTruncate, .path = path_, .off = bytes});
   return {};

@@ -68,9 +68,10 @@ class Node:
 
 
 class Cluster:
-    """Nodes a, b, c ... of one crstored each. options: more of each crstored's options."""
+    """Nodes a, b, c ... of one crstored each. options: more of each crstored's options; racks: the
+    labels of the first nodes."""
 
-    def __init__(self, workspace, count, options=(), start=True):
+    def __init__(self, workspace, count, options=(), start=True, racks=()):
         self.workspace = workspace
         self.options = list(options)
         self.key = workspace.path / "key"
@@ -86,7 +87,9 @@ class Cluster:
         else:
             for node in self.nodes:
                 node.port = free_port()
-        self.members.write_text("".join(f"{n.name} {n.host}:{n.port}\n" for n in self.nodes))
+        labels = [f" rack={rack}" for rack in racks] + [""] * (count - len(racks))
+        self.members.write_text("".join(f"{node.name} {node.host}:{node.port}{label}\n"
+                                        for node, label in zip(self.nodes, labels)))
         if start:
             for node in self.nodes:
                 self.start(node, wait=False)

@@ -29,7 +29,7 @@ import quick  # noqa: E402
 import trees  # noqa: E402
 from harness import Failure, Session, Skip, Test, User, expect, expect_match  # noqa: E402
 from store_cluster import Cluster  # noqa: E402
-from subject import LARGE, SMALL, Subject, Super  # noqa: E402
+from subject import LARGE, SMALL, Subject, Super, read_images  # noqa: E402
 
 USERS = ("root", "nobody")
 NAME = "job"
@@ -281,7 +281,7 @@ class PartFile:
         self.path = path
         data = path.read_bytes()
         self.whole = struct.unpack_from("<Q", data, 48)[0] == 1
-        self.sequence = struct.unpack_from("<Q", data, 64)[0]
+        self.epoch, self.sequence = struct.unpack_from("<2Q", data, 56)
         self.holder = struct.unpack_from("<I", data, 116)[0]
         rows, _, _, _, checks = struct.unpack_from("<5Q", data, 136)
         self.checks = struct.unpack_from(f"<{rows}Q", data, checks) if self.whole else ()
@@ -392,11 +392,11 @@ def die_at(cluster, node, point, nth):
            f"{node.popen.returncode}:\n{cluster.logs()}")
 
 
-def run_fault_point(workspace, who, point, nths):
+def run_fault_point(workspace, who, point, nths, mode="rs:2+1"):
     """crstored dies there, the nth time, of the session's node (source) or of a neighbour (holder):
     its part is the old one or the new one, and so are all of them together. At last the session's
     node is lost."""
-    cluster, job, _ = started(workspace, 4, "rs:2+1")
+    cluster, job, _ = started(workspace, MODES[mode][0] + 1, mode)
     home = cluster["a"]
     holders = cluster.holders(home)
     others = [node for node in holders if node is not home]
@@ -950,10 +950,10 @@ def test_tools(workspace):
 class FilledJob:
     """A small program with memory that is no zeros, one of many; it ends at its own go file."""
 
-    def __init__(self, workspace, number, megabytes, protect):
+    def __init__(self, workspace, number, megabytes, protect, interval="2", pages=1):
         self.workspace, self.number, self.megabytes = workspace, number, megabytes
-        self.protect = protect
-        self.name = f"job-{number}"
+        self.protect, self.interval, self.pages = protect, interval, pages
+        self.name, self.lives = f"job-{number}", 1
         self.image = workspace.path / f"{number}.dir"
         self.foreground, self.what, self.errors = None, "crrun", "err"
 
@@ -967,16 +967,23 @@ class FilledJob:
             environment={**node.environment(), **files})
 
     def start_on(self, node):
-        self._start(node, [self.workspace.tool("crrun"), "-d", str(self.image), "-i", "2",
+        self._start(node, [self.workspace.tool("crrun"), "-d", str(self.image), "-i", self.interval,
                            "--durable=crash", "--protect", self.protect, "--name", self.name, "--",
                            self.workspace.program("filled_memory"), str(self.number + 1),
-                           str(self.megabytes)])
+                           str(self.megabytes), str(self.pages)])
+
+    def checkpoint(self):
+        """Returns its sequence when it is committed."""
+        self.workspace.run([self.workspace.tool("crckpt"), str(self.image)], check=0)
+        return read_images(self.image).whole.sequence
 
     def restore_on(self, node):
         # Of the program's own files the restore cuts off what they have more by now.
-        self.what, self.errors = "crrestore", "restore.err"
+        self.lives += 1
+        self.what, self.errors = "crrestore", f"restore-{self.lives}.err"
+        self.image = self.workspace.path / f"{self.number}.again-{self.lives}"
         self._start(node, [self.workspace.tool("crrestore"), "-v", "-i", "off", "--durable=crash",
-                           "--dir", str(self.workspace.path / f"{self.number}.again"), self.name])
+                           "--dir", str(self.image), self.name])
 
     def is_ready(self):
         self.expect_running()
@@ -988,21 +995,27 @@ class FilledJob:
                f"{harness.read_file(self._file('crrun.out'))}"
                f"{harness.read_file(self._file(self.errors))}")
 
-    def end(self, least):
-        """At its go file it looks at all its memory."""
+    def runs_again(self, least):
+        """Returns the sequence that it came back from, least at least."""
         def answers():
             self.expect_running()
             return not self._file("ping").exists()
         self._file("ping").touch()
         self.workspace.wait_until(answers, f"{self.name} after its restore")
+        errors = harness.read_file(self._file(self.errors))
+        found = re.search(r"restoring checkpoint (\d+)", errors)
+        expect(found and int(found.group(1)) >= least,
+               f"{self.name}: checkpoint {least} was safe, crrestore said:\n{errors}")
+        return int(found.group(1))
+
+    def end(self, least):
+        """At its go file it looks at all its memory."""
+        self.runs_again(least)
         self._file("go").touch()
         self.workspace.wait_until(lambda: self.foreground.poll() is not None, f"end of {self.name}")
         said, errors = (harness.read_file(self._file(kind)) for kind in ("crrun.out", self.errors))
         expect((self.foreground.returncode, said) == (0, "PASS\n"),
                f"{self.name} ended with {self.foreground.returncode}:\n{said}{errors}")
-        found = re.search(r"restoring checkpoint (\d+)", errors)
-        expect(found and int(found.group(1)) >= least,
-               f"{self.name}: checkpoint {least} was safe, crrestore said:\n{errors}")
 
 
 def run_many_sessions(workspace, count, megabytes, come_back_count, seed):
@@ -1088,6 +1101,9 @@ def tests(thorough=False, seed=1):
             add(f"store/{who}_dies/{point}", lambda workspace, who=who, point=point:
                 run_fault_point(workspace, who, point, (1, 2, 3, 5, 8) if thorough else (1, 2)),
                 USERS if thorough else ("root", "self"))
+    for who, point in (("holder", "part_written"), ("source", "rows_sent")):
+        add(f"store/{who}_of_copies_dies/{point}", lambda workspace, who=who, point=point:
+            run_fault_point(workspace, who, point, (1, 2), "replica:3"), ("root", "self"))
     if thorough:
         add("store/hundred_sessions",
             lambda workspace: run_many_sessions(workspace, 100, 10, 8, seed), ("root",), 600.0)

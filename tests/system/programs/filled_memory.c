@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * filled_memory.c - SEED MIB: so much memory, of which no byte pattern comes twice, a page of it
- * written anew every 0.2 s; at CRTEST_GO each byte must be what was written last. Used by
- * store_test.py, which keeps many of these at once, so it does as little as it can besides.
+ * filled_memory.c - SEED MIB [PAGES]: so much memory, of which no byte pattern comes twice, so many
+ * pages of it (default 1) written anew every 0.2 s; at CRTEST_GO each byte must be what was written
+ * last. Used by store_test.py, which keeps many of these at once, so it does as little as it can
+ * besides.
  */
 #define _GNU_SOURCE
 #include <sys/mman.h>
@@ -22,9 +23,10 @@ static void write_page(uint64_t *at, uint64_t seed, size_t page) {
 }
 
 int main(int argc, char **argv) {
-  REQUIRE(argc == 3);
+  REQUIRE(argc == 3 || argc == 4);
   const uint64_t seed = strtoull(argv[1], NULL, 10);
   const size_t pages = strtoull(argv[2], NULL, 10) << 8;
+  const size_t each = argc == 4 ? strtoull(argv[3], NULL, 10) : 1;
   REQUIRE(pages > 0 && pages <= kMostPages);
   uint64_t *at =
       mmap(NULL, pages * kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -32,7 +34,9 @@ int main(int argc, char **argv) {
   for (size_t page = 0; page < pages; page++) write_page(at, seed, page);
   test_ready();
   for (size_t step = 0; !test_poll(); step++) {
-    write_page(at, seed, test_pattern(seed, step) % pages);
+    for (size_t i = 0; i < each; i++) {
+      write_page(at, seed, test_pattern(seed, step * each + i) % pages);
+    }
     usleep(200000);
   }
   for (size_t page = 0; page < pages; page++) {
