@@ -140,7 +140,7 @@ void* allocate_aligned_elsewhere(size_t align_bytes, size_t bytes) {
 // it is one of its own; if not, it ends the program with one line ("free(): invalid pointer").
 void deallocate_slowly(void* block, const char* call) {
   if (ours(block)) {
-    nvheap::deallocate(block, call);  // leaves errno alone
+    nvheap::deallocate_slowly(block, call);  // leaves errno alone
   } else if (block != nullptr) {
     __libc_free(block);
   }

@@ -122,7 +122,7 @@ void* operator new(size_t bytes, std::align_val_t align) {
 namespace {
 [[gnu::noinline]] void delete_slowly(void* block) {
   if (ours(block)) {
-    nvheap::deallocate(block, "operator delete");
+    nvheap::deallocate_slowly(block, "operator delete");
   } else {
     free(block);
   }

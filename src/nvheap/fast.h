@@ -14,7 +14,7 @@ namespace cr::nvheap {
 [[gnu::always_inline]] inline void* allocate_recent(size_t bytes) {
   if (bytes > kMaxSmallBytes) [[unlikely]]
     return nullptr;
-  return SmallHeap::allocate_recent(class_of_bytes(bytes));
+  return SmallHeap::allocate_recent(bytes);
 }
 
 // Of the slab that the thread takes blocks from. nullptr: take the long way, allocate().
@@ -24,9 +24,12 @@ namespace cr::nvheap {
   return SmallHeap::allocate_next(class_of_bytes(bytes));
 }
 
-// False: nothing was done; take the long way, deallocate().
+// False: nothing was done; take the long way, deallocate_slowly().
 [[gnu::always_inline]] inline bool deallocate_fast(void* block) {
   return SmallHeap::release_fast(reinterpret_cast<uint64_t>(block));
 }
+
+// deallocate() of what deallocate_fast() has left. The block may be null.
+void deallocate_slowly(void* block, const char* call);
 
 }  // namespace cr::nvheap

@@ -63,7 +63,7 @@ inline constexpr uint32_t kEmptySlab = 1u << 31;
 // threads read it without a lock, hence the atomics, which cost nothing when relaxed.
 struct Slab {
   std::atomic<uint32_t> key;   // see slab_key; 0: the chunk is no slab
-  std::atomic<uint16_t> used;  // blocks not in `free`
+  std::atomic<uint16_t> used;  // blocks not in `free`, and those in the owner's Recent
   uint16_t wake;               // the owner's free looks up when `used` falls to this
   uint16_t blocks;
   uint16_t bytes;                     // of a block
@@ -102,6 +102,6 @@ struct HeapDirectory {
   uint64_t free_root;  // address of the uint32_t: root of the tree of free runs
 };
 inline constexpr uint64_t kHeapMagic = 0x3170616568766e63;  // "cnvheap1"
-inline constexpr uint32_t kHeapVersion = 1;
+inline constexpr uint32_t kHeapVersion = 2;
 
 }  // namespace cr::nvheap

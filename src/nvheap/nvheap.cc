@@ -338,13 +338,6 @@ void deallocate_debug(HeapHeader* heap, void* block, const char* call) {
   return g_debug ? allocate_debug(heap, bytes, 16) : allocate_raw(heap, bytes);
 }
 
-[[gnu::noinline]] void deallocate_slowly(void* block, const char* call) {
-  if (block == nullptr) return;
-  HeapHeader* heap = g_heap.load(std::memory_order_acquire);
-  if (heap == nullptr) die(call, block, kForeign);
-  return g_debug ? deallocate_debug(heap, block, call) : deallocate_raw(heap, block, call);
-}
-
 void publish(HeapHeader* heap) {
   g_debug = debug_wanted();
   heap->small.set_fast(!g_debug);
@@ -352,6 +345,13 @@ void publish(HeapHeader* heap) {
 }
 
 }  // namespace
+
+[[gnu::noinline]] void deallocate_slowly(void* block, const char* call) {
+  if (block == nullptr) return;
+  HeapHeader* heap = g_heap.load(std::memory_order_acquire);
+  if (heap == nullptr) die(call, block, kForeign);
+  return g_debug ? deallocate_debug(heap, block, call) : deallocate_raw(heap, block, call);
+}
 
 void set_first_step(uint32_t step) { g_first_base = kPreferredBase + step * kBaseStepBytes; }
 

@@ -19,7 +19,6 @@ constexpr uint32_t kSpareSlabs = 1;
 constexpr uint32_t kNotQueued = 0, kClaimed = kNil - 1, kEndOfStack = kNil;
 
 constinit std::atomic<uint64_t> g_zero_word{0};
-constinit std::atomic<uint32_t> g_zero_pages{0};
 constinit std::atomic<uint32_t> g_key_made{0};
 constinit pthread_key_t g_key = 0;
 
@@ -53,7 +52,7 @@ constinit SmallHeap* g_small = nullptr;  // for the end of a thread
 
 }  // namespace
 
-constinit ThreadHeap SmallHeap::g_none(kNoHeap, &g_zero_word, &g_zero_pages);
+constinit ThreadHeap SmallHeap::g_none(kNoHeap, &g_zero_word);
 constinit thread_local ThreadHeap* SmallHeap::t_heap = &SmallHeap::g_none;
 constinit thread_local ThreadHeap* SmallHeap::t_fast = &SmallHeap::g_none;
 constinit thread_local bool SmallHeap::t_left = false;
@@ -76,12 +75,13 @@ void SmallHeap::reset(ThreadHeap& t, uint32_t id) const {
   t.data_address = data_address_;
   t.all_slabs = slabs_;
   t.all_remotes = remotes_;
-  t.grown_pages = pages_->grown_word();
+  t.data_bytes = pages_->grown_pages() * kPageSize;
   t.remote_slabs.store(kEndOfStack, std::memory_order_relaxed);
   for (uint32_t c = 0; c < kSizeClasses; c++) {
     t.cursors[c] = {&g_zero_word, 0, nullptr, bytes_of_class(c)};
     t.partial[c] = kNil;
-    t.recent[c].key = slab_key(c, id);
+    t.recent[c].end = 0;
+    t.recent[c].most = most_recent(c) * static_cast<uint32_t>(sizeof(Recent::Block));
   }
 }
 
@@ -140,6 +140,7 @@ void SmallHeap::begin(ThreadHeap& t, uint32_t size_class, uint32_t chunk) {
   Slab& s = slabs_[chunk];
   if (s.listed != 0) unlist(t, s);
   s.wake = kNever;
+  t.data_bytes = pages_->grown_pages() * kPageSize;
   Cursor& k = t.cursors[size_class];
   k.slab = &s;
   if (!advance(k, 0)) retire(t, size_class);
@@ -196,18 +197,36 @@ BlockState SmallHeap::locate(uint64_t address, uint32_t* ret_chunk, uint32_t* re
 }
 
 BlockState SmallHeap::release(uint64_t address) {
-  if (t_heap != &g_none && put(*t_heap, address)) return BlockState::kLive;
+  if (t_heap != &g_none && put<true>(*t_heap, address)) return BlockState::kLive;
   uint32_t chunk, block;
   const BlockState state = locate(address, &chunk, &block);
   return state == BlockState::kLive ? release_remotely(slabs_[chunk], block) : state;
 }
 
-bool SmallHeap::put_rarely(ThreadHeap& t, uint64_t address) { return put<true>(t, address); }
+void SmallHeap::forget_oldest(ThreadHeap& t, Recent& r) {
+  g_small->forget(t, r, r.end / static_cast<uint32_t>(sizeof(Recent::Block)) / 2);
+}
 
-bool SmallHeap::free_slowly(ThreadHeap& t, Slab& s) {
+// The oldest `count` are free like any others from now on.
+void SmallHeap::forget(ThreadHeap& t, Recent& r, uint32_t count) {
+  if (count == 0) return;
   Busy busy(t);
-  g_small->settle(t, s, true);
-  return true;
+  for (uint32_t i = 0; i < count; i++) {
+    const auto offset =
+        reinterpret_cast<uint64_t>(r.blocks[i].word) - reinterpret_cast<uint64_t>(slabs_);
+    Slab& s = slabs_[offset / sizeof(Slab)];
+    const auto used = static_cast<uint16_t>(s.used.load(std::memory_order_relaxed) - 1);
+    s.used.store(used, std::memory_order_relaxed);
+    if (used == s.wake) settle(t, s, true);
+  }
+  r.end -= count * static_cast<uint32_t>(sizeof(Recent::Block));
+  for (uint32_t i = 0; i * sizeof(Recent::Block) < r.end; i++) r.blocks[i] = r.blocks[i + count];
+}
+
+void SmallHeap::forget_all(ThreadHeap& t) {
+  for (Recent& r : t.recent) {
+    forget(t, r, r.end / static_cast<uint32_t>(sizeof(Recent::Block)));
+  }
 }
 
 void SmallHeap::list(ThreadHeap& t, Slab& s) {
@@ -392,6 +411,7 @@ void SmallHeap::trim() {
     Busy busy(*t_heap);
     give_back_runs(*t_heap);
     drain(*t_heap);
+    forget_all(*t_heap);
     for (uint32_t c = 0; c < kSizeClasses; c++) {
       if (t_heap->cursors[c].slab != nullptr) retire(*t_heap, c);
     }
@@ -440,8 +460,8 @@ void SmallHeap::abandon(ThreadHeap& t) {
   {
     Busy busy(t);
     drain(t);
+    forget_all(t);
     for (uint32_t c = 0; c < kSizeClasses; c++) {
-      t.recent[c].count = 0;
       if (t.cursors[c].slab != nullptr) retire(t, c);
     }
     give_back_empty(t);
@@ -524,13 +544,13 @@ uint64_t SmallHeap::used_bytes() const {
   for (uint32_t i = 0; i < chunks; i++) {
     const uint32_t tag = slabs_[i].tag();
     if (tag == 0) continue;
-    int remote = 0;
-    if (slabs_[i].next_remote.load(std::memory_order_relaxed) != kNotQueued) {
-      for (const auto& w : remotes_[i].bits) {
-        remote += __builtin_popcountll(w.load(std::memory_order_relaxed));
-      }
+    const bool remote = slabs_[i].next_remote.load(std::memory_order_relaxed) != kNotQueued;
+    int used = static_cast<int>(kClasses[tag - 1].blocks);
+    for (uint32_t w = 0; w < words_of(slabs_[i]); w++) {
+      uint64_t free = slabs_[i].free[w].load(std::memory_order_relaxed);
+      if (remote) free |= remotes_[i].bits[w].load(std::memory_order_relaxed);
+      used -= __builtin_popcountll(free);
     }
-    const int used = slabs_[i].used.load(std::memory_order_relaxed) - remote;
     if (used > 0) bytes += static_cast<uint64_t>(used) * kClasses[tag - 1].bytes;
   }
   return bytes;
@@ -548,6 +568,16 @@ bool SmallHeap::walk_slab(uint32_t chunk,
     if (!each(context, address_of(chunk) + b * uint64_t{c.bytes}, c.bytes)) return false;
   }
   return true;
+}
+
+// How many blocks of the slab its owner has freed a moment ago.
+uint32_t SmallHeap::recent_of(const Slab& s) const {
+  const Recent& r = heaps_[s.owner()].recent[s.tag() - 1];
+  uint32_t count = 0;
+  for (uint32_t i = 0; i * sizeof(Recent::Block) < r.end; i++) {
+    count += r.blocks[i].word >= s.free && r.blocks[i].word < s.free + kSlabWords ? 1 : 0;
+  }
+  return count;
 }
 
 const char* SmallHeap::check() const {
@@ -571,6 +601,7 @@ const char* SmallHeap::check() const {
       if (remote != 0 && s.next_remote.load() == kNotQueued) return "remote frees nobody will see";
       free += static_cast<uint32_t>(__builtin_popcountll(bits));
     }
+    free -= recent_of(s);
     if (free + s.used.load() != s.blocks) return "a slab whose count differs from its bitmap";
     const bool current = heaps_[owner].cursors[tag - 1].slab == &s;
     if (current && s.listed != 0) return "a cursor's slab in a tree";

@@ -10,6 +10,7 @@
 // Doc: docs/ARCHITECTURE.md, "nvheap".
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -28,22 +29,32 @@ struct Cursor {
   uint64_t bytes;
 };
 
-// Blocks that were freed a moment ago, whose bytes are probably still in the processor's cache: a
-// hint only, the bitmap decides whether they are (still) free.
+// Blocks that were freed a moment ago, whose bytes are probably still in the processor's cache.
+// They are free in their bitmaps, and nobody takes them there: whoever allocates empties this stack
+// before. In Slab::used they still count, so the slab of one is neither listed as empty nor given
+// back, and neither count nor key need be looked at when it is handed out again.
 struct Recent {
-  static constexpr uint32_t kMost = 7;
-  static constexpr uint32_t kKept = 4;  // when it is full
+  static constexpr uint32_t kMost = 10;
   struct Block {
     uint64_t address;
-    uint64_t place;  // address of its Slab, shifted left by 9, and its number there
+    std::atomic<uint64_t>* word;  // of its slab's bitmap
+    uint64_t mask;                // its bit there
   };
-  uint32_t key;    // of slabs of this heap and class
-  uint32_t count;  // a stack
+  uint32_t end;   // in bytes from the first block, so that nothing is left to be multiplied
+  uint32_t most;  // as `end`: when this is reached, the older half is forgotten
   uint64_t reserved;
   Block blocks[kMost];
+
+  Block& at(uint32_t offset) {
+    return *reinterpret_cast<Block*>(reinterpret_cast<char*>(blocks) + offset);
+  }
 };
-static_assert(sizeof(Recent) == 128);
-static_assert(kMaxBlocksPerSlab == 1 << 9);
+static_assert(sizeof(Recent) == 256);
+// Few large blocks, because they may be all that is left in their slabs.
+constexpr uint32_t most_recent(uint32_t size_class) {
+  const uint32_t eighth = blocks_of_class(size_class) / 8;
+  return eighth < 4 ? 4 : eighth < Recent::kMost ? eighth : Recent::kMost;
+}
 
 // Runs of pages of one length, kept by the thread that freed them.
 struct KeptRuns {
@@ -78,8 +89,8 @@ struct alignas(64) ThreadHeap {
   uint64_t data_address = 0;
   Slab* all_slabs = nullptr;
   RemoteFrees* all_remotes = nullptr;
-  const std::atomic<uint32_t>* grown_pages = nullptr;
-  uint32_t busy = 0;  // the owner is changing more than one word
+  uint64_t data_bytes = 0;  // all slabs of this heap lie within so many
+  uint32_t busy = 0;        // the owner is changing more than one word
   uint32_t next_abandoned = 0;
   std::atomic<uint32_t> remote_slabs{0};  // stack of 1 + chunk, linked by Slab::next_remote
   uint32_t slabs = 0, empty_slabs = 0;
@@ -91,13 +102,22 @@ struct alignas(64) ThreadHeap {
   KeptRuns runs[kRunClasses] = {};
 
   constexpr ThreadHeap() = default;
-  constexpr ThreadHeap(uint32_t heap_id, std::atomic<uint64_t>* zero_word,
-                       const std::atomic<uint32_t>* zero_pages)
-      : id(heap_id), grown_pages(zero_pages) {
+  constexpr ThreadHeap(uint32_t heap_id, std::atomic<uint64_t>* zero_word) : id(heap_id) {
     for (Cursor& k : cursors) k.word = zero_word;
     for (uint32_t& root : partial) root = kNil;
   }
 };
+
+// For sizes in steps of 16 bytes: where in a ThreadHeap the Recent of their class lies.
+inline constexpr auto kRecentTable = [] {
+  std::array<uint16_t, kMaxSmallBytes / 16 + 1> table{};
+  for (size_t i = 0; i < table.size(); i++) {
+    table[i] =
+        static_cast<uint16_t>(offsetof(ThreadHeap, recent) + kClassTable[i] * sizeof(Recent));
+  }
+  return table;
+}();
+static_assert(sizeof(ThreadHeap) <= UINT16_MAX);
 
 inline constexpr uint32_t kMostThreadHeaps = 4096;
 inline constexpr uint32_t kSharedHeap = 0;  // of threads without one of their own, under a lock
@@ -116,9 +136,9 @@ class SmallHeap {
 
   // The fast paths: a block of the calling thread's heap, nothing to look for and no lock. They
   // know the heap by the thread, so they work (that is, fail) before there is one.
-  // nullptr: take the long way.
-  [[gnu::always_inline]] static void* allocate_recent(uint32_t size_class) {
-    return take_last(*t_fast, size_class);
+  // nullptr: take the long way. bytes <= kMaxSmallBytes
+  [[gnu::always_inline]] static void* allocate_recent(size_t bytes) {
+    return take_last(recent_at(*t_fast, kRecentTable[(bytes + 15) / 16]));
   }
   [[gnu::always_inline]] static void* allocate_next(uint32_t size_class) {
     return take_next(*t_fast, size_class);
@@ -126,13 +146,11 @@ class SmallHeap {
   // False: nothing was done, take the long way. Any pointer may be given.
   [[gnu::always_inline]] static bool release_fast(uint64_t address) {
     ThreadHeap& t = *t_fast;
-    const uint64_t grown = t.grown_pages->load(std::memory_order_relaxed);
-    if (address - t.data_address >= grown * kPageSize) return false;
-    return put(t, address);
+    return address - t.data_address < t.data_bytes && put<false>(t, address);
   }
 
   void* allocate(uint32_t size_class) {
-    void* block = take_last(*t_heap, size_class);
+    void* block = take_last(t_heap->recent[size_class]);
     if (block == nullptr) block = take_next(*t_heap, size_class);
     return block != nullptr ? block : allocate_slowly(size_class);
   }
@@ -181,11 +199,18 @@ class SmallHeap {
     void update(uint32_t) const {}
   };
 
-  [[gnu::always_inline]] static void* take_last(ThreadHeap& t, uint32_t size_class) {
-    Recent& r = t.recent[size_class];
-    if (r.count == 0) return nullptr;
-    const Recent::Block& b = r.blocks[--r.count];
-    return take_recent(r.key, b.place) ? reinterpret_cast<void*>(b.address) : nullptr;
+  static Recent& recent_at(ThreadHeap& t, uint32_t offset) {
+    return *reinterpret_cast<Recent*>(reinterpret_cast<char*>(&t) + offset);
+  }
+
+  [[gnu::always_inline]] static void* take_last(Recent& r) {
+    if (r.end == 0) return nullptr;
+    const uint32_t end = r.end - static_cast<uint32_t>(sizeof(Recent::Block));
+    const Recent::Block& b = r.at(end);
+    r.end = end;
+    b.word->store(b.word->load(std::memory_order_relaxed) ^ b.mask, std::memory_order_relaxed);
+    if (b.address == 0) __builtin_unreachable();
+    return reinterpret_cast<void*>(b.address);
   }
 
   [[gnu::always_inline]] static void* take_next(ThreadHeap& t, uint32_t size_class) {
@@ -202,63 +227,49 @@ class SmallHeap {
     return reinterpret_cast<void*>(k.address + bit * k.bytes);
   }
 
-  // If the block is free and its slab has that key.
-  [[gnu::always_inline]] static bool take_recent(uint32_t key, uint64_t place) {
-    Slab& s = *reinterpret_cast<Slab*>(place >> 9);
-    std::atomic<uint64_t>& word = s.free[place / 64 % kSlabWords];
-    const uint64_t old = word.load(std::memory_order_relaxed);
-    if (s.key.load(std::memory_order_relaxed) != key || (old >> place % 64 & 1) == 0) [[unlikely]]
-      return false;
-    word.store(old & ~(uint64_t{1} << place % 64), std::memory_order_relaxed);
-    s.used.store(static_cast<uint16_t>(s.used.load(std::memory_order_relaxed) + 1),
-                 std::memory_order_relaxed);
-    return true;
-  }
-
-  // Frees a live block of a slab of t's. False if it is no such block, and nothing was done.
-  // Without kRare it leaves to put_rarely what would need a call, so that it needs no stack frame.
-  template <bool kRare = false>
+  // Frees a live block of a slab of t's. False if it is no such block, and nothing was done;
+  // without kAll also if more is to be done than should be inlined.
+  template <bool kAll>
   [[gnu::always_inline]] static bool put(ThreadHeap& t, uint64_t address) {
     const uint64_t offset = address - t.data_address;
     Slab& s = t.all_slabs[offset / kChunkBytes];
-    const uint32_t key = s.key.load(std::memory_order_relaxed);
-    if (key >> 8 != t.id) [[unlikely]]  // 0, of what is no slab, is the shared heap's
-      return false;
-    const auto inside = static_cast<uint32_t>(offset % kChunkBytes);
-    const uint64_t block = uint64_t{inside} * s.reciprocal >> 32;
-    if (static_cast<uint32_t>(block) * s.bytes != inside || block >= s.blocks) [[unlikely]]
+    if (s.key.load(std::memory_order_relaxed) >> 8 != t.id) [[unlikely]]
+      return false;  // 0, of what is no slab, is the shared heap's
+    // In the product the number of the block comes before the point, and behind it less than the
+    // reciprocal if the address is its first byte.
+    const uint64_t product = offset % kChunkBytes * s.reciprocal;
+    const uint64_t block = product >> 32;
+    if (static_cast<uint32_t>(product) >= s.reciprocal || block >= s.blocks) [[unlikely]]
       return false;
     std::atomic<uint64_t>& word = s.free[block / 64];
     const uint64_t old = word.load(std::memory_order_relaxed);
-    if ((old >> block % 64 & 1) != 0) [[unlikely]]
+    const uint64_t mask = uint64_t{1} << block % 64;
+    if ((old & mask) != 0) [[unlikely]]
+      return false;
+    const bool remote = s.next_remote.load(std::memory_order_relaxed) != 0;
+    if (remote && (!kAll || remote_bit(t, s, block))) [[unlikely]]
       return false;
     // Not by the class: the next call waits for what is stored here, this is the shorter way.
-    Recent& r = *reinterpret_cast<Recent*>(reinterpret_cast<char*>(&t) + s.recent);
-    const bool remote = s.next_remote.load(std::memory_order_relaxed) != 0;
-    if constexpr (kRare) {
-      if (remote && remote_bit(t, s, block)) return false;
-      if (r.count == Recent::kMost) forget_oldest(r);
-    } else if (remote || r.count == Recent::kMost) [[unlikely]] {
-      return put_rarely(t, address);
+    Recent& r = recent_at(t, s.recent);
+    uint32_t end = r.end;
+    if (end == r.most) [[unlikely]] {
+      if constexpr (!kAll) return false;
+      forget_oldest(t, r);
+      end = r.end;
     }
-    word.store(old | uint64_t{1} << block % 64, std::memory_order_relaxed);
-    const auto used = static_cast<uint16_t>(s.used.load(std::memory_order_relaxed) - 1);
-    s.used.store(used, std::memory_order_relaxed);
-    r.blocks[r.count++] = {address, reinterpret_cast<uint64_t>(&s) << 9 | block};
-    if (used == s.wake) [[unlikely]]
-      return free_slowly(t, s);
+    word.store(old | mask, std::memory_order_relaxed);
+    Recent::Block& b = r.at(end);
+    b.address = address;
+    b.word = &word;
+    b.mask = mask;
+    // A child of fork may find any state that this thread can be in, but no half an entry.
+    std::atomic_signal_fence(std::memory_order_release);
+    r.end = end + static_cast<uint32_t>(sizeof(b));
     return true;
   }
-  [[gnu::noinline]] static bool put_rarely(ThreadHeap& t, uint64_t address);
   static bool remote_bit(const ThreadHeap& t, const Slab& s, uint64_t block) {
     const RemoteFrees& r = t.all_remotes[&s - t.all_slabs];
     return (r.bits[block / 64].load(std::memory_order_relaxed) >> block % 64 & 1) != 0;
-  }
-  static void forget_oldest(Recent& r) {
-    for (uint32_t i = 0; i < Recent::kKept; i++) {
-      r.blocks[i] = r.blocks[i + Recent::kMost - Recent::kKept];
-    }
-    r.count = Recent::kKept;
   }
 
   void move_cursor(Cursor& k, uint32_t word) const {
@@ -267,13 +278,16 @@ class SmallHeap {
   }
   uint32_t chunk_of(const Slab& s) const { return static_cast<uint32_t>(&s - slabs_); }
   uint64_t address_of(uint32_t chunk) const { return data_address_ + chunk * kChunkBytes; }
+  uint32_t recent_of(const Slab& s) const;
   BlockState locate(uint64_t address, uint32_t* ret_chunk, uint32_t* ret_block) const;
   [[gnu::noinline]] void* allocate_slowly(uint32_t size_class);
   void* find_block(ThreadHeap& t, uint32_t size_class);
   bool advance(Cursor& k, uint32_t from_word) const;
   void begin(ThreadHeap& t, uint32_t size_class, uint32_t chunk);
   void retire(ThreadHeap& t, uint32_t size_class);
-  [[gnu::noinline]] static bool free_slowly(ThreadHeap& t, Slab& s);  // true
+  [[gnu::noinline]] static void forget_oldest(ThreadHeap& t, Recent& r);
+  void forget(ThreadHeap& t, Recent& r, uint32_t count);
+  void forget_all(ThreadHeap& t);
   [[gnu::noinline]] BlockState release_remotely(Slab& s, uint32_t block);
   void push_remote(uint32_t chunk);
   bool merge_remote(Slab& s);

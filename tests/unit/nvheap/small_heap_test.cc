@@ -42,6 +42,18 @@ Test(small_heap, every_block_of_every_class_is_found_again) {
   cr_assert_eq(in_use, 0u);
 }
 
+// How free() finds the number of a block, and that the address is its beginning.
+Test(small_heap, the_product_with_the_reciprocal_tells_number_and_beginning) {
+  for (const ClassInfo& c : kClasses) {
+    for (uint64_t offset = 0; offset < kChunkBytes; offset++) {
+      const uint64_t product = offset * c.reciprocal;
+      cr_assert_eq(product >> 32, offset / c.bytes);
+      cr_assert_eq(static_cast<uint32_t>(product) < c.reciprocal, offset % c.bytes == 0,
+                   "%lu in blocks of %u", static_cast<unsigned long>(offset), c.bytes);
+    }
+  }
+}
+
 Test(small_heap, what_was_freed_last_comes_first) {
   static void* blocks[200];  // one slab
   for (void*& b : blocks) b = crmalloc(100);
@@ -78,6 +90,23 @@ Test(small_heap, a_nearly_full_slab_is_left_alone_and_the_lowest_other_one_used)
   for (uint32_t i = 0; i < kSpare; i++) cr_assert_eq(crmalloc(96), blocks[2 * kBlocks + i]);
   void* fresh = crmalloc(96);
   for (void* b : blocks) cr_assert_neq(fresh, b);
+  cr_assert_null(check(), "%s", check());
+}
+
+// Blocks that were freed last keep their slabs only until something else is freed, or trimmed.
+Test(small_heap, slabs_whose_last_blocks_were_just_freed_go_back_when_trimmed) {
+  static void* blocks[40];
+  for (size_t bytes : {64, 4096, 16384}) {
+    for (void*& b : blocks) b = crmalloc(bytes);
+    for (void* b : blocks) crfree(b);
+    cr_assert_null(check(), "%s", check());
+  }
+  uint64_t in_use = 1, reserve = 0;
+  stats(&in_use, &reserve);
+  cr_assert_eq(in_use, 0u, "what was freed last counts as used");
+  cr_assert_gt(all_stats().slab_bytes, 0u);
+  (void)crmalloc_trim(0);
+  cr_assert_eq(all_stats().slab_bytes, 0u);
   cr_assert_null(check(), "%s", check());
 }
 
