@@ -386,6 +386,7 @@ void QuickPath::offer(const store::Model& model, const std::string& map,
   delta_.reset();
   h.hot = h.unmarked = 0;
   h.last_pages = h.last_run_count = 0;
+  h.copies = format::kCopiesNone;
   h.marking = 0;
   h.refused = format::kQuickDone;
   offered_ns_ = now_ns();

@@ -20,8 +20,8 @@ using format::Run;
 
 // Marking may find more than the list did.
 constexpr uint64_t kSparePages = 16;
-// Run::staging_page in a list.
-constexpr uint64_t kWrittenPages = 0, kOfFile = 1;
+// Run::staging_page in a list. From kOfCopies on: and the number of the first page's copy.
+constexpr uint64_t kWrittenPages = 0, kOfFile = 1, kOfCopies = 2;
 
 PmScanArg written(uint64_t start, uint64_t end) {
   PmScanArg arg{};
@@ -114,6 +114,50 @@ QuickRange hull(const QuickFound& found, const Run* runs, const QuickRange& rang
   return h;
 }
 
+// The private pages of files are few and seldom written, but nobody counts writes to them. A copy
+// of each stays where the processor finds it quickly; the ring's memory is far away, and what lies
+// there the agent would compare as well. The copies are what goes to the ring, so that they are as
+// the image even if a page is written in between.
+long keep_changed(QuickHead& head, QuickFound* found) {
+  uint64_t first = 0, pages = 0;
+  while (first < found->runs && head.runs[first].staging_page != kOfFile) first++;
+  for (uint64_t i = first; i < found->runs; i++) pages += head.runs[i].pages;
+  const bool known = head.copies == format::kCopiesLast;
+  head.copies = format::kCopiesNone;
+  if (head.plan.plain == 0 || pages > format::kQuickCopyPages) return 0;
+  Run* const to = head.marked_runs;
+  uint64_t count = 0, number = 0;
+  for (uint64_t i = first; i < found->runs; i++) {
+    for (uint64_t p = 0; p < head.runs[i].pages; p++, number++) {
+      const uint64_t addr = head.runs[i].addr + p * kPageSize;
+      const auto* page = reinterpret_cast<const void*>(addr);
+      uint8_t* const copy = format::quick_copies(&head) + number * kPageSize;
+      if (known && __builtin_memcmp(copy, page, kPageSize) == 0) continue;
+      __builtin_memcpy(copy, page, kPageSize);
+      Run* last = count > 0 ? &to[count - 1] : nullptr;
+      if (last != nullptr && last->addr + last->pages * kPageSize == addr &&
+          last->staging_page + last->pages == kOfCopies + number) {
+        last->pages++;
+      } else if (first + count == format::kQuickMostRuns) {
+        return -E2BIG;
+      } else {
+        to[count++] = {addr, 1, kOfCopies + number};
+      }
+    }
+  }
+  __builtin_memcpy(head.runs + first, to, count * sizeof(Run));
+  found->runs = first + count;
+  head.copies = format::kCopiesNext;
+  return 0;
+}
+
+// Where the run's pages are read.
+uint64_t source_of(QuickHead& head, const Run& r) {
+  if (r.staging_page < kOfCopies) return r.addr;
+  return reinterpret_cast<uint64_t>(format::quick_copies(&head)) +
+         (r.staging_page - kOfCopies) * kPageSize;
+}
+
 }  // namespace
 
 long quick_find(QuickHead& head, int pagemap, QuickFound* ret) {
@@ -169,25 +213,26 @@ long quick_mark(QuickHead& head, int pagemap, QuickFound* found) {
   return 0;
 }
 
-long quick_copy(QuickHead& head, uint64_t first, const QuickFound& found, format::QuickSlot& slot) {
+long quick_copy(QuickHead& head, uint64_t first, QuickFound* found, format::QuickSlot& slot) {
   constexpr uint64_t kAtOnce = 1024;  // IOV_MAX
   uint8_t* const ring = format::quick_ring(&head);
   auto* const out = reinterpret_cast<Run*>(ring + first * kPageSize);
   auto* const from = reinterpret_cast<iovec*>(head.scratch);
   static_assert(sizeof(head.scratch) >= kAtOnce * sizeof(iovec));
-  const long pid = sys_getpid();
-  uint64_t page = first + quick_table_pages(found.runs);
-  for (uint64_t i = 0; i < found.runs;) {
+  const long e = keep_changed(head, found);
+  if (e != 0) return e;
+  uint64_t page = first + quick_table_pages(found->runs);
+  for (uint64_t i = 0; i < found->runs;) {
     uint64_t n = 0, bytes = 0;
     const uint64_t begin = page;
-    for (; i < found.runs && n < kAtOnce; i++) {
+    for (; i < found->runs && n < kAtOnce; i++) {
       const Run& r = head.runs[i];
       if (r.staging_page == format::kPagesGone) {
         out[i] = r;
         continue;
       }
       out[i] = {r.addr, r.pages, page};
-      from[n++] = {reinterpret_cast<void*>(r.addr), r.pages * kPageSize};
+      from[n++] = {reinterpret_cast<void*>(source_of(head, r)), r.pages * kPageSize};
       page += r.pages;
       bytes += r.pages * kPageSize;
     }
@@ -199,13 +244,13 @@ long quick_copy(QuickHead& head, uint64_t first, const QuickFound& found, format
       continue;
     }
     iovec to{ring + begin * kPageSize, bytes};
-    const long done = n == 0 ? 0 : sys(__NR_process_vm_readv, pid, &to, 1, from, n, 0);
+    const long done = n == 0 ? 0 : sys(__NR_process_vm_readv, sys_getpid(), &to, 1, from, n, 0);
     if (done < 0) return done;
     if (static_cast<uint64_t>(done) != bytes) return -EFAULT;
   }
   slot.ring_first = first;
   slot.ring_pages = page - first;
-  slot.run_count = found.runs;
+  slot.run_count = found->runs;
   return 0;
 }
 

@@ -31,8 +31,9 @@ long quick_find(format::QuickHead& head, int pagemap, QuickFound* ret);
 long quick_mark(format::QuickHead& head, int pagemap, QuickFound* found);
 
 // Copies runs and pages to the ring, from its page `first` on. Fills in the slot's ring_ and
-// run_count. 0 or -errno.
-long quick_copy(format::QuickHead& head, uint64_t first, const QuickFound& found,
+// run_count. 0 or -errno. Private pages of files are compared with their copies, where there are
+// some, and only those that differ are left in the list.
+long quick_copy(format::QuickHead& head, uint64_t first, QuickFound* found,
                 format::QuickSlot& slot);
 
 // Pages of the ring that the runs themselves take.

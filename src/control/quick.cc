@@ -117,13 +117,14 @@ QuickRefusal capture_pages(QuickHead& h, uint64_t help, QuickSlot& slot) {
   }
   if (why == kQuickDone && capture::quick_mark(h, fd, &found) != 0) why = kQuickPages;
   sys_close(fd);
-  if (why == kQuickDone && capture::quick_copy(h, first, found, slot) != 0) why = kQuickPages;
+  if (why == kQuickDone && capture::quick_copy(h, first, &found, slot) != 0) why = kQuickPages;
   return why;
 }
 
 void publish(QuickHead& h, ChannelHeader* channel) {
   h.ring_used =
       h.slots[h.published % kQuickSlots].ring_first + h.slots[h.published % kQuickSlots].ring_pages;
+  if (h.copies == kCopiesNext) h.copies = kCopiesLast;
   __atomic_store_n(&h.published, h.published + 1, __ATOMIC_SEQ_CST);
   h.marking = 0;
   if (__atomic_exchange_n(&h.agent_sleeps, 0u, __ATOMIC_SEQ_CST) == 0) return;

@@ -59,6 +59,7 @@ bool same_signals(const QuickPlan& p, uint64_t sigmask) {
     return false;
   }
   for (int i = 0; i < 64; i++) {
+    if (i + 1 == SIGKILL || i + 1 == SIGSTOP) continue;  // nobody can change these
     SigactionRecord now{};
     const long r = sys(__NR_rt_sigaction, i + 1, nullptr, &now, 8);
     if (r == 0 && !equal(&now, &p.sigactions[i], sizeof(now))) return false;
@@ -210,14 +211,13 @@ bool same_file(QuickHead& head, const QuickFd& f, QuickSlot& slot) {
 
 // Do the same descriptors share an open file?
 bool same_sharing(const QuickPlan& p, const QuickFd* fds) {
-  const long pid = sys_getpid();
   for (uint64_t i = 0; i < p.fd_count; i++) {
     for (uint64_t k = 0; k < i; k++) {
       if (fds[i].dev != fds[k].dev || fds[i].ino != fds[k].ino ||
           fds[i].open_flags != fds[k].open_flags) {
         continue;
       }
-      const long r = sys(__NR_kcmp, pid, pid, KCMP_FILE, fds[i].fd, fds[k].fd);
+      const long r = sys(__NR_kcmp, p.pid, p.pid, KCMP_FILE, fds[i].fd, fds[k].fd);
       if (r < 0 || (r == 0) != (fds[i].file == fds[k].file)) return false;
     }
   }

@@ -16,6 +16,7 @@ inline constexpr uint64_t kQuickOff = kChannelBytes;
 inline constexpr uint64_t kQuickSlots = 16;
 inline constexpr uint64_t kQuickRingPages = 4096;
 inline constexpr uint64_t kQuickMostPages = kQuickRingPages / 2;  // of one checkpoint
+inline constexpr uint64_t kQuickCopyPages = 512;  // private pages of files of which a copy is kept
 inline constexpr uint64_t kQuickMostRanges = 1024;
 inline constexpr uint64_t kQuickMostRuns = 4096;  // of one checkpoint, and private ones
 inline constexpr uint64_t kQuickMostFds = 64;
@@ -117,6 +118,8 @@ struct QuickHead {
   uint32_t unmarked;  // checkpoints since pages were marked as not written
   uint32_t hot;       // 1: they need not be marked at each
   uint64_t last_pages, last_run_count;
+  uint32_t copies;  // QuickCopies
+  uint32_t reserved3;
   QuickPlan plan;
   QuickSlot slots[kQuickSlots];
   QuickRange ranges[kQuickMostRanges];
@@ -140,6 +143,13 @@ enum QuickHelp : uint64_t {
   kHelpStates = 8,  // the number counts in these
 };
 
+// What the copies of the files' private pages are, all of them together.
+enum QuickCopies : uint32_t {
+  kCopiesNone = 0,
+  kCopiesLast = 1,  // as the newest slot has them
+  kCopiesNext = 2,  // as the slot has them that is being filled
+};
+
 enum QuickRefusal : uint32_t {
   kQuickDone = 0,
   kQuickThreads = 1,  // another thread, a child, another process id
@@ -154,7 +164,8 @@ enum QuickRefusal : uint32_t {
 
 inline constexpr uint64_t kQuickHeadBytes = 2ull << 20;
 static_assert(sizeof(QuickHead) <= kQuickHeadBytes);
-inline constexpr uint64_t kQuickBytes = kQuickHeadBytes + kQuickRingPages * kPageSize;
+inline constexpr uint64_t kQuickCopiesOff = kQuickHeadBytes + kQuickRingPages * kPageSize;
+inline constexpr uint64_t kQuickBytes = kQuickCopiesOff + kQuickCopyPages * kPageSize;
 inline constexpr uint64_t kSharedBytes = kChannelBytes + kQuickBytes;
 
 inline QuickHead* quick_head(ChannelHeader* channel) {
@@ -162,6 +173,9 @@ inline QuickHead* quick_head(ChannelHeader* channel) {
 }
 inline uint8_t* quick_ring(QuickHead* head) {
   return reinterpret_cast<uint8_t*>(head) + kQuickHeadBytes;
+}
+inline uint8_t* quick_copies(QuickHead* head) {
+  return reinterpret_cast<uint8_t*>(head) + kQuickCopiesOff;
 }
 
 }  // namespace cr::format
