@@ -8,6 +8,7 @@
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 
@@ -29,6 +30,14 @@ using os::fault_point;
 using os::FaultPoint;
 
 constexpr uint64_t kMostPages = uint64_t{1} << 35;  // of user memory
+
+// Which are described in much less than kReportPatienceSeconds. (Linux 6.2; before, nobody knows.)
+bool has_few_files(pid_t pid, pid_t tid) {
+  constexpr off_t kFew = 256;
+  struct stat st {};
+  return stat(os::task_path(pid, tid, "fd").c_str(), &st) == 0 && st.st_size > 0 &&
+         st.st_size <= kFew;
+}
 
 }  // namespace
 
@@ -172,13 +181,15 @@ Trouble Session::read_runs(std::vector<format::Run>* ret) const {
   return {};
 }
 
-Trouble Session::describe_threads(World& world, std::vector<format::ThreadTraitsRecord>* ret_traits,
-                                  Attempt& a) {
+// The threads may be telling about themselves when this returns; world.end_describe() waits for
+// them.
+Trouble Session::begin_threads(World& world, std::vector<format::ThreadTraitsRecord>* ret_traits,
+                               Attempt& a) {
   if (a.status.empty()) {
     a.status = os::read_or_empty(os::task_path(pid_, control_tid_, "status"));
   }
   Trouble bad = describe_thread_traits(world, pid_, control_tid_, a.status, ret_traits, a.model);
-  return bad.bad() ? bad : world.describe(channel()->process.sigactions);
+  return bad.bad() ? bad : world.begin_describe(channel()->process.sigactions);
 }
 
 // Everything between stop and go.
@@ -191,7 +202,11 @@ Trouble Session::capture(World& world, Attempt& a) {
   const bool described = !a.model.claims.empty();
   Trouble bad;
   if (described) bad = command(format::kCommandDescribe, kCommandTimeoutNs, &world);
-  if (described && !bad.bad()) bad = describe_threads(world, &traits, a);
+  if (described && !bad.bad()) {
+    bad = begin_threads(world, &traits, a);
+    const Trouble late = world.end_describe();
+    if (!bad.bad()) bad = late;
+  }
   if (described && !bad.bad()) bad = save_by_plugins(world, hello_.plugins, a.model);
   if (!bad.bad()) bad = describe_map(tid, /*stopped=*/true, a.map);
   if (bad.bad()) return bad;
@@ -210,13 +225,19 @@ Trouble Session::capture(World& world, Attempt& a) {
   // Meanwhile, on another processor:
   Trouble worse = await_command(/*described_is_enough=*/true, kCommandTimeoutNs, &world);
   if (!worse.bad()) worse = check_process(channel()->process.childless != 0, &a.status);
-  if (!worse.bad() && !described) worse = describe_threads(world, &traits, a);
-  if (!worse.bad()) fault_point(FaultPoint::kThreadsDescribed);
+  const auto end_threads = [&] {
+    const Trouble late = world.end_describe();
+    if (!worse.bad()) worse = late;
+  };
+  if (!worse.bad() && !described) worse = begin_threads(world, &traits, a);
+  if (!has_few_files(pid_, tid)) end_threads();
   if (!worse.bad()) {
     worse = describe_semaphores(world, pid_, hello_.semaphores, semaphore_users_, a.model);
   }
   if (!worse.bad()) worse = describe_files(pid_, tid, pidfd_.get(), others_, a.model);
   if (!worse.bad()) keeper().describe_open(pid_, tid, a.model);
+  end_threads();
+  if (!worse.bad()) fault_point(FaultPoint::kThreadsDescribed);
   if (!worse.bad()) worse = describe_process(world, a.status, a.map.plan, a.model);
   if (!worse.bad()) {
     worse = complete_traits(world, pid_, channel()->process, std::move(traits), a.model);

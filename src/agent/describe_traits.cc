@@ -109,14 +109,20 @@ struct Namespaces {
   ino_t inode[kCount] = {};  // 0: this kernel has none of that kind, or hides it
 };
 
+// dir: the task's ns, open; -1: to be opened. first: those before it are not asked for.
 template <size_t kCount>
-Namespaces<kCount> namespaces_of(pid_t pid, pid_t tid, const char* const (&kinds)[kCount]) {
+Namespaces<kCount> namespaces_of(pid_t pid, pid_t tid, const char* const (&kinds)[kCount],
+                                 int dir = -1, size_t first = 0) {
   Namespaces<kCount> n;
-  const os::Fd dir(open(os::task_path(pid, tid, "ns").c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
-  for (size_t i = 0; dir && i < kCount; i++) {
+  os::Fd own;
+  if (dir < 0) {
+    own = os::Fd(open(os::task_path(pid, tid, "ns").c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+    dir = own.get();
+  }
+  for (size_t i = first; dir >= 0 && i < kCount; i++) {
     // "mnt:[4026531841]": less than half of what a look at the file itself costs.
     char text[64];
-    const ssize_t length = readlinkat(dir.get(), kinds[i], text, sizeof(text) - 1);
+    const ssize_t length = readlinkat(dir, kinds[i], text, sizeof(text) - 1);
     if (length <= 0) continue;
     text[length] = '\0';
     const char* number = strchr(text, '[');
@@ -137,8 +143,11 @@ bool may_change_namespaces(const std::string& control) {
 // The control thread has descriptors of its own: those are compared with the first thread's.
 Trouble check_namespaces(pid_t pid, pid_t control_tid, pid_t first_tid, const OfThread* began,
                          const Thread& t) {
+  const long same = rawsys::sys(__NR_kcmp, control_tid, t.tid, KCMP_FS, 0, 0);
   if (began != nullptr) {
-    const OfThread now = namespaces_of(pid, t.tid, kOfThread);
+    // Another mount namespace takes a root of its own (unshare makes one, setns asks for one).
+    const size_t first = same == 0 ? 1 : 0;
+    const OfThread now = namespaces_of(pid, t.tid, kOfThread, t.namespaces_fd.get(), first);
     for (size_t i = 0; i < std::size(kOfThread); i++) {
       if (now.inode[i] == began->inode[i] || now.inode[i] == 0) continue;
       return trouble(Errc::kUnsupported, 0,
@@ -146,7 +155,6 @@ Trouble check_namespaces(pid_t pid, pid_t control_tid, pid_t first_tid, const Of
                          "): that cannot be saved; checkpoint before it does");
     }
   }
-  const long same = rawsys::sys(__NR_kcmp, control_tid, t.tid, KCMP_FS, 0, 0);
   if (same > 0) {
     return trouble(Errc::kUnsupported, 0,
                    thread_name(t) +
@@ -300,7 +308,7 @@ Trouble describe_thread_traits(World& world, pid_t pid, pid_t control_tid,
   const OfThread began = asked ? namespaces_of(pid, control_tid, kOfThread) : OfThread{};
   for (Thread& t : world.threads()) {
     if (t.inner_tid == 0) t.inner_tid = nested ? os::inner_tid(pid, t.tid) : t.tid;
-    const std::string status = os::read_or_empty(os::task_path(pid, t.tid, "status"));
+    const std::string status = read_status(pid, t);
     t.switches = voluntary_switches(status);
     const bool usual = is_as_control(status, control);
     format::ThreadTraitsRecord r{};

@@ -287,8 +287,8 @@ class Session {
   // childless: that is known already. ret_status: /proc/PID/status.
   Trouble check_process(bool childless, std::string* ret_status);
   // Asks the control thread, which must be idle.
-  Trouble describe_threads(World& world, std::vector<format::ThreadTraitsRecord>* ret_traits,
-                           Attempt& a);
+  Trouble begin_threads(World& world, std::vector<format::ThreadTraitsRecord>* ret_traits,
+                        Attempt& a);
   Trouble describe_posix_timers(World& world, store::Model& model);
   void read_lasting();
   Trouble describe_process(World& world, const std::string& status, const MemoryPlan& plan,

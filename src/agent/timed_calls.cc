@@ -388,11 +388,12 @@ BeforeStop look_before_stop(pid_t pid, pid_t tid) {
 }
 
 void look_again(pid_t pid, uint64_t switches, BeforeStop& before) {
-  if (!before.asleep_known || switches == before.switches + 1) return;
+  if (!before.asleep_known || switches == before.switches + 1) return;  // the stop itself is one
   uint64_t ns;
-  const std::string path = os::task_path(pid, before.tid, "sched");
-  // The stop itself is one.
-  if (last_ran(path, &ns, &switches) && switches == before.switches + 1) return;
+  if (switches == 0 && last_ran(os::task_path(pid, before.tid, "sched"), &ns, &switches) &&
+      switches == before.switches + 1) {
+    return;
+  }
   before.asleep_ns = 0;
 }
 

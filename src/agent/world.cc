@@ -6,11 +6,13 @@
 #include "agent/world.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/ptrace.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -30,6 +32,8 @@ namespace {
 constexpr uint64_t kStopTimeoutNs = 3000000000ull;
 constexpr int kLookRounds = 32;  // of waiting, before another look whether the thread lives
 constexpr int kNtX86Xstate = 0x202;
+constexpr int kMostAhead = 32;  // threads, of all processes together, of which files are open
+constinit int g_opened_ahead = 0;
 constexpr int kPtraceEventStop = 128;
 
 // The call itself: glibc types the requests with an enum that lacks the newer ones.
@@ -48,13 +52,15 @@ std::string thread_text(pid_t pid, pid_t tid) {
   return "thread " + std::to_string(tid) + " (" + name + ")";
 }
 
-// Do not burn the core the thread needs in order to stop. A sleep lasts 50 microseconds longer than
-// asked for; giving way, if nobody else wants the processor, no time at all.
+// Do not burn the core the thread needs in order to stop.
 void wait_a_moment(int round) {
   if (round < 20) return;
-  timespec ts{0, round < 200 ? 5000 : 200000};
+  timespec ts{0, round < 1000 ? 5000 : 200000};
   nanosleep(&ts, nullptr);
 }
+
+// A sleep lasts so much longer than asked for: as a rule 50 microseconds. 0: as it was.
+void set_timer_slack(unsigned long ns) { prctl(PR_SET_TIMERSLACK, ns); }
 
 }  // namespace
 
@@ -73,6 +79,28 @@ bool World::read_memory(uint64_t addr, void* to, size_t bytes) const {
 
 bool World::write_memory(uint64_t addr, const void* from, size_t bytes) const {
   return rawsys::write_all_at(mem_, from, bytes, addr) == 0;
+}
+
+std::string read_status(pid_t pid, const Thread& t) {
+  char text[4096];
+  const ssize_t n = t.status_fd ? pread(t.status_fd.get(), text, sizeof(text), 0) : -1;
+  // One with very many groups is longer.
+  if (n > 0 && n < static_cast<ssize_t>(sizeof(text))) return {text, static_cast<size_t>(n)};
+  return os::read_or_empty(os::task_path(pid, t.tid, "status"));
+}
+
+World::~World() {
+  resume();
+  g_opened_ahead -= opened_ahead_;
+}
+
+void World::open_ahead(Thread& t) {
+  if (g_opened_ahead == kMostAhead) return;
+  g_opened_ahead++;
+  opened_ahead_++;
+  const std::string dir = os::task_path(pid_, t.tid, "");
+  t.status_fd = os::Fd(open((dir + "status").c_str(), O_RDONLY | O_CLOEXEC));
+  t.namespaces_fd = os::Fd(open((dir + "ns").c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
 }
 
 BeforeStop World::look(pid_t tid) const {
@@ -108,6 +136,7 @@ Trouble World::seize_new(bool* ret_any) {
     Thread t;
     t.tid = tid;
     t.leader = tid == pid_;
+    open_ahead(t);
     t.before = look(tid);
     // That is over soon, as a rule.
     constexpr int kPatience = 100;
@@ -120,17 +149,17 @@ Trouble World::seize_new(bool* ret_any) {
       return trouble(Errc::kCannotStop, EAGAIN,
                      thread_text(pid_, tid) + " waits in vfork for its child; try again later");
     }
-    fresh.push_back(t);
+    fresh.push_back(std::move(t));
   }
-  for (const Thread& t : fresh) {
+  for (Thread& t : fresh) {
     bool ended = false;
     Trouble bad = seize(t.tid, &ended);
     if (bad.bad()) return bad;
     if (ended) continue;
-    threads_.push_back(t);
+    threads_.push_back(std::move(t));
     *ret_any = true;
     if (stopping_since_ns_ == 0) stopping_since_ns_ = rawsys::now_ns();
-    trace(PTRACE_INTERRUPT, t.tid, nullptr, nullptr);
+    trace(PTRACE_INTERRUPT, threads_.back().tid, nullptr, nullptr);
   }
   return {};
 }
@@ -230,10 +259,11 @@ Trouble World::wait_stopped(Thread& t, uint64_t deadline_ns) {
 // again, until it is met elsewhere. Not by single steps: if this process died between two of them,
 // the kernel would leave the trap flag set, and SIGTRAP would end the program.
 Trouble World::let_out(Thread& t, int round, bool* ret_again) {
-  user_regs_struct regs;
+  user_regs_struct& regs = t.regs;
   if (trace(PTRACE_GETREGS, t.tid, nullptr, &regs) != 0) {
     return trouble(Errc::kCannotStop, errno, thread_text(pid_, t.tid) + " has ended");
   }
+  t.regs_known = true;
   if (regs.rip == 0 && regs.rsp == 0) {
     // No code of the program's: the kernel works off requests of an io_uring there, and goes on.
     io_workers_.push_back(t.tid);
@@ -245,6 +275,7 @@ Trouble World::let_out(Thread& t, int round, bool* ret_again) {
   const bool in_restorer = regs.rip >= restorer_start_ && regs.rip < restorer_end_;
   if (!in_vdso && !in_restorer) return {};
   *ret_again = true;
+  t.regs_known = false;
   if (trace(PTRACE_CONT, t.tid, nullptr, nullptr) != 0) {
     return trouble(Errc::kCannotStop, errno, thread_text(pid_, t.tid) + " has ended");
   }
@@ -258,6 +289,7 @@ Trouble World::let_out(Thread& t, int round, bool* ret_again) {
 }
 
 Trouble World::stop() {
+  set_timer_slack(1);
   const uint64_t deadline = rawsys::now_ns() + kStopTimeoutNs;
   // A running thread may make new ones until all that were seen have stopped.
   int round = 0;
@@ -353,20 +385,25 @@ Trouble World::await_report(Thread& t, uint64_t slot, uint64_t deadline_ns) {
   return {};
 }
 
-// Registers and mask as they were.
-Trouble World::end_function(Thread& t, uint64_t deadline_ns) {
+// Registers and mask as they were. report: what the function tells, if it is that.
+Trouble World::end_function(Thread& t, uint64_t deadline_ns, const format::ThreadReport* report) {
   Trouble bad = wait_stopped(t, deadline_ns);
   if (bad.bad()) return bad;
   if (t.tid == 0) return trouble(Errc::kCannotStop, ESRCH, "the program has ended");
+  if (report != nullptr) t.report = *report;
+  if (report != nullptr && t.report.done == format::kReportLeft) {  // it has them already
+    return trouble(Errc::kCannotStop, EAGAIN,
+                   thread_text(pid_, t.tid) +
+                       " waited so long in the stop that it went on; is the machine overloaded? "
+                       "Try again");
+  }
   trace(PTRACE_SETSIGMASK, t.tid, 8, &t.sigmask);
   set_regs(t, t.regs);
   return {};
 }
 
 Trouble World::end_report(Thread& t, uint64_t slot, uint64_t deadline_ns) {
-  Trouble bad = end_function(t, deadline_ns);
-  if (!bad.bad()) t.report = channel_->reports[slot];
-  return bad;
+  return end_function(t, deadline_ns, &channel_->reports[slot]);
 }
 
 Trouble World::join() {
@@ -392,7 +429,7 @@ Trouble World::join() {
     wait_a_moment(round);
   }
   trace(PTRACE_INTERRUPT, t.tid, nullptr, nullptr);
-  bad = end_function(t, deadline);
+  bad = end_function(t, deadline, nullptr);
   if (!bad.bad() && joining == 1) {
     bad = trouble(Errc::kCannotStop, ETIMEDOUT, thread_text(pid_, t.tid) + " does not answer");
   }
@@ -401,17 +438,28 @@ Trouble World::join() {
 
 // Each step for all threads of the batch before the next: they run at the same time. Those that
 // were begun are ended, whatever became of the others.
-Trouble World::run_reports(size_t first, size_t count) {
-  Trouble bad;
-  size_t begun = 0;
-  for (; begun < count && !bad.bad(); begun++) {
-    bad = begin_report(threads_[first + begun], begun);
-    if (begun == 0) os::fault_point(os::FaultPoint::kThreadsAsked);
+Trouble World::describe_batch(size_t first, size_t count, const format::SigactionRecord* actions) {
+  for (size_t i = first; i < first + count; i++) {
+    Trouble bad = describe_thread(threads_[i], actions);
+    if (bad.bad()) return bad;
   }
+  report_first_ = first;
+  Trouble bad;
+  while (reports_begun_ < count && !bad.bad()) {
+    bad = begin_report(threads_[first + reports_begun_], reports_begun_);
+    if (reports_begun_ == 0) os::fault_point(os::FaultPoint::kThreadsAsked);
+    reports_begun_++;
+  }
+  return bad;
+}
+
+Trouble World::end_describe() {
+  Trouble bad;
+  const size_t begun = std::exchange(reports_begun_, 0);
   const uint64_t deadline = rawsys::now_ns() + kStopTimeoutNs;
   const auto for_all = [&](Trouble (World::*step)(Thread&, uint64_t, uint64_t)) {
     for (size_t i = 0; i < begun; i++) {
-      Thread& t = threads_[first + i];
+      Thread& t = threads_[report_first_ + i];
       if (t.tid == 0 || t.stopped) continue;
       Trouble b = (this->*step)(t, i, deadline);
       if (b.bad() && !bad.bad()) bad = b;
@@ -474,18 +522,17 @@ std::vector<siginfo_t> peek_signals(pid_t tid, bool shared) {
 }
 
 Trouble World::describe_thread(Thread& t, const format::SigactionRecord* actions) {
-  if (trace(PTRACE_GETREGS, t.tid, nullptr, &t.regs) != 0) {
+  if (!t.regs_known && trace(PTRACE_GETREGS, t.tid, nullptr, &t.regs) != 0) {
     return trouble(Errc::kCannotStop, errno, thread_text(pid_, t.tid) + " has ended");
   }
   t.inner_tid = nested_ ? os::inner_tid(pid_, t.tid) : t.tid;
   t.syscall_nr = static_cast<long>(t.regs.orig_rax) >= 0 ? static_cast<long>(t.regs.orig_rax) : -1;
-  std::vector<uint8_t> area(16384);
-  iovec iov{area.data(), area.size()};
+  uint8_t area[16384];
+  iovec iov{area, sizeof(area)};
   if (trace(PTRACE_GETREGSET, t.tid, reinterpret_cast<void*>(kNtX86Xstate), &iov) != 0) {
     return trouble(Errc::kUnsupported, errno, thread_text(pid_, t.tid) + ": floating-point state");
   }
-  area.resize(iov.iov_len);
-  t.xstate = std::move(area);
+  t.xstate.assign(area, area + iov.iov_len);
   trace(PTRACE_GETSIGMASK, t.tid, reinterpret_cast<void*>(8), &t.sigmask);
   struct ptrace_rseq_configuration rseq {};
   if (trace(PTRACE_GET_RSEQ_CONFIGURATION, t.tid, reinterpret_cast<void*>(sizeof(rseq)), &rseq) >
@@ -540,15 +587,13 @@ void World::settle_calls() {
   }
 }
 
-Trouble World::describe(const format::SigactionRecord* actions) {
+// Leaves the last batch at work.
+Trouble World::begin_describe(const format::SigactionRecord* actions) {
   shared_pending_ = peek_signals(threads_[0].tid, true);
   for (size_t first = 0; first < threads_.size(); first += format::kReportSlots) {
+    Trouble bad = end_describe();
     const size_t count = std::min<size_t>(format::kReportSlots, threads_.size() - first);
-    for (size_t i = first; i < first + count; i++) {
-      Trouble bad = describe_thread(threads_[i], actions);
-      if (bad.bad()) return bad;
-    }
-    Trouble bad = run_reports(first, count);
+    if (!bad.bad()) bad = describe_batch(first, count, actions);
     if (bad.bad()) return bad;
   }
   return {};
@@ -615,7 +660,9 @@ void World::resume() {
     }
     if (t.stopped && trace(PTRACE_DETACH, t.tid, nullptr, nullptr) != 0) bury(t);
   }
+  let_go_ = std::move(threads_);
   threads_.clear();
+  set_timer_slack(0);
   // Its end may have been noticed only just now. While other threads live it is not reported.
   if (leader_unburied_) {
     Thread leader;

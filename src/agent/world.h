@@ -19,6 +19,7 @@
 #include "base/base.h"
 #include "format/channel.h"
 #include "format/image.h"
+#include "os/fd.h"
 
 namespace cr::agent {
 
@@ -41,7 +42,13 @@ struct Thread {
   std::vector<Poke> saved_pokes;
   long syscall_nr = -1;
   uint64_t switches = 0;  // as BeforeStop.switches, in the stop; 0: not known yet
+  bool regs_known = false;
+  // Of /proc/PID/task/TID, opened before the stop, because that takes longer than reading them.
+  // Only the first threads have them: of many there would be too many.
+  os::Fd status_fd, namespaces_fd;
 };
+// The thread's status file; "": it has ended.
+std::string read_status(pid_t pid, const Thread& t);
 
 // A failure with words made for the case at hand.
 struct Trouble {
@@ -64,14 +71,18 @@ class World {
         pidfd_(pidfd),
         mem_(mem_fd),
         channel_(channel) {}
-  ~World() { resume(); }
+  ~World();
   World(const World&) = delete;
   World& operator=(const World&) = delete;
 
   // Stops every thread, or none.
   Trouble stop();
   // Fills in everything of every thread. Needs the process-wide dispositions (channel->process).
-  Trouble describe(const format::SigactionRecord* actions);
+  // Between the two steps some threads are at work, telling about themselves, and must not be left
+  // alone for a second (kReportPatienceSeconds). The second step is to be taken whatever became of
+  // the first.
+  Trouble begin_describe(const format::SigactionRecord* actions);
+  Trouble end_describe();
   // Has the first thread, which was described, call the program's plug-ins.
   Trouble call_plugins();
   // The control thread must run while the others are held; a stop signal (SIGSTOP, Ctrl-Z) halts it
@@ -117,10 +128,11 @@ class World {
   BeforeStop look(pid_t tid) const;
   Trouble let_out(Thread& t, int round, bool* ret_again);
   Trouble seize(pid_t tid, bool* ret_ended);
-  Trouble run_reports(size_t first, size_t count);
+  Trouble describe_batch(size_t first, size_t count, const format::SigactionRecord* actions);
+  void open_ahead(Thread& t);
   bool waits_in_vfork(const Thread& t) const;
   Trouble begin_function(Thread& t, uint64_t slot, uint64_t entry, uint64_t arg, uint64_t arg2);
-  Trouble end_function(Thread& t, uint64_t deadline_ns);
+  Trouble end_function(Thread& t, uint64_t deadline_ns, const format::ThreadReport* report);
   Trouble begin_report(Thread& t, uint64_t slot);
   Trouble await_report(Thread& t, uint64_t slot, uint64_t deadline_ns);
   Trouble end_report(Thread& t, uint64_t slot, uint64_t deadline_ns);
@@ -139,6 +151,9 @@ class World {
   int pidfd_, mem_;
   format::ChannelHeader* channel_;
   std::vector<Thread> threads_;
+  std::vector<Thread> let_go_;                   // nothing is closed before the program runs
+  int opened_ahead_ = 0;                         // threads
+  size_t report_first_ = 0, reports_begun_ = 0;  // of threads_: those that are telling
   std::vector<siginfo_t> shared_pending_;
   bool leader_gone_ = false;
   bool plugins_wanted_ = false;

@@ -53,10 +53,11 @@ void cr_report_thread(cr::format::ThreadReport* report) {
     // Changes vector registers, which the agent then puts back.
     reinterpret_cast<void (*)()>(plugins.save_all)();
   }
-  __atomic_store_n(&report->done, 1u, __ATOMIC_RELEASE);
+  __atomic_store_n(&report->done, cr::format::kReportDone, __ATOMIC_RELEASE);
   // Normally the agent stops the thread here within microseconds. ppoll, because a futex or
   // nanosleep
   // with a timeout would overwrite the restart block of the call that the thread was in.
-  timespec patience{1, 0};
+  timespec patience{cr::format::kReportPatienceSeconds, 0};
   sys(__NR_ppoll, nullptr, 0, &patience, nullptr, 8);
+  __atomic_store_n(&report->done, cr::format::kReportLeft, __ATOMIC_RELEASE);
 }

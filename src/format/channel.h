@@ -259,11 +259,18 @@ struct Process {                                   // what only the program itse
 };
 CR_ON_DISK(Process, 64 * 32 + 48 + 24 + 40 + 8 * kMostDescriptors + 16 * 16);
 
+enum ReportState : uint32_t {
+  kReportBegun = 0,
+  kReportDone = 1,
+  kReportLeft = 2,  // the agent did not come back in time, and the thread goes on
+};
+inline constexpr int64_t kReportPatienceSeconds = 1;
+
 // Filled by a stopped thread itself.
 struct ThreadReport {
   uint64_t altstack_sp, altstack_bytes;
   uint32_t altstack_flags;
-  uint32_t done;  // futex-sized; the agent looks at it
+  uint32_t done;  // ReportState; the agent looks at it
   uint64_t clear_child_tid;
   uint64_t timer_slack_ns;
   uint64_t robust_list, robust_list_bytes;
