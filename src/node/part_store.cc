@@ -260,7 +260,7 @@ std::vector<std::string> PartStore::holders_of(const SessionId& id) const {
   for (const std::string& name : names_in(dir)) {
     unsigned holder = 0;
     if (!is_part_name(name, &holder)) continue;
-    const store::PartState s = store::load_part_copy(dir + "/" + name);
+    const store::PartState s = store::load_part(dir + "/" + name);
     if (!s.part || !is_of(*s.part, id, holder)) continue;
     const Triple& triple = s.part->view.header.triple;
     if (!holders.empty() && !is_newer(triple, newest)) continue;

@@ -122,6 +122,7 @@ class Story {
     commit.triple = offer.triple;
     commit.slots = commit.rows = rows_.size();
     commit.description_bytes = description_bytes_;
+    commit.sent_rows = (*receiver)->rows_taken();
     written_[attempts_] = rows_;
     const auto done = (*receiver)->commit(commit);
     cr_assert(done.has_value(), "%s", done.error().what);
