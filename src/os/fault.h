@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
 // fault.h - the named points of the protocol at which tests end everything, or have something fail.
 // Invariant: without CR_FAULT in the environment a point costs one load.
-// Context: N. CR_FAULT=name[:nth] ends the agent and the program it serves by SIGKILL when the point
-// is reached for the nth time (default first); CR_FAULT_SCOPE=agent or =program only one of them.
+// Context: N. CR_FAULT=name[:nth] ends the agent and the program it serves by SIGKILL when the
+// point is reached for the nth time (default first); CR_FAULT_SCOPE=agent or =program only one of
+// them.
 // CR_FAULT=name:nth=ERROR has what is done there fail that once, where fault_error() is asked:
 // with EIO, ENOSPC or EROFS; with `hang` the thread stands still there for ever.
 #pragma once

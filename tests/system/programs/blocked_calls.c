@@ -297,8 +297,8 @@ static void *run_call(void *argument) {
   return NULL;
 }
 
-/* A stop, by CLOCK_REALTIME. The checkpoint was captured between the first two; if restored_ns is not
- * 0 the program was dead then, and came back from it; it ran again before the last. */
+/* A stop, by CLOCK_REALTIME. The checkpoint was captured between the first two; if restored_ns is
+ * not 0 the program was dead then, and came back from it; it ran again before the last. */
 struct stop {
   long long asked_ns, captured_ns, restored_ns, answered_ns;
 };
