@@ -373,6 +373,7 @@ bool Supervisor::reap() {
   if (ended_) return true;
   if (filler_pid_ > 0 && waitpid(filler_pid_, nullptr, WNOHANG) != 0) filler_pid_ = 0;
   session_.finish_stop();
+  tree_.finish_stop();
   note_death();
   if (ended_ || !options_.own_child || session_.holds_leader()) return ended_;
   for (;;) {

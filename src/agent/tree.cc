@@ -633,7 +633,12 @@ void Tree::end_all(const Trouble& result) {
     if (p->begun && p->session != &first_) p->session->end_checkpoint(result);
   }
   parts_.clear();
-  (void)finish_threads(unfinished_, 0, &first_status_);
+  finish_stop();
+}
+
+void Tree::finish_stop() {
+  if (finish_threads(unfinished_, first_.pid(), &first_.died_status_)) first_.died_ = true;
+  for (auto& m : members_) m->session->finish_stop();
 }
 
 void Tree::clear() {

@@ -37,6 +37,8 @@ class Tree {
   void learn(pid_t pid, const format::Hello& hello);
   // The first process has no control thread, and can be given one: its own has given way.
   bool can_join_first() const;
+  // As Session::finish_stop(), of the other processes, and of those that were being joined.
+  void finish_stop();
   // The first process has ended, with this wait status.
   void first_ended(int status);
   int first_status() const { return first_status_; }
