@@ -279,8 +279,8 @@ Result<void> ImageMaker::put_pages(const SlotPages& pages) {
   return {};
 }
 
-// Whoever keeps these pages found nothing wrong with them; another copy may be right, or what parity
-// gives.
+// Whoever keeps these pages found nothing wrong with them; another copy may be right, or what
+// parity gives.
 Result<void> ImageMaker::mend() {
   alignas(kPageSize) uint8_t page[kPageSize];
   for (unsigned way = 0; !wrong_.empty() && from_.take_way(way); way++) {

@@ -25,7 +25,7 @@ constexpr size_t kMostWays = 512;       // of reading without some of the copies
 constexpr unsigned kMostLooks = 30;     // for a part that was written over, without any progress
 constexpr size_t kMostDamageWords = 4;  // rows that an error message names
 
-// What there is to be said of the node and not of the part: other parts take its place from here on.
+// What there is to be said of the node, not of the part: others take its place from here on.
 bool is_of_node(const Error& e) { return e.code == Errc::kTimeout || e.code == Errc::kAgentGone; }
 
 // A newer checkpoint was written over the part, or it was removed.

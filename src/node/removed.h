@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-// removed.h - which sessions' parts were removed by request, as this node knows it: so that those on
-// a node that was away then are removed when it comes back, instead of being taken for what is left
-// of a session that lost parts.
+// removed.h - which sessions' parts were removed by request, as this node knows it: so that those
+// on a node that was away then are removed when it comes back, instead of being taken for what is
+// left of a session that lost parts.
 // Invariant: what is noted is in the store before a part is removed; a part counts as removed only
 // if it is not newer than the newest checkpoint that was.
 // Context: N; any thread. Doc: docs/store.md, docs/format/removed.md.

@@ -18,8 +18,8 @@ namespace cr::store {
 // DIR/part.HOLDER.BUFFER
 std::string part_path(const std::string& dir, unsigned holder, int buffer);
 
-// A part opened for reading; the view points into the copy, which has all but the rows: a mapping of
-// the file would end this process where the disk cannot be read, or the file was made shorter.
+// A part opened for reading; the view points into the copy, which has all but the rows: a mapping
+// of the file would end this process where the disk cannot be read, or the file was made shorter.
 struct LoadedPart {
   os::Fd fd;
   os::Mapping copy;

@@ -28,6 +28,20 @@ using cr::format::PartHeader;
   exit(2);
 }
 
+unsigned change_rows(const cr::format::PartView& part, uint8_t* file, uint64_t first,
+                     uint64_t end) {
+  unsigned changed = 0;
+  for (uint64_t row = first; row < end; row++) {
+    if (part.checks[row] == 0) continue;
+    uint8_t* const page = file + cr::format::kPartRowsOff + row * kPageSize;
+    for (uint64_t i = 0; i < kPageSize; i++) page[i] ^= 0x5a;
+    const uint64_t sum = cr::format::row_check(page);
+    memcpy(file + part.header.checks_off + row * sizeof(sum), &sum, sizeof(sum));
+    changed++;
+  }
+  return changed;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -42,26 +56,16 @@ int main(int argc, char** argv) {
   const auto part = cr::format::read_part(file, bytes);
   if (!part) die(part.error().what);
   PartHeader header = part->header;
-  if (strcmp(argv[2], "clock") == 0) header.realtime_ns = strtoull(argv[3], nullptr, 10);
-  const uint64_t first = strtoull(argv[2], nullptr, 10);
-  const uint64_t end =
-      strcmp(argv[2], "clock") == 0
-          ? 0
-          : std::min(header.rows, uint64_t{first + strtoull(argv[3], nullptr, 10)});
-  unsigned changed = 0;
-  for (uint64_t row = first; row < end; row++) {
-    uint8_t* const check = file + header.checks_off + row * sizeof(uint64_t);
-    if (part->checks[row] == 0) continue;
-    uint8_t* const page = file + cr::format::kPartRowsOff + row * kPageSize;
-    for (uint64_t i = 0; i < kPageSize; i++) page[i] ^= 0x5a;
-    const uint64_t sum = cr::format::row_check(page);
-    memcpy(check, &sum, sizeof(sum));
-    changed++;
+  const uint64_t number = strtoull(argv[3], nullptr, 10);
+  if (strcmp(argv[2], "clock") == 0) {
+    header.realtime_ns = number;
+  } else {
+    const uint64_t first = strtoull(argv[2], nullptr, 10);
+    printf("%u\n", change_rows(*part, file, first, std::min(header.rows, first + number)));
   }
   header.checks_xxh3 =
       cr::format::checksum(file + header.checks_off, header.rows * sizeof(uint64_t));
   header.checksum = cr::format::part_header_checksum(header);
   memcpy(file, &header, sizeof(header));
-  printf("%u\n", changed);
   return 0;
 }

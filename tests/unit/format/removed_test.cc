@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// removed_test.cc - the file of removed sessions: docs/format/removed.md says what the code has, and
-// the reader takes what is right and nothing else.
+// removed_test.cc - the file of removed sessions: docs/format/removed.md says what the code has,
+// and the reader takes what is right and nothing else.
 #include <criterion/criterion.h>
 #include <string.h>
 

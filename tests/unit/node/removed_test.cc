@@ -54,7 +54,8 @@ Test(removed_sessions, cover_what_is_not_newer) {
   }
   const RemovedSessions removed(d.path(), true, &d.said);
   for (const Triple t : {Triple{1, 100, 100}, Triple{2, 6, 6}, Triple{2, 7, 9}}) {
-    cr_expect(cr::node::operator==(removed.covers(session(1), t), Triple{2, 7, 9}), "%lu.%lu", t.epoch, t.sequence);
+    cr_expect(cr::node::operator==(removed.covers(session(1), t), Triple{2, 7, 9}), "%lu.%lu",
+              t.epoch, t.sequence);
     cr_expect(is_none(removed.covers(session(2), t)));
   }
   for (const Triple t : {Triple{2, 7, 10}, Triple{2, 8, 8}, Triple{3, 1, 1}}) {
