@@ -59,7 +59,10 @@ class BlockReader {
   bool fetch(uint64_t first, uint64_t count, unsigned part);
   void plan_ways();
 
-  using Copies = std::set<const FoundPart*>;
+  // Node and holder number: both buffers of one are not to be told apart.
+  using Copy = std::pair<std::string, uint32_t>;
+  using Copies = std::set<Copy>;
+  static Copy copy_of(const FoundPart& p) { return {p.node, p.entry.holder}; }
   Cluster& cluster_;
   const Available& from_;
   const store::Erasure& erasure_;
@@ -75,10 +78,11 @@ class BlockReader {
 };
 
 void BlockReader::plan_ways() {
-  std::vector<const FoundPart*> all;
+  Copies sorted;
   for (const auto& holder : from_.holders) {
-    for (const FoundPart& p : holder) all.push_back(&p);
+    for (const FoundPart& p : holder) sorted.insert(copy_of(p));
   }
+  const std::vector<Copy> all(sorted.begin(), sorted.end());
   ways_.push_back({});
   for (size_t without = 1; without + stripe_.data <= all.size(); without++) {
     std::vector<bool> is_out(all.size());
@@ -102,9 +106,9 @@ bool BlockReader::take_way(unsigned way) {
 }
 
 void BlockReader::blame() {
-  for (const FoundPart* p : left_out_) {
-    if (!blamed_.insert(p).second) continue;
-    damaged_.push_back(p->node + ": part " + std::to_string(p->entry.holder) +
+  for (const Copy& copy : left_out_) {
+    if (!blamed_.insert(copy).second) continue;
+    damaged_.push_back(copy.first + ": part " + std::to_string(copy.second) +
                        ": rows that are not of this checkpoint, though their checksums fit; "
                        "others took their place");
   }
@@ -112,7 +116,7 @@ void BlockReader::blame() {
 
 bool BlockReader::fetch(uint64_t first, uint64_t count, unsigned part) {
   for (const FoundPart& p : from_.holders[stripe_.holder(first, part)]) {
-    if (gone_.contains(p.node) || left_out_.contains(&p)) continue;
+    if (gone_.contains(p.node) || left_out_.contains(copy_of(p))) continue;
     uint64_t row = 0;
     const auto done = cluster_.fetch_rows(p, first, count, memory_of(part), &row);
     if (done) return true;

@@ -332,10 +332,9 @@ def test_check_config(workspace):
             ([*members, "--cluster", "my cluster"], 2, "--cluster 'my cluster': give 1 to 63"),
             (["--members", f"a=127.0.0.1:7001,{long_name}=127.0.0.1:7002", "--key", str(key)], 2,
              f"'{long_name}': give 1 to 63"),
-            ([*members, "--listen", "192.0.2.7"], 1, "--listen 192.0.2.7: .*give an address of this"),
-            (["--store", str(workspace.path / "no" / "such")], 1, "no/such: the store cannot be made"),
-            (["--store", str(workspace.path / "file")], 1, "file: Not a directory"),
-            (["--store", "/proc/1/s"], 1, "/proc/1/s: ")]:
+            ([*members, "--listen", "192.0.2.7"], 125, "--listen 192.0.2.7: .*give an address of"),
+            (["--store", str(workspace.path / "no" / "such")], 125, "such: the store cannot be made"),
+            (["--store", str(workspace.path / "file")], 125, "file: Not a directory")]:
         done = workspace.run([*base, *options], check=status)
         expect_match(words, done.stderr, f"crstored {options}")
     expect(not store.exists(), "a store was made")
