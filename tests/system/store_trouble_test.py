@@ -192,8 +192,8 @@ def test_removed_session_stays_away(workspace):
     again = workspace.run([workspace.tool("crinspect"), "verify", str(job.image)], check=0)
     expect(again.returncode == 0, "the image directory is not crstored's")
     workspace.start([workspace.tool("crrestore"), "-i", "off", "--durable=crash", "--protect",
-                     "replica:3", str(job.image)], stdout="again.out", stderr="again.err",
-                    environment=home.environment())
+                     "replica:3", "--name", job.name, str(job.image)], stdout="again.out",
+                    stderr="again.err", environment=home.environment())
     workspace.wait_until(lambda: cluster.session(home, job.name) is not None, "the session again")
     workspace.run([workspace.tool("crckpt"), str(job.image)], check=0)
     newest = read_images(job.image).whole.sequence
