@@ -68,6 +68,27 @@ Trouble trouble(Errc code, int sys_errno, std::string text) {
   return {Error{code, sys_errno, ""}, std::move(text)};
 }
 
+std::string read_status(pid_t pid, const Thread& t) {
+  char text[4096];
+  const ssize_t n = t.status_fd ? pread(t.status_fd.get(), text, sizeof(text), 0) : -1;
+  // One with very many groups is longer.
+  if (n > 0 && n < static_cast<ssize_t>(sizeof(text))) return {text, static_cast<size_t>(n)};
+  return os::read_or_empty(os::task_path(pid, t.tid, "status"));
+}
+
+namespace {
+
+// Why a process's threads cannot be listed.
+Trouble no_list(const Error& e) {
+  if (e.sys_errno == ENOENT || e.sys_errno == ESRCH) {
+    return trouble(Errc::kCannotStop, ESRCH, "the program has ended");
+  }
+  return trouble(Errc::kSystem, e.sys_errno,
+                 std::string(e.what) + ": " + strerror(e.sys_errno) + "; try again");
+}
+
+}  // namespace
+
 bool World::died(int* ret_status) const {
   if (dead_) *ret_status = dead_status_;
   return dead_;
@@ -79,14 +100,6 @@ bool World::read_memory(uint64_t addr, void* to, size_t bytes) const {
 
 bool World::write_memory(uint64_t addr, const void* from, size_t bytes) const {
   return rawsys::write_all_at(mem_, from, bytes, addr) == 0;
-}
-
-std::string read_status(pid_t pid, const Thread& t) {
-  char text[4096];
-  const ssize_t n = t.status_fd ? pread(t.status_fd.get(), text, sizeof(text), 0) : -1;
-  // One with very many groups is longer.
-  if (n > 0 && n < static_cast<ssize_t>(sizeof(text))) return {text, static_cast<size_t>(n)};
-  return os::read_or_empty(os::task_path(pid, t.tid, "status"));
 }
 
 World::~World() {
@@ -126,7 +139,7 @@ bool World::waits_in_vfork(const Thread& t) const {
 Trouble World::seize_new(bool* ret_any) {
   *ret_any = false;
   auto tasks = os::list_tasks(pid_);
-  if (!tasks) return trouble(Errc::kCannotStop, ESRCH, "the program has ended");
+  if (!tasks) return no_list(tasks.error());
   // All are looked at before the first is stopped: that takes longer than stopping.
   std::vector<Thread> fresh;
   for (const pid_t tid : *tasks) {
@@ -203,6 +216,8 @@ bool World::has_ended_unreported(Thread& t) {
   if (!t.leader) return false;
   const auto stat = os::read_stat(pid_, t.tid);
   if (stat && stat->state != 'Z' && stat->state != 'X') return false;
+  // Where this process has no descriptor left, say, nothing is known of it.
+  if (!stat && stat.error().sys_errno != ENOENT && stat.error().sys_errno != ESRCH) return false;
   leader_gone_ = leader_unburied_ = true;
   t.tid = 0;
   return true;
