@@ -358,10 +358,23 @@ void Supervisor::serve_client(size_t i) {
   }
 }
 
+// For so long. What wakes both wakes one after the other: who was woken first must not stop itself
+// for good because the other one is about to be.
+bool Supervisor::stays_stopped() const {
+  constexpr int kLooks = 10;
+  for (int look = 0; look < kLooks; look++) {
+    const auto stat = os::read_stat(session_.pid(), session_.pid());
+    if (!stat || (stat->state != 'T' && stat->state != 't')) return false;
+    const timespec pause{0, 5'000'000};
+    nanosleep(&pause, nullptr);
+  }
+  return true;
+}
+
 // The program was stopped (Ctrl-Z reaches us by itself; this is SIGSTOP for it alone): the shell
 // shall see its job stopped, and fg must wake both.
 void Supervisor::stop_like_program() {
-  if (session_.frozen()) return;
+  if (session_.frozen() || !stays_stopped()) return;
   terminal_.stopping(session_.pid());
   raise(SIGSTOP);
   terminal_.continued(session_.pid());

@@ -88,6 +88,7 @@ class Supervisor {
   void tell_filled();
   void on_ask_details(int fd);
   void read_namespace_status();
+  bool stays_stopped() const;
   void stop_like_program();
   Trouble prepare(uint64_t sequence, int live_pidfd);
   Trouble launch_others(Launched* ret);

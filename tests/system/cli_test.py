@@ -1297,6 +1297,22 @@ def test_then_stop_and_sigcont(workspace):
     session.wait_end(42)
 
 
+def test_woken_one_after_the_other(workspace):
+    """SIGCONT reaches crrun a little before it reaches the program: crrun does not stop again."""
+    session = started_counter(workspace, last=4000)
+    crrun, pid = session.foreground.pid, session.program_pid()
+    for _ in range(5):
+        for each in (crrun, pid):
+            harness.signal_pid(each, signal.SIGSTOP)
+        workspace.wait_until(lambda: harness.process_state(crrun) == "T", "a stop of crrun")
+        harness.signal_pid(crrun, signal.SIGCONT)
+        time.sleep(0.01)
+        harness.signal_pid(pid, signal.SIGCONT)
+        session.wait_progress()
+        session.checkpoint()
+    session.wait_end(42)
+
+
 def test_then_stop_and_continue(workspace):
     """--then=stop leaves the program frozen; the next crckpt --then=continue lets it go on."""
     session = started_counter(workspace, last=2000)

@@ -404,7 +404,7 @@ class Session:
         # By time.time_ns(), until the program has answered: before and after its last checkpoint,
         # and when crrestore was started.
         self.captured = (0, 0)
-        self.restored = 0
+        self.restored_ns = 0
         self.was_stopped = False
         workspace.sessions.append(self)
 
@@ -417,7 +417,7 @@ class Session:
     def restore(self, options=(), environment=None):
         """Starts crrestore. Its own streams go elsewhere: the program's come back as they were."""
         self.restores += 1
-        self.restored = time.time_ns()
+        self.restored_ns = time.time_ns()
         self.was_stopped = True
         command = [self.workspace.tool("crrestore"), *options, self.image]
         self.foreground = self.workspace.start(
@@ -496,8 +496,8 @@ class Session:
         self.wait_until(lambda: not ping.exists(), "the program's answer to a ping")
         if self.was_stopped:
             with open(self.workspace.path / "stops", "a", encoding="ascii") as file:
-                print(*self.captured, self.restored, time.time_ns(), file=file)
-        self.restored = 0
+                print(*self.captured, self.restored_ns, time.time_ns(), file=file)
+        self.restored_ns = 0
         self.was_stopped = False
 
     def go(self):

@@ -307,6 +307,7 @@ def settled(workspace, mode):
     """Parts of a session that has ended: cluster, job, sequence, the nodes by the parts' numbers."""
     cluster, job, _ = started(workspace, MODES[mode][0] + 1, mode)
     job.end()
+    workspace.wait_until(lambda: cluster.session(cluster["a"]) is None, "the end of the session")
 
     def all_at_rest():
         newest = max(available(cluster, cluster["a"]).items())[1]
@@ -376,7 +377,14 @@ def test_damaged_header(workspace):
 def expect_whole(cluster, node, least):
     """From what the nodes have, asked at this one, a checkpoint can be made that is not older."""
     target = cluster.workspace.path / "whole.dir"
-    got = cluster.ask(node, "get", NAME, target)
+
+    def got_it():  # of a session that does nothing but take checkpoints each may be written over
+        done = cluster.crstore(node, "--json", "get", NAME, target, check=None)
+        if done.returncode == 0:
+            return json.loads(done.stdout)
+        expect_match("written over it faster than it can be read", done.stderr, "crstore get")
+        return None
+    got = cluster.workspace.wait_until(got_it, "a checkpoint that can be had")
     expect(got["sequence"] >= least, f"checkpoint {least} was whole, the newest is now "
                                      f"{got['sequence']}\n{cluster.logs()}")
     cluster.workspace.run([cluster.workspace.tool("crinspect"), "verify", str(target)], check=0)
