@@ -116,7 +116,7 @@ def test_two_runs(workspace):
     """A node is cut off, its session is brought back on another, and then it is there again, its
     program with it: what the later run has on the nodes stays."""
     harness.require_restore(workspace.user)
-    cluster = store_cluster.Cluster(workspace, 3)
+    cluster = store_cluster.Cluster(workspace, 3, ("--repair-after", "5"))
     home = cluster["a"]
     common = ["--durable=crash", "-i", "0.2"]
     workspace.start([workspace.tool("crrun"), "-d", str(workspace.path / "first.dir"), *common,
