@@ -11,7 +11,7 @@
 #include "format/wire_reader.h"
 #include "os/fd.h"
 #include "rawsys/rawsys.h"
-#include "store/file.h"
+#include "store/replace_file.h"
 
 namespace cr::node {
 namespace {
@@ -28,10 +28,7 @@ std::string words(const Error& e) {
 
 NodeStates::NodeStates(const std::string& dir, bool durable,
                        std::function<void(const std::string&)> log)
-    : path_(dir + "/" + format::kNodeStatesFileName),
-      dir_(dir),
-      durable_(durable),
-      log_(std::move(log)) {
+    : path_(dir + "/" + format::kNodeStatesFileName), durable_(durable), log_(std::move(log)) {
   const auto loaded = load();
   if (loaded) return;
   const std::string aside = path_ + ".damaged";
@@ -59,16 +56,7 @@ Result<void> NodeStates::save(const std::map<std::string, NodeStateRecord>& reco
   for (const auto& [name, r] : records) all.push_back(r);
   format::NodeStatesHeader header;
   format::seal(&header, all);
-  const std::string fresh = path_ + ".new";
-  CR_TRY(auto file, store::File::open(fresh, store::File::Mode::kEmpty));
-  CR_TRYV(file->write(&header, sizeof(header), 0));
-  if (!all.empty()) {
-    CR_TRYV(file->write(all.data(), all.size() * sizeof(NodeStateRecord), sizeof(header)));
-  }
-  CR_TRYV(file->barrier(durable_));
-  CR_TRYV(store::rename_file(fresh, path_));  // COMMIT POINT node states
-  if (durable_) CR_TRYV(store::sync_directory(dir_));
-  return {};
+  return store::replace_file_of(path_, header, all, durable_);
 }
 
 std::map<std::string, NodeStateRecord> NodeStates::records() const {

@@ -47,7 +47,7 @@ class NodeStates {
   void take(std::map<std::string, format::NodeStateRecord> changed);
   Result<void> save(const std::map<std::string, format::NodeStateRecord>& records) const;
 
-  const std::string path_, dir_;
+  const std::string path_;
   const bool durable_;
   const std::function<void(const std::string&)> log_;
   std::mutex saving_;         // who changes something has it meanwhile, and then mutex_

@@ -15,7 +15,7 @@
 #include "node/part_store.h"
 #include "os/fd.h"
 #include "rawsys/rawsys.h"
-#include "store/file.h"
+#include "store/replace_file.h"
 
 namespace cr::node {
 namespace {
@@ -28,7 +28,7 @@ constexpr uint64_t kKeptNs = 30ull * 24 * 3600 * 1'000'000'000;
 }  // namespace
 
 RemovedSessions::RemovedSessions(const std::string& dir, bool durable, std::string* ret_text)
-    : path_(dir + "/" + format::kRemovedFileName), dir_(dir), durable_(durable) {
+    : path_(dir + "/" + format::kRemovedFileName), durable_(durable) {
   const auto loaded = load();
   if (loaded) return;
   const std::string aside = path_ + ".damaged";
@@ -54,16 +54,7 @@ Result<void> RemovedSessions::save(const Records& records) const {
   for (const auto& [_, r] : records) all.push_back(r);
   format::RemovedHeader header;
   format::seal(&header, all);
-  const std::string fresh = path_ + ".new";
-  CR_TRY(auto file, store::File::open(fresh, store::File::Mode::kEmpty));
-  CR_TRYV(file->write(&header, sizeof(header), 0));
-  if (!all.empty()) {
-    CR_TRYV(file->write(all.data(), all.size() * sizeof(RemovedRecord), sizeof(header)));
-  }
-  CR_TRYV(file->barrier(durable_));
-  CR_TRYV(store::rename_file(fresh, path_));  // COMMIT POINT removed sessions
-  if (durable_) CR_TRYV(store::sync_directory(dir_));
-  return {};
+  return store::replace_file_of(path_, header, all, durable_);
 }
 
 Result<void> RemovedSessions::note(const SessionId& id, const Triple& newest) {

@@ -34,7 +34,7 @@ class RemovedSessions {
   Result<void> load();
   Result<void> save(const Records& records) const;
 
-  const std::string path_, dir_;
+  const std::string path_;
   const bool durable_;
   mutable std::mutex mutex_;  // of what follows
   Records records_;

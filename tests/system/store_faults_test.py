@@ -19,7 +19,7 @@ sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "crash"))
 import harness  # noqa: E402
 import store_cluster  # noqa: E402
 from harness import Test, expect  # noqa: E402
-from store_test import LARGE, InvariantJob, come_back, started  # noqa: E402
+from store_test import LARGE, InvariantJob, come_back, lose_home, started  # noqa: E402
 
 USERS = ("root", "nobody")
 # It has no files that two of it could share.
@@ -79,11 +79,7 @@ def test_holder_fails(workspace):
     cluster.restart(bad, environment={"CR_FAULT": "part_received:3=EIO"})
     workspace.wait_until(lambda: cluster.count_in_log(home, "Input/output error"), "a failure")
     least = cluster.wait_full(home, job=job)
-    cluster.kill(home)
-    job.kill_all()
-    cluster.lose(home, job.image)
-    come_back(cluster, job, spare, least)
-    job.end()
+    lose_home(cluster, job, home, spare, least)
 
 
 def run_stalled_holder(workspace, who):

@@ -231,6 +231,15 @@ def come_back(cluster, job, node, least, epoch=1):
     return sequence
 
 
+def lose_home(cluster, job, home, spare, least):
+    """The session's node is lost; the program comes back on another one, and goes on to its end."""
+    cluster.kill(home)
+    job.kill_all()
+    cluster.lose(home, job.image)
+    come_back(cluster, job, spare, least)
+    job.end()
+
+
 def run_losses(workspace, make_job, mode, rounds):
     """As many nodes as may be lost are lost; with one more there is nothing to be had until that
     one is back."""
@@ -423,11 +432,7 @@ def run_fault_point(workspace, who, point, nths, mode="rs:2+1"):
             expect_no_damage(cluster, spare)
     if dies is not home:
         least = cluster.wait_full(home, job=job)
-    cluster.kill(home)
-    job.kill_all()
-    cluster.lose(home, job.image)
-    come_back(cluster, job, spare, least)
-    job.end()
+    lose_home(cluster, job, home, spare, least)
 
 
 def expect_no_damage(cluster, node):

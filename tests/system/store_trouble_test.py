@@ -239,8 +239,9 @@ def expect_said_once(cluster, job, node, expression, spoil, repair):
     kill_programs(cluster.workspace)
 
 
-def test_store_becomes_read_only(workspace):
-    """Of root's: a read-only mount of its own over the sessions; nobody has a file open below."""
+def running_beside_small_store(workspace):
+    """Two nodes, the second of which has its store on a small file system of its own, and a program
+    on the first."""
     if not is_root(workspace):
         raise harness.Skip("mounting takes root")
     cluster = Cluster(workspace, 2, start=False)
@@ -249,6 +250,12 @@ def test_store_becomes_read_only(workspace):
     for each in cluster.nodes:
         cluster.start(each)
     job = running(workspace, cluster)
+    return cluster, node, job
+
+
+def test_store_becomes_read_only(workspace):
+    """Of root's: a read-only mount of its own over the sessions; nobody has a file open below."""
+    cluster, node, job = running_beside_small_store(workspace)
     place = str(node.store / "sessions")
 
     def mount(*arguments):
@@ -264,14 +271,7 @@ def test_store_becomes_read_only(workspace):
 
 def test_part_cannot_be_read(workspace):
     """A part whose first sector gives EIO, as a file does that stands for a process's first page."""
-    if not is_root(workspace):
-        raise harness.Skip("mounting takes root")
-    cluster = Cluster(workspace, 2, start=False)
-    node = cluster["b"]
-    small_store(cluster, node, "100m")
-    for each in cluster.nodes:
-        cluster.start(each)
-    job = running(workspace, cluster)
+    cluster, node, job = running_beside_small_store(workspace)
     root = f"/proc/{node.popen.pid}/root"
     parts = [path for path in pathlib.Path(f"{root}{node.store}").glob("sessions/*/part.*.?")]
     expect(len(parts) == 2, f"two buffers, got {parts}")
