@@ -429,18 +429,7 @@ std::vector<uint8_t> Flusher::describe() const {
   for (const VolumeExtent& e : map_.extents()) {
     if (image_->volumes()[e.volume].kind != kVolumeOther) extents.push_back(e);
   }
-  DescriptionHeader h{};
-  h.volumes = static_cast<uint32_t>(image_->volumes().size());
-  h.extents = extents.size();
-  std::vector<uint8_t> description;
-  const auto add = [&](const void* data, size_t bytes) {
-    const auto* at = static_cast<const uint8_t*>(data);
-    description.insert(description.end(), at, at + bytes);
-  };
-  add(&h, sizeof(h));
-  add(image_->volumes().data(), h.volumes * sizeof(VolumeRecord));
-  add(extents.data(), extents.size() * sizeof(VolumeExtent));
-  return description;
+  return description_of(image_->volumes(), extents, {});
 }
 
 void Flusher::begin_tail(uint64_t now_ns) {

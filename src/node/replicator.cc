@@ -10,7 +10,6 @@
 #include <bit>
 #include <utility>
 
-#include "format/part_reader.h"
 #include "node/disk_words.h"
 #include "node/holder.h"
 #include "os/fault.h"
@@ -20,10 +19,8 @@ namespace {
 
 using namespace format;
 
-constexpr uint64_t kUnknown = ~uint64_t{0};  // a check that no row has
-constexpr uint64_t kUnitBytes = store::kUnitPages * kPageSize;
 constexpr uint64_t kUnitsOfStep = 512, kMostBytesOfStep = 2 * kChunkBytes;
-static_assert(store::kUnitPages <= 64 && store::kUnitPages <= kChunkRows);
+static_assert(store::kUnitPages <= kChunkRows);  // a unit fills one window of a stream at most
 constexpr unsigned kMostPasses = 12;
 constexpr uint64_t kSecond = 1'000'000'000, kLeastRetryNs = kSecond / 4,
                    kMostRetryNs = 30 * kSecond;
@@ -33,7 +30,6 @@ constexpr uint64_t kSlowNs = 600 * kSecond;    // ... or makes all of a part dur
 constexpr uint64_t kSaySlowNs = 10 * kSecond;  // ... and it can be seen
 constexpr uint64_t kMostExcusedNs = 960 * kSecond;
 constexpr uint64_t kAskNs = 10 * kSecond;
-constexpr uint64_t kMissingNs = 30 * kSecond;  // for a holder that may know what is to be kept
 constexpr uint64_t kLookAgainNs = kSecond / 50, kMostBusyNs = 5 * kSecond;
 constexpr unsigned kOwnWindows = 4;
 constexpr unsigned kRewrites = 2;  // one for each buffer
@@ -49,10 +45,8 @@ std::string words(const Error& e) {
 Replicator::Replicator(Node node, ProtectedSession session, std::unique_ptr<store::Erasure> erasure)
     : node_(std::move(node)),
       session_(std::move(session)),
-      erasure_(std::move(erasure)),
-      stripe_(erasure_->stripe()) {
-  scratch_.resize(stripe_.parts() * kUnitBytes);
-}
+      keep_(node_.own),
+      source_(std::move(erasure)) {}
 
 Result<std::unique_ptr<Replicator>> Replicator::make(Node node, ProtectedSession session,
                                                      std::vector<std::string> holders) {
@@ -60,7 +54,7 @@ Result<std::unique_ptr<Replicator>> Replicator::make(Node node, ProtectedSession
   if (!erasure) return erasure.error();
   auto r = std::unique_ptr<Replicator>(
       new Replicator(std::move(node), std::move(session), std::move(*erasure)));
-  if (holders.size() != r->stripe_.parts()) {
+  if (holders.size() != r->source_.stripe().parts()) {
     return Error{Errc::kInvalid, 0, "as many holders are needed as there are parts"};
   }
   r->set_holders(std::move(holders));
@@ -102,9 +96,9 @@ void Replicator::on_up(const std::string& node) {
   for (Target& t : targets_) {
     if (t.node != node || t.takes_part) continue;
     t.excused_until_ns = 0;
-    ask_again_ns_ = 0;
-    if (!is_keep_sure_) knows_keep_ = false;  // it may know better
-    if (is_none(safety_.triple) || t.whole == safety_.triple) continue;
+    keep_.on_up();
+    t.whole = {};  // it may have lost its store; if not, it has little to do
+    if (is_none(safety_.triple)) continue;
     wanted_ = true;
     retry_ns_ = 0;
   }
@@ -150,19 +144,17 @@ void Replicator::cancel(Target& t) {
   leave(t);
 }
 
-// The checkpoint that is now the newest, and what differs from what was sent.
+// The checkpoint that is now the newest.
 Result<void> Replicator::look() {
-  CR_TRY(image_, SessionImage::open(session_.dir));
-  if (session_id_of(image_->super().session_id) != session_.id) {
+  CR_TRYV(source_.open(session_.dir));
+  const SessionImage& image = source_.image();
+  if (session_id_of(image.super().session_id) != session_.id) {
     return Error{Errc::kNotFound, 0, "the image directory is another session's now"};
   }
-  if (session_.uid != 0 && session_.origin.empty() && image_->uid() != session_.uid) {
+  if (session_.uid != 0 && session_.origin.empty() && image.uid() != session_.uid) {
     return Error{Errc::kPermission, EPERM, "the images belong to another user"};
   }
-  image_->place(seen_, map_, &content_);
-  rows_ = stripe_.rows(map_.slots());
   row_ = 0;
-  overtaken_ = false;
   busy_since_ns_ = look_again_ns_ = 0;
   return {};
 }
@@ -172,34 +164,29 @@ Result<void> Replicator::look() {
 void Replicator::ask(uint64_t now_ns) {
   phase_ = Phase::kAsk;
   deadline_ns_ = now_ns + kAskNs;
-  if (first_ask_ns_ == 0) first_ask_ns_ = now_ns;
-  unasked_ = 0;
+  keep_.begin(now_ns, ++g_transfer);
   ListParts l{};
-  l.request = ask_request_ = ++g_transfer;
+  l.request = keep_.request();
   l.one_session = 1;
   memcpy(l.session_id, session_.id.data(), session_.id.size());
   for (const Target& t : targets_) {
     const LinkId link = t.own || node_.hub == nullptr ? LinkId::kNone : node_.link_to(t.node);
     if (!t.own && (link == LinkId::kNone || !send_struct(*node_.hub, link, kListParts, l))) {
-      unasked_++;
+      keep_.miss();
       continue;
     }
-    asked_.push_back(link);
+    keep_.ask(link);
     if (!t.own) continue;
     auto entries = std::make_shared<std::vector<PartEntry>>();
     node_.threads->run(
         {session_.id, t.holder},
         [store = node_.store, id = session_.id, entries] { *entries = store->list(&id); },
-        [this, alive = alive_, entries] {
-          if (*alive) take_answer(LinkId::kNone, node_.own, *entries);
+        [this, alive = alive_, request = keep_.request(), entries] {
+          if (*alive && keep_.request() == request) {
+            keep_.take(LinkId::kNone, node_.own, *entries);
+          }
         });
   }
-}
-
-void Replicator::take_answer(LinkId link, const std::string& node,
-                             const std::vector<PartEntry>& entries) {
-  if (std::erase(asked_, link) == 0) return;
-  for (const PartEntry& e : entries) found_.push_back({node, e});
 }
 
 void Replicator::take_list(LinkId link, std::span<const uint8_t> payload) {
@@ -207,39 +194,8 @@ void Replicator::take_list(LinkId link, std::span<const uint8_t> payload) {
   std::vector<PartEntry> entries;
   for (uint32_t i = 0; list && i < list->head.entries; i++) entries.push_back(list->entry(i));
   for (const Target& t : targets_) {
-    if (!t.own && node_.link_to(t.node) == link) take_answer(link, t.node, entries);
+    if (!t.own && node_.link_to(t.node) == link) keep_.take(link, t.node, entries);
   }
-}
-
-// The newest checkpoint that survives this node's loss; if there is none, the newest that is whole.
-// Where a holder has two, and who could tell which of them is safe is not there yet, it is waited
-// for a while: the wrong one would be written over.
-void Replicator::choose_keep(uint64_t now_ns) {
-  phase_ = Phase::kIdle;
-  const bool all_answered = unasked_ == 0 && asked_.empty();
-  asked_.clear();
-  keep_ = {};
-  const std::vector<FoundPart> found = std::exchange(found_, {});
-  const bool has_two = std::ranges::any_of(found, [&](const FoundPart& p) {
-    return std::ranges::any_of(found, [&](const FoundPart& q) {
-      return p.node == q.node && p.entry.holder == q.entry.holder &&
-             is_newer(p.entry.triple, q.entry.triple);
-    });
-  });
-  bool safe = false;
-  for (const Available& a : available(found)) {
-    const auto elsewhere = std::ranges::count_if(a.holders, [&](const auto& holder) {
-      return std::ranges::any_of(holder, [&](const FoundPart& p) { return p.node != node_.own; });
-    });
-    safe = elsewhere >= a.protection.data;
-    if (!safe && (!a.is_whole() || !is_none(keep_))) continue;
-    keep_ = a.triple;
-    keep_layout_ = a.like.layout;
-    if (safe) break;
-  }
-  is_keep_sure_ = safe || all_answered;
-  knows_keep_ = is_keep_sure_ || !has_two || now_ns - first_ask_ns_ >= kMissingNs;
-  if (!knows_keep_) ask_again_ns_ = now_ns + kSecond;
 }
 
 // The session was writing its images just then: no reason to give up, unless it never ends.
@@ -259,7 +215,7 @@ void Replicator::begin(uint64_t now_ns) {
     retry_ns_ = now_ns + kLookAgainNs;
     return;
   }
-  const Triple now = image_->triple();
+  const Triple now = source_.image().triple();
   if (!(now == before)) {
     safety_ = Safety{};
     safety_.triple = now;
@@ -271,7 +227,7 @@ void Replicator::begin(uint64_t now_ns) {
     base_checks_.clear();
     for (Target& t : targets_) t.whole = {};
   }
-  sent_ = base_checks_;
+  source_.begin(base_checks_);
   pass_ = 0;
   for (Target& t : targets_) {
     if (t.whole == now || now_ns < t.excused_until_ns) continue;
@@ -290,17 +246,17 @@ void Replicator::offer(Target& t) {
   PartOffer o{};
   o.transfer = t.transfer = ++g_transfer;
   memcpy(o.session_id, session_.id.data(), session_.id.size());
-  o.triple = image_->triple();
-  o.keep = keep_;
-  o.keep_layout = keep_layout_;
-  o.base = base_;
-  o.base_layout = base_layout_;
+  o.triple = source_.image().triple();
+  o.keep = keep_.keep().triple;
+  o.keep_layout = keep_.keep().layout;
+  o.base = base_.triple;
+  o.base_layout = base_.layout;
   o.newest = is_newer(session_.newest, o.triple) ? session_.newest : o.triple;
   o.kind = static_cast<uint32_t>(session_.protection.kind);
   o.data_parts = session_.protection.data;
   o.parity_parts = session_.protection.parity;
   o.holder = t.holder;
-  o.rows = rows_;
+  o.rows = source_.rows();
   o.uid = session_.uid;
   memcpy(o.name, session_.name.data(), std::min(session_.name.size(), sizeof(o.name) - 1));
   const std::string& origin = session_.origin.empty() ? node_.own : session_.origin;
@@ -365,7 +321,7 @@ bool Replicator::all_have_room() const {
 // Copies are the same for all that have the same base.
 void Replicator::make_streams() {
   streams_.clear();
-  const bool copies = stripe_.data == 1;
+  const bool copies = source_.stripe().data == 1;
   for (size_t i = 0; i < targets_.size(); i++) {
     if (!targets_[i].takes_part) continue;
     const auto same = std::ranges::find_if(streams_, [&](const Stream& s) {
@@ -391,55 +347,7 @@ Result<Replicator::Buffer> Replicator::take_buffer() {
   return buffers_.back();
 }
 
-// Reads those of the unit's pages that are wanted into scratch_: of all columns, or only those that
-// have changed. Returns the rows of which some page is not what it was any more.
-uint64_t Replicator::read_unit(uint64_t first, uint64_t rows, bool all) {
-  uint64_t bad = 0;
-  for (unsigned c = 0; c < stripe_.data; c++) {
-    const uint64_t base = stripe_.slot(first, c);
-    uint8_t* pages = scratch_.data() + c * kUnitBytes;
-    const auto wanted = [&](uint64_t r) {
-      return (rows >> r & 1) != 0 && (all || check_of(base + r) != sent_check(base + r));
-    };
-    for (uint64_t r = 0; r < store::kUnitPages;) {
-      const uint64_t from = r++;
-      if (!wanted(from)) continue;
-      if (check_of(base + from) == 0) {
-        memset(pages + from * kPageSize, 0, kPageSize);
-        continue;
-      }
-      const uint64_t where = content_.where[base + from];
-      while (r < store::kUnitPages && wanted(r) && check_of(base + r) != 0 &&
-             content_.where[base + r] == where + (r - from)) {
-        r++;
-      }
-      const auto read = image_->read_pages(where, r - from, pages + from * kPageSize);
-      for (uint64_t k = from; k < r; k++) {
-        const bool same = read && *read && row_check(pages + k * kPageSize) == check_of(base + k);
-        if (!same) bad |= uint64_t{1} << k;
-      }
-    }
-  }
-  return bad;
-}
-
-void Replicator::encode_unit(uint64_t rows) {
-  for (uint64_t r = 0; r < store::kUnitPages;) {
-    const uint64_t from = r++;
-    if ((rows >> from & 1) == 0) continue;
-    while (r < store::kUnitPages && (rows >> r & 1) != 0) r++;
-    const uint8_t* data[kMostPartHolders];
-    uint8_t* coded[kMostPartHolders];
-    const auto at = [&](unsigned part) {
-      return scratch_.data() + part * kUnitBytes + from * kPageSize;
-    };
-    for (unsigned c = 0; c < stripe_.data; c++) data[c] = at(c);
-    for (unsigned m = 0; m < stripe_.parity; m++) coded[m] = at(stripe_.data + m);
-    erasure_->encode(data, coded, (r - from) * kPageSize);
-  }
-}
-
-void Replicator::put_row(Stream& s, uint64_t row, uint64_t check, const uint8_t* page) {
+void Replicator::put_row(Stream& s, uint64_t row, const RowSource::Row& content) {
   if (!s.filling) {
     auto buffer = take_buffer();
     if (!buffer) {
@@ -449,11 +357,11 @@ void Replicator::put_row(Stream& s, uint64_t row, uint64_t check, const uint8_t*
     s.filling = *buffer;
   }
   uint8_t* memory = s.filling->data();
-  const RowRecord r{row, check};
+  const RowRecord r{row, content.check};
   memcpy(memory + s.rows * sizeof(r), &r, sizeof(r));
   s.rows++;
-  if (check != 0) {
-    memcpy(memory + kChunkPagesOff + s.pages * kPageSize, page, kPageSize);
+  if (content.check != 0) {
+    memcpy(memory + kChunkPagesOff + s.pages * kPageSize, content.page, kPageSize);
     s.pages++;
   }
   if (s.rows == kChunkRows) flush(s);
@@ -527,71 +435,42 @@ int Replicator::taker_of(const Stream& s) const {
   return at == s.targets.end() ? -1 : static_cast<int>(*at);
 }
 
-void Replicator::put_unit(uint64_t first, uint64_t rows, uint64_t changed) {
+void Replicator::put_unit(const RowSource::Unit& unit) {
   for (Stream& s : streams_) {
-    for (uint64_t left = rows; left != 0; left &= left - 1) {
+    for (uint64_t left = unit.wanted & ~unit.bad; left != 0; left &= left - 1) {
       const int taker = taker_of(s);
       if (taker < 0) break;
-      const unsigned holder = targets_[static_cast<size_t>(taker)].holder;
       const auto r = static_cast<uint64_t>(std::countr_zero(left));
-      const uint64_t row = first + r;
-      const unsigned part = stripe_.data == 1 ? 0 : stripe_.part(row, holder);
-      const uint8_t* page = scratch_.data() + part * kUnitBytes + r * kPageSize;
-      if (part < stripe_.data) {
-        const uint64_t slot = stripe_.slot(row, part), check = check_of(slot);
-        if (check != sent_check(slot) || (s.full && check != 0)) put_row(s, row, check, page);
-      } else if ((changed >> r & 1) != 0 || s.full) {
-        put_row(s, row, row_check(page), page);
-      }
+      const auto row = source_.row(unit, r, targets_[static_cast<size_t>(taker)].holder, s.full);
+      if (row) put_row(s, unit.first + r, *row);
     }
   }
 }
 
-// Sends what is wanted of the rows [first, first + count) of one unit. false: it has to wait for a
-// window.
-bool Replicator::send_unit(uint64_t first, uint64_t count) {
-  uint64_t changed = 0, nonzero = 0;
-  for (unsigned c = 0; c < stripe_.data; c++) {
-    const uint64_t base = stripe_.slot(first, c);
-    for (uint64_t r = 0; r < count; r++) {
-      const uint64_t check = check_of(base + r);
-      changed |= static_cast<uint64_t>(check != sent_check(base + r)) << r;
-      nonzero |= static_cast<uint64_t>(check != 0) << r;
-    }
-  }
+// Sends what is wanted of the next unit. false: it has to wait for a window.
+bool Replicator::send_unit() {
   const bool full =
       std::ranges::any_of(streams_, [this](const Stream& s) { return s.full && taker_of(s) >= 0; });
-  uint64_t rows = changed | (full ? nonzero : 0);
-  if (rows == 0) return true;
-  if (!all_have_room()) return false;
-  const bool parity = stripe_.data > 1 && stripe_.parity > 0;
-  const uint64_t bad = read_unit(first, rows, parity || full);
-  overtaken_ |= bad != 0;
-  rows &= ~bad;
-  if (parity) encode_unit(rows);
-  put_unit(first, rows, changed);
-  if (sent_.size() < content_.checks.size()) sent_.resize(content_.checks.size());
-  for (unsigned c = 0; c < stripe_.data; c++) {
-    const uint64_t base = stripe_.slot(first, c);
-    for (uint64_t r = 0; r < count && base + r < sent_.size(); r++) {
-      if ((rows >> r & 1) != 0) sent_[base + r] = check_of(base + r);
-      if ((bad >> r & 1) != 0) sent_[base + r] = kUnknown;
-    }
+  RowSource::Unit unit = source_.look_at(row_, full);
+  if (unit.wanted != 0) {
+    if (!all_have_room()) return false;
+    source_.read(unit, full);
+    put_unit(unit);
+    source_.mark_sent(unit);
   }
+  row_ += unit.count;
   return true;
 }
 
 bool Replicator::send_rows() {
   const uint64_t begun = handed_bytes_;
   for (uint64_t i = 0; i < kUnitsOfStep && handed_bytes_ - begun < kMostBytesOfStep; i++) {
-    if (row_ >= rows_) {
+    if (row_ >= source_.rows()) {
       if (!all_have_room() || node_.now_ns() < look_again_ns_) return false;
       end_pass();
       return true;
     }
-    const uint64_t count = std::min(store::kUnitPages, rows_ - row_);
-    if (!send_unit(row_, count)) return false;
-    row_ += count;
+    if (!send_unit()) return false;
   }
   return true;
 }
@@ -599,53 +478,31 @@ bool Replicator::send_rows() {
 // What was overwritten while it was read is read again, from the checkpoint that did it.
 void Replicator::end_pass() {
   for (Stream& s : streams_) flush(s);
-  if (!overtaken_) {
-    sent_ = content_.checks;
+  if (!source_.is_overtaken()) {
+    source_.mark_all_sent();
     os::fault_point(os::FaultPoint::kRowsSent);
-    describe();
+    description_ = source_.describe(holders_);
+    layout_ = layout_of(description_, holders_.size());
     phase_ = Phase::kDescribe;
     return;
   }
-  const uint64_t now = node_.now_ns();
+  const uint64_t now_ns = node_.now_ns();
   for (Stream& s : streams_) s.full = false;
   begin_woken_ns_ = woken_ns_;
   wanted_ = false;
   if (auto seen = look(); !seen) {
-    if (!is_busy(now, seen.error())) return give_up(now, words(seen.error()));
-    look_again_ns_ = now + kLookAgainNs;
+    if (!is_busy(now_ns, seen.error())) return give_up(now_ns, words(seen.error()));
+    look_again_ns_ = now_ns + kLookAgainNs;
     return;
   }
   if (++pass_ >= kMostPasses) {
-    return give_up(now, "its checkpoints follow each other faster than they can be copied");
+    return give_up(now_ns, "its checkpoints follow each other faster than they can be copied");
   }
-  if (!(image_->triple() == safety_.triple)) {
+  if (const Triple now = source_.image().triple(); !(now == safety_.triple)) {
     safety_ = Safety{};
-    safety_.triple = image_->triple();
+    safety_.triple = now;
     safety_.committed_ns = begin_woken_ns_;
   }
-}
-
-void Replicator::describe() {
-  const auto& volumes = image_->volumes();
-  const auto& extents = map_.extents();
-  DescriptionHeader h{};
-  h.volumes = static_cast<uint32_t>(volumes.size());
-  h.holders = static_cast<uint32_t>(holders_.size());
-  h.extents = extents.size();
-  description_.clear();
-  const auto add = [this](const void* data, size_t bytes) {
-    const auto* at = static_cast<const uint8_t*>(data);
-    description_.insert(description_.end(), at, at + bytes);
-  };
-  add(&h, sizeof(h));
-  add(volumes.data(), volumes.size() * sizeof(volumes[0]));
-  add(extents.data(), extents.size() * sizeof(extents[0]));
-  for (const std::string& name : holders_) {
-    HolderRecord r{};
-    memcpy(r.node, name.data(), std::min(name.size(), sizeof(r.node) - 1));
-    add(&r, sizeof(r));
-  }
-  layout_ = layout_of(description_, holders_.size());
 }
 
 void Replicator::send_description() {
@@ -670,12 +527,12 @@ void Replicator::send_description() {
 // The others first: they write while this node does.
 void Replicator::commit(uint64_t now_ns) {
   PartCommit c{};
-  c.triple = image_->triple();
-  c.realtime_ns = image_->super().realtime_ns;
-  c.slots = map_.slots();
-  c.rows = rows_;
+  c.triple = source_.image().triple();
+  c.realtime_ns = source_.image().super().realtime_ns;
+  c.slots = source_.slots();
+  c.rows = source_.rows();
   c.description_bytes = description_.size();
-  c.image_bytes = image_->image_bytes();
+  c.image_bytes = source_.image().image_bytes();
   for (Target& t : targets_) {
     if (!t.takes_part || t.own) continue;
     c.transfer = t.transfer;
@@ -702,7 +559,7 @@ void Replicator::commit(uint64_t now_ns) {
 
 // Memory that is only needed while a checkpoint is taken to others.
 void Replicator::release() {
-  image_.reset();
+  source_.close();
   streams_.clear();
   buffers_.clear();
 }
@@ -740,17 +597,12 @@ void Replicator::settle(uint64_t now_ns) {
     safety_.parts++;
     if (!t.own) safety_.elsewhere++;
   }
-  const bool safe = safety_.elsewhere >= stripe_.data;
+  const bool safe = safety_.elsewhere >= source_.stripe().data;
   if (safe && safety_.safe_ns == 0) safety_.safe_ns = now_ns;
-  if (committed && (safe || is_none(keep_))) {
-    base_ = now;
-    base_layout_ = layout_;
-    base_checks_ = sent_;
-    if (safe) {
-      is_keep_sure_ = true;
-      keep_ = now;
-      keep_layout_ = layout_;
-    }
+  if (committed && (safe || is_none(keep_.keep().triple))) {
+    base_ = {now, layout_};
+    base_checks_ = source_.sent();
+    if (safe) keep_.set_safe(base_);
   }
   if (committed) os::fault_point(os::FaultPoint::kTransferSettled);
   if (safety_.parts < targets_.size()) {
@@ -775,10 +627,10 @@ void Replicator::settle(uint64_t now_ns) {
 }
 
 void Replicator::rewritten(uint64_t* ret_done, uint64_t* ret_total) const {
-  const uint64_t one = rows_ * kPageSize;
+  const uint64_t one = source_.rows() * kPageSize;
   const uint64_t before = rewrites_ < kRewrites ? (kRewrites - rewrites_) * one : 0;
   *ret_total = kRewrites * one;
-  *ret_done = std::min(before + std::min(row_, rows_) * kPageSize, *ret_total);
+  *ret_done = std::min(before + std::min(row_, source_.rows()) * kPageSize, *ret_total);
 }
 
 std::string Replicator::all_troubles() const {
@@ -812,7 +664,7 @@ uint64_t Replicator::next_ns() const {
   if (phase_ != Phase::kIdle) {
     return look_again_ns_ != 0 ? look_again_ns_ : node_.now_ns() + kSecond;
   }
-  return wanted_ ? std::max(retry_ns_, ask_again_ns_) : ~uint64_t{0};
+  return wanted_ ? std::max(retry_ns_, keep_.is_found() ? 0 : keep_.again_ns()) : ~uint64_t{0};
 }
 
 // Rows go to all holders in step, so one that does not move would hold up the others.
@@ -848,7 +700,8 @@ bool Replicator::step(uint64_t now_ns) {
   if (phase_ == Phase::kIdle) {
     // A new checkpoint need not wait for the retry of an old one: the others may have it at once.
     const bool fresh = woken_ns_ != begin_woken_ns_;
-    if (!wanted_ || now_ns < ask_again_ns_ || (now_ns < retry_ns_ && !fresh)) return false;
+    if (!wanted_ || (now_ns < retry_ns_ && !fresh)) return false;
+    if (!keep_.is_found() && now_ns < keep_.again_ns()) return false;
     const bool wait = std::ranges::any_of(targets_, [this](const Target& t) {
       return !t.own && node_.link_to(t.node) == LinkId::kNone && node_.may_come(t.node);
     });
@@ -856,7 +709,7 @@ bool Replicator::step(uint64_t now_ns) {
       retry_ns_ = now_ns + kSecond / 50;
       return false;
     }
-    if (knows_keep_) {
+    if (keep_.is_found()) {
       begin(now_ns);
     } else {
       ask(now_ns);
@@ -864,9 +717,10 @@ bool Replicator::step(uint64_t now_ns) {
     return phase_ != Phase::kIdle;
   }
   if (phase_ == Phase::kAsk) {
-    if (!asked_.empty() && now_ns < deadline_ns_) return false;
-    choose_keep(now_ns);
-    return knows_keep_;
+    if (keep_.is_waiting() && now_ns < deadline_ns_) return false;
+    phase_ = Phase::kIdle;
+    keep_.finish(now_ns);
+    return keep_.is_found();
   }
   if (participants() == 0) {
     settle(now_ns);
@@ -909,7 +763,7 @@ bool Replicator::step(uint64_t now_ns) {
 
 bool Replicator::on_message(LinkId link, uint16_t type, std::span<const uint8_t> payload) {
   if (phase_ == Phase::kAsk && type == kPartList &&
-      number_of_message(payload.data(), payload.size()) == ask_request_) {
+      number_of_message(payload.data(), payload.size()) == keep_.request()) {
     take_list(link, payload);
     return true;
   }
@@ -955,7 +809,7 @@ bool Replicator::on_message(LinkId link, uint16_t type, std::span<const uint8_t>
 }
 
 void Replicator::on_down(LinkId link, const std::string& why) {
-  std::erase(asked_, link);
+  keep_.forget(link);
   for (Target& t : targets_) {
     if (t.takes_part && t.link == link) drop(t, why);
   }

@@ -12,12 +12,11 @@
 #include <string>
 #include <vector>
 
+#include "node/keep_search.h"
 #include "node/link.h"
 #include "node/part_store.h"
-#include "node/recovery.h"
-#include "node/session_image.h"
+#include "node/row_source.h"
 #include "node/store_threads.h"
-#include "store/erasure.h"
 
 namespace cr::node {
 
@@ -28,8 +27,8 @@ struct ProtectedSession {
   store::Protection protection;
   uint32_t uid = 0;    // whose session it is
   std::string origin;  // of a repair: where it ran; the images are this node's copy
-  format::Triple
-      newest{};  // of a repair: of which any part was found, also of one that is not whole
+  // Of a repair: the newest checkpoint of which any part was found, also of one that is not whole.
+  format::Triple newest{};
 };
 
 // How well a checkpoint is kept. parts: of how many holders; elsewhere: without this node.
@@ -146,10 +145,7 @@ class Replicator {
   Replicator(Node node, ProtectedSession session, std::unique_ptr<store::Erasure> erasure);
 
   void ask(uint64_t now_ns);
-  void take_answer(LinkId link, const std::string& node,
-                   const std::vector<format::PartEntry>& entries);
   void take_list(LinkId link, std::span<const uint8_t> payload);
-  void choose_keep(uint64_t now_ns);
   void begin(uint64_t now_ns);
   Result<void> look();
   bool is_busy(uint64_t now_ns, const Error& error);
@@ -157,11 +153,9 @@ class Replicator {
   void offer_own(Target& t, const format::PartOffer& offer);
   void make_streams();
   bool send_rows();
-  bool send_unit(uint64_t first, uint64_t count);
-  uint64_t read_unit(uint64_t first, uint64_t rows, bool all);
-  void encode_unit(uint64_t rows);
-  void put_unit(uint64_t first, uint64_t rows, uint64_t changed);
-  void put_row(Stream& s, uint64_t row, uint64_t check, const uint8_t* page);
+  bool send_unit();
+  void put_unit(const RowSource::Unit& unit);
+  void put_row(Stream& s, uint64_t row, const RowSource::Row& content);
   void flush(Stream& s);
   Result<Buffer> take_buffer();
   void hand_over(Target& t, const Buffer& buffer, const format::PartChunk& like, uint64_t bytes);
@@ -171,7 +165,6 @@ class Replicator {
   void run_own(Target& t, std::function<Error(PartReceiver*)> job,
                std::function<void(Target&)> done);
   void end_pass();
-  void describe();
   void send_description();
   void commit(uint64_t now_ns);
   void settle(uint64_t now_ns);
@@ -184,16 +177,10 @@ class Replicator {
   void release();
   bool has_room(const Target& t) const;
   bool all_have_room() const;
-  uint64_t check_of(uint64_t slot) const {
-    return slot < content_.checks.size() ? content_.checks[slot] : 0;
-  }
-  uint64_t sent_check(uint64_t slot) const { return slot < sent_.size() ? sent_[slot] : 0; }
   unsigned participants() const;
 
   Node node_;
   ProtectedSession session_;
-  std::unique_ptr<store::Erasure> erasure_;
-  store::Stripe stripe_;
   std::vector<std::string> holders_;
   std::vector<Target> targets_;  // by holder
   Phase phase_ = Phase::kIdle;
@@ -207,32 +194,21 @@ class Replicator {
   std::string told_trouble_;  // of all holders, when on_safety was last called
   uint64_t deadline_ns_ = 0;
 
-  // What the holders had when this process took the session up; it decides on the first keep_.
-  bool knows_keep_ = false;
-  bool is_keep_sure_ = false;  // no holder that could not be asked can change it
-  uint64_t first_ask_ns_ = 0, ask_again_ns_ = 0;
-  uint64_t ask_request_ = 0;
-  unsigned unasked_ = 0;       // holders that could not be reached
-  std::vector<LinkId> asked_;  // who has not answered; kNone: this node's own store
-  std::vector<FoundPart> found_;
+  // What must not be overwritten: what the holders had when this process took the session up, then
+  // what it has made safe.
+  KeepSearch keep_;
 
-  std::vector<SeenMetadata> seen_;
-  store::SlotMap map_;
-  std::unique_ptr<SessionImage> image_;
-  SlotContent content_;
-  std::vector<uint64_t> sent_;  // by slot: check of what holders have, in the transfer under way
-  format::Triple base_{};       // what is sent is what differs from this ...
+  RowSource source_;
+  // What is sent is what differs from this.
+  KeptCheckpoint base_;
   std::vector<uint64_t> base_checks_;
-  uint64_t layout_ = 0, base_layout_ = 0, keep_layout_ = 0;  // of description_, base, keep
-  format::Triple keep_{};                                    // ... and this must not be overwritten
-  uint64_t row_ = 0, rows_ = 0;
+  uint64_t layout_ = 0;  // of description_
+  uint64_t row_ = 0;     // the next one
   unsigned pass_ = 0;
-  bool overtaken_ = false;
-  uint64_t busy_since_ns_ =
-      0;  // the images were being written each time since then; 0: they were not
+  // The images were being written each time since then; 0: they were not.
+  uint64_t busy_since_ns_ = 0;
   uint64_t look_again_ns_ = 0;  // between passes
   std::vector<uint8_t> description_;
-  std::vector<uint8_t> scratch_;  // of a unit: the pages of each part, one part behind the other
   std::vector<Stream> streams_;
   std::vector<Buffer> buffers_;
   Safety safety_;

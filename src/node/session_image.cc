@@ -275,4 +275,27 @@ bool SessionImage::is_current() const {
   });
 }
 
+std::vector<uint8_t> description_of(const std::vector<format::VolumeRecord>& volumes,
+                                    const std::vector<format::VolumeExtent>& extents,
+                                    const std::vector<std::string>& holders) {
+  format::DescriptionHeader h{};
+  h.volumes = static_cast<uint32_t>(volumes.size());
+  h.holders = static_cast<uint32_t>(holders.size());
+  h.extents = extents.size();
+  std::vector<uint8_t> description;
+  const auto add = [&description](const void* data, size_t bytes) {
+    const auto* at = static_cast<const uint8_t*>(data);
+    description.insert(description.end(), at, at + bytes);
+  };
+  add(&h, sizeof(h));
+  add(volumes.data(), volumes.size() * sizeof(volumes[0]));
+  add(extents.data(), extents.size() * sizeof(extents[0]));
+  for (const std::string& name : holders) {
+    format::HolderRecord r{};
+    memcpy(r.node, name.data(), std::min(name.size(), sizeof(r.node) - 1));
+    add(&r, sizeof(r));
+  }
+  return description;
+}
+
 }  // namespace cr::node

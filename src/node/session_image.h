@@ -78,4 +78,9 @@ class SessionImage {
   uint32_t uid_ = 0;
 };
 
+// Volumes, extents and names of holders, as a part or a flushed file keeps them (format/part.h).
+std::vector<uint8_t> description_of(const std::vector<format::VolumeRecord>& volumes,
+                                    const std::vector<format::VolumeExtent>& extents,
+                                    const std::vector<std::string>& holders);
+
 }  // namespace cr::node

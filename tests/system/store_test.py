@@ -36,6 +36,7 @@ NAME = "job"
 MODES = {  # how many parts there are, how many of them may be lost
     "replica:2": (2, 1), "replica:3": (3, 2), "xor:3": (3, 1), "xor:4": (4, 1),
     "rs:2+1": (3, 1), "rs:2+2": (4, 2), "rs:3+2": (5, 2),
+    "rs:5+2": (7, 2),
 }
 
 

@@ -375,6 +375,34 @@ def test_killed_right_after_level_0(workspace):
     job.end(second)
 
 
+def test_holder_comes_back_emptied(workspace):
+    """The store of a holder was lost while the session took no checkpoint: its part is there again as
+    soon as its node is, and the session's own node may be lost."""
+    harness.require_restore(workspace.user)
+    cluster = Cluster(workspace, 2)
+    home, other = cluster.nodes
+    job = FilledJob(workspace, 0, 8, "replica:2", interval="off", pages=8 << 8)
+    job.start_on(home)
+    workspace.wait_until(job.is_ready, f"{job.name} in memory")
+    sequence = job.checkpoint()
+    cluster.wait_full(home, sequence, name=job.name)
+    cluster.lose(other)
+    cluster.start(other)
+
+    def there():
+        time.sleep(0.1)
+        return any(part.whole and part.sequence == sequence
+                   for part in map(PartFile, cluster.part_files(other)))
+    workspace.wait_until(there, f"the part of checkpoint {sequence} on {other.name}")
+    job.expect_running()
+    kill_programs(workspace)
+    cluster.kill(home)
+    cluster.lose(home, job.image)
+    job.restore_on(other)
+    expect(job.runs_again(sequence) == sequence, "another checkpoint came back")
+    job.end(sequence)
+
+
 def test_racks(workspace):
     """Never two parts in a rack, with --strict-racks: so a whole rack may be lost; and what cannot be
     placed so is not protected."""
