@@ -431,6 +431,10 @@ std::string Supervisor::describe_failure(pid_t pid, const format::Report& r) {
     return damaged_page(*image, r.sequence, r.epoch).text +
            (newest_wanted_ ? name_other_buffer(session_.options().dir, image->index) : "");
   }
+  if (r.code == format::kStepFill && r.sys_errno == EOWNERDEAD) {
+    return "the process that was to bring the program's memory (cr-fill) was ended before it could "
+           "begin; run crrestore again";
+  }
   char at[32] = "";
   if (r.code == format::kStepFiles && plan != nullptr) {
     std::vector<std::string> paths;

@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <linux/prctl.h>
 #include <linux/userfaultfd.h>
+#include <poll.h>
 #include <sys/ioctl.h>
 
 #include "format/channel.h"
@@ -387,14 +388,25 @@ void start_filler(const Restore& rs) {
   auto* start = reinterpret_cast<FillerStart*>(stack_of(rs));
   *start = {rs, static_cast<int>(rawsys::sys_getpid())};
   clone_args ca{};
-  ca.flags = CLONE_VM | CLONE_PARENT;
+  int process = -1;
+  ca.flags = CLONE_VM | CLONE_PARENT | CLONE_PIDFD;
+  ca.pidfd = reinterpret_cast<uint64_t>(&process);
   ca.stack = reinterpret_cast<uint64_t>(stack_of(rs)) + kPageSize;
   ca.stack_size = format::kLazyStackBytes - kPageSize;
   const long e = cr_restorer_clone3(&ca, sizeof(ca), filler_main, start);
   if (e < 0) fail(rs, format::kStepFill, e, 0);
-  while (__atomic_load_n(&rs.plan->filler_ready, __ATOMIC_ACQUIRE) == 0) {
-    rawsys::sys_futex(&rs.plan->filler_ready, FUTEX_WAIT_PRIVATE, 0);
+  // Who ends it later is found by its connection, which this process has as well so far.
+  const timespec slice{0, 20'000'000}, now{};
+  const auto is_ready = [&] {
+    return __atomic_load_n(&rs.plan->filler_ready, __ATOMIC_ACQUIRE) != 0;
+  };
+  while (!is_ready()) {
+    rawsys::sys_futex(&rs.plan->filler_ready, FUTEX_WAIT_PRIVATE, 0, &slice);
+    pollfd p{process, POLLIN, 0};
+    const bool ended = sys(__NR_ppoll, &p, 1, &now, nullptr, 0) > 0;
+    if (ended && !is_ready()) fail(rs, format::kStepFill, -EOWNERDEAD, 0);
   }
+  rawsys::sys_close(process);
 }
 
 }  // namespace cr::restorer

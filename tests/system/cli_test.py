@@ -1726,6 +1726,41 @@ def test_filler_killed(workspace):
                  harness.read_file(workspace.path / "restore-1.err"), "crrestore's message")
 
 
+def test_filler_killed_at_once(workspace):
+    """--lazy: the process that would bring the memory is ended before it could do anything: the
+    program that waits for its word does not wait for ever. A busy processor makes it begin late."""
+    if workspace.user.uid is not None or os.geteuid() != 0:
+        raise harness.Skip("--lazy takes root")
+    session, _ = large_memory(workspace)
+    pinned = ["taskset", "-c", str(min(os.sched_getaffinity(0)))]
+    busy = [workspace.start([*pinned, "sh", "-c", "while :; do :; done"], stdout=f"busy-{n}.out",
+                            stderr=f"busy-{n}.err") for n in range(3)]
+    early = 0
+    for number in range(1, 9):
+        agent = session.foreground = workspace.start(
+            [*pinned, workspace.tool("crrestore"), "-i", "off", "--lazy", session.image],
+            stdout=f"restore-{number}.out", stderr=f"restore-{number}.err",
+            environment={"CR_LAZY_PAUSE_US": "100000"})
+
+        def children_of(pid):
+            return harness.read_file(f"/proc/{pid}/task/{pid}/children").split()
+        parent = session.wait_until(lambda agent=agent: children_of(agent.pid), "a child")[0]
+        children = []  # the program, then the filler
+        while len(children) < 2 and not session.ended() and workspace.time_left() > 0:
+            children = children_of(parent)
+        if len(children) >= 2:
+            harness.signal_pid(int(children[1]), signal.SIGKILL)
+        session.wait_end(125)
+        said = harness.read_file(workspace.path / f"restore-{number}.err")
+        expect_match("cr-fill.*was ended( before it could begin; run|; so is the program)", said,
+                     "crrestore's message")
+        early += "before it could begin" in said
+    expect(early > 0, "it was never ended early enough to show anything")
+    for popen in busy:
+        popen.kill()
+        popen.wait()
+
+
 def test_filler_killed_with_its_program(workspace):
     """--lazy: whoever kills both (the kernel, when memory is short) is not told that one was the
     end of the other."""
