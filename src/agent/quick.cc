@@ -13,6 +13,7 @@
 #include <time.h>
 
 #include <algorithm>
+#include <string_view>
 
 #include "agent/frame.h"
 #include "agent/session.h"
@@ -359,6 +360,38 @@ bool QuickPath::open_mapped(const store::Model& m) {
   return true;
 }
 
+// false: its paths are others seen from here (in another root, say), and the program looks at them.
+bool QuickPath::open_names(const store::Model& m) {
+  names_.clear();
+  const auto path = [this](const char* name) {
+    return os::task_path(s_.pid_, s_.control_tid_, name);
+  };
+  descriptors_fd_ = os::Fd(open(path("fd").c_str(), kRead | O_DIRECTORY));
+  for (const format::FdRecord& fd : m.fds) {
+    const format::FileRecord& f = m.files[fd.file];
+    if (f.kind != format::kFileRegular && f.kind != format::kFileDirectory) continue;
+    const std::string number = std::to_string(fd.fd);
+    NamedFile n{
+        os::Fd(open((path("fdinfo/") + number).c_str(), kRead)), {}, m.strings.c_str() + f.path};
+    rawsys::str_copy(n.number, number.c_str(), sizeof(n.number));
+    names_.push_back(std::move(n));
+  }
+  return names_are_same();
+}
+
+bool QuickPath::names_are_same() const {
+  const auto is_same = [this](const NamedFile& n) {
+    char link[4096], info[4096];
+    const ssize_t linked = readlinkat(descriptors_fd_.get(), n.number, link, sizeof(link));
+    const ssize_t told = pread(n.info.get(), info, sizeof(info), 0);
+    if (linked < 0 || told <= 0 || told == sizeof(info)) return false;
+    const std::string_view text(info, static_cast<size_t>(told));
+    return std::string_view(link, static_cast<size_t>(linked)) == n.path &&
+           text.find("\nlock:") == text.npos;
+  };
+  return std::ranges::all_of(names_, is_same);
+}
+
 void QuickPath::offer(const store::Model& model, const std::string& map,
                       const std::string& status) {
   if (!ranges_noted_) return;
@@ -378,6 +411,7 @@ void QuickPath::offer(const store::Model& model, const std::string& map,
   pagemap_fd_ = os::Fd(open(os::task_path(s_.pid_, s_.control_tid_, "pagemap").c_str(), kRead));
   const std::string process = "/proc/" + std::to_string(s_.pid_);
   tasks_fd_ = os::Fd(open((process + "/task").c_str(), kRead | O_DIRECTORY));
+  h.plan.agent_sees_names = open_names(model) ? 1 : 0;
   scratch_.resize(sizeof(format::QuickScratch));
   h.plan.private_split = private_split_ = split_files();
   model_ = model;
@@ -450,6 +484,7 @@ bool QuickPath::looks_same() {
       pread(timers_fd_.get(), &c, 1, 0) != 0) {
     return false;
   }
+  if (!names_are_same()) return false;
   auto& scratch = *reinterpret_cast<format::QuickScratch*>(scratch_.data());
   return format::compare_private({files_.data(), files_.size()}, {0, private_split_},
                                  {private_.data(), private_.size()}, scratch,

@@ -73,6 +73,7 @@ class QuickPath {
   // True: the program had asked.
   bool help();
   bool looks_same();
+  bool names_are_same() const;
   void note_arrival();
   void fail(const Trouble& bad);
 
@@ -102,13 +103,21 @@ class QuickPath {
     int64_t mtime_ns;
     bool is_same() const;
   };
+  // A regular file or directory that the program has open.
+  struct NamedFile {
+    os::Fd info;       // /proc/PID/fdinfo/N
+    char number[12];   // N
+    std::string path;  // as the newest image has it
+  };
   bool open_mapped(const store::Model& model);
+  bool open_names(const store::Model& model);
   uint64_t split_files();
   bool is_plain(const store::Model& model) const;
   std::vector<MappedFile> mapped_;
   // For help().
   std::string map_, map_now_;
-  os::Fd maps_fd_, timers_fd_, pagemap_fd_, tasks_fd_;
+  os::Fd maps_fd_, timers_fd_, pagemap_fd_, tasks_fd_, descriptors_fd_;
+  std::vector<NamedFile> names_;
   std::vector<uint8_t> scratch_;
   uint64_t arrived_ns_ = 0, gap_ns_ = ~uint64_t{0};  // the newest slot, and how long since the last
 };

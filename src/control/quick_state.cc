@@ -182,7 +182,7 @@ bool same_modes(const QuickFd& f) {
   return has_modes == (f.has_modes != 0) && (!has_modes || equal(now, f.modes, sizeof(now)));
 }
 
-bool same_file(QuickHead& head, const QuickFd& f, QuickSlot& slot) {
+bool same_file(const QuickFd& f, QuickSlot& slot) {
   struct stat st;
   if (sys(__NR_fstat, f.fd, &st) != 0 || st.st_dev != f.dev || st.st_ino != f.ino ||
       st.st_mode != f.mode || sys(__NR_fcntl, f.fd, F_GETFL) != static_cast<long>(f.open_flags) ||
@@ -192,7 +192,7 @@ bool same_file(QuickHead& head, const QuickFd& f, QuickSlot& slot) {
   if (sys(__NR_fcntl, f.fd, F_GETOWN) != 0 || sys(__NR_fcntl, f.fd, kGetSignal) != 0) return false;
   if (f.kind == kFileTerminal) return same_modes(f);
   if (f.kind != kFileRegular && f.kind != kFileDirectory) return true;
-  if (st.st_nlink == 0 || has_lock(head, f.fd) || !same_path(head, f)) return false;
+  if (st.st_nlink == 0) return false;
   const long position = sys(__NR_lseek, f.fd, 0, SEEK_CUR);
   if (position < 0) return false;
   if (f.kind == kFileDirectory) return static_cast<uint64_t>(position) == f.position;
@@ -206,6 +206,15 @@ bool same_file(QuickHead& head, const QuickFd& f, QuickSlot& slot) {
   out.file = f.file;
   out.position = static_cast<uint64_t>(position);
   out.bytes = static_cast<uint64_t>(st.st_size);
+  return true;
+}
+
+bool same_names(QuickHead& head) {
+  for (uint64_t i = 0; i < head.plan.fd_count; i++) {
+    const QuickFd& f = head.fds[i];
+    if (f.kind != kFileRegular && f.kind != kFileDirectory) continue;
+    if (has_lock(head, f.fd) || !same_path(head, f)) return false;
+  }
   return true;
 }
 
@@ -233,7 +242,7 @@ bool same_files(QuickHead& head, QuickSlot& slot) {
     return false;
   }
   for (uint64_t i = 0; i < head.plan.fd_count; i++) {
-    if (!same_file(head, head.fds[i], slot)) return false;
+    if (!same_file(head.fds[i], slot)) return false;
   }
   return same_sharing(head.plan, head.fds);
 }
@@ -272,14 +281,16 @@ QuickRefusal compare_state(QuickHead& head, uint64_t sigmask, QuickSlot& slot) {
   if (__atomic_load_n(&control::semaphores().set_count, __ATOMIC_ACQUIRE) != 0) return kQuickFiles;
   // Files that were changed since belong to the newest ordinary checkpoint's generation.
   if (__atomic_load_n(&control::state().files.changes, __ATOMIC_RELAXED) != 0) return kQuickFiles;
-  return same_files(head, slot) ? kQuickDone : kQuickFiles;
+  if (!same_files(head, slot)) return kQuickFiles;
+  return head.plan.agent_sees_names != 0 || same_names(head) ? kQuickDone : kQuickFiles;
 }
 
 QuickRefusal compare_map(QuickHead& head) {
   if (!one_thread()) return kQuickThreads;
   if (!same_limits(head.plan)) return kQuickProcess;
   if (read_proc("/proc/self/timers", head.scratch, sizeof(head.scratch)) != 0) return kQuickTimers;
-  return same_map(head) ? kQuickDone : kQuickMap;
+  if (!same_map(head)) return kQuickMap;
+  return head.plan.agent_sees_names == 0 || same_names(head) ? kQuickDone : kQuickFiles;
 }
 
 }  // namespace cr::control

@@ -65,9 +65,10 @@ struct QuickPlan {
   uint32_t rseq_bytes, rseq_signature;
   char name[16];
   uint32_t no_new_privs, keepcaps, has_pkru;
-  uint32_t plain;  // 1: all pages may be read by the program itself, whatever others do
+  uint32_t agent_sees_names;  // 1: paths and locks of open files, when it looks at the map
+  uint32_t plain;             // 1: all pages may be read by the program itself, whatever others do
   int32_t sched_policy, sched_priority, nice;
-  uint32_t affinity_bytes;
+  uint32_t affinity_bytes, reserved;
   uint8_t affinity[128];
 };
 
@@ -108,7 +109,8 @@ struct QuickHead {
   int32_t private_errno;         // out
   uint32_t reserved;
   // The agent, on another processor, looks at what is slow to look at: the memory map, timers, the
-  // private pages of files. A number that the program raises with each attempt, and a QuickHelp.
+  // paths and locks of open files, the private pages of mapped ones. A number that the program
+  // raises with each attempt, and a QuickHelp.
   uint64_t help;
   uint32_t agent_spins;  // 1: it looks out for slots and for `help`
   uint32_t reserved2;

@@ -10,6 +10,7 @@
  * one. Between them quick ones must really have been taken, or this tests nothing.
  */
 #define _GNU_SOURCE
+#include <errno.h>
 #include <fenv.h>
 #include <sched.h>
 #include <signal.h>
@@ -45,7 +46,7 @@ static void other_handler(int signal) { (void)signal; }
 struct look {
   uint64_t memory, place, file_page, handlers[3], mask, umask, limit, alt, nice, slack, death;
   uint64_t position, other_flags, other_cloexec, same_description, log_bytes, timer_s, rounding;
-  uint64_t subreaper, affinity, protection;
+  uint64_t subreaper, affinity, protection, locked, named;
   char name[16], cwd[256];
 };
 
@@ -120,6 +121,12 @@ static void look(struct look *l) {
   CPU_ZERO(&cpus);
   sched_getaffinity(0, sizeof cpus, &cpus);
   l->affinity = (uint64_t)CPU_COUNT(&cpus);
+  const int again = open("/proc/self/cwd/other", O_RDWR | O_CLOEXEC);
+  const int moved = open("/proc/self/cwd/moved", O_RDWR | O_CLOEXEC);
+  l->named = (uint64_t)(again >= 0 ? 1 : 0) | (uint64_t)(moved >= 0 ? 2 : 0);
+  l->locked = again >= 0 && flock(again, LOCK_EX | LOCK_NB) != 0;
+  if (again >= 0) close(again);
+  if (moved >= 0) close(moved);
   l->protection = (uint64_t)kernel_stores(area + 50 * kPage + 200, 0x22);
 }
 
@@ -223,6 +230,10 @@ static void append(int on) {
     REQUIRE(write(log_fd, "more, which is cut off\n", 23) == 23);
   }
 }
+static void lock(int on) { REQUIRE(flock(other_fd, on ? LOCK_EX : LOCK_UN) == 0); }
+static void move(int on) {
+  REQUIRE((on ? rename("other", "moved") : rename("moved", "other")) == 0 || errno == ENOENT);
+}
 static void directory(int on) { REQUIRE(chdir(on ? "/" : here) == 0); }
 static void timer(int on) {
   const struct itimerval t = {{on ? 1000 : 0, 0}, {on ? 1000 : 0, 0}};
@@ -262,9 +273,11 @@ static const struct {
     {"a duplicate", duplicate, 1},
     {"a duplicate made independent", separate, 1},
     {"a longer file", append, 0},
+    {"a lock", lock, 1},
     {"the working directory", directory, 1},
     {"a timer", timer, 1},
     {"the rounding mode", rounding, 0},
+    {"a file's name", move, 1}, /* last: afterwards the file has a new time */
 };
 enum { kChangesCount = sizeof kChanges / sizeof kChanges[0] };
 
