@@ -72,6 +72,13 @@ def machine():
             f"load {load:.1f} at the start")
 
 
+def stolen_seconds():
+    """Time for which the host has kept this machine's processors from it, all together; of a
+    hundredth's resolution."""
+    with open("/proc/stat", encoding="ascii") as file:
+        return int(file.readline().split()[8]) / os.sysconf("SC_CLK_TCK")
+
+
 def table(header, rows):
     """A Markdown table."""
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]

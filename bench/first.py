@@ -22,7 +22,8 @@ THREADS = 8
 
 
 def one(mib):
-    """(pause seen, pause said, bytes copied early per second) of one first checkpoint."""
+    """(pause seen, pause said, bytes copied early per second, time the host took away meanwhile) of
+    one first checkpoint."""
     directory = tempfile.mkdtemp(prefix="crbench-", dir="/dev/shm")
     ours = run.Ours(directory, "crash")
     status = run.Status(pathlib.Path(directory) / "status", THREADS)
@@ -32,9 +33,11 @@ def one(mib):
         try:
             begin = run.now_ns()
             run.wait_for(lambda: status.all_stamped_after(begin), "start of the hog")
+            stolen = common.stolen_seconds()
             begin = run.now_ns()
             said = ours.checkpoint()
             end = run.now_ns()
+            stolen = common.stolen_seconds() - stolen
             run.wait_for(lambda: status.all_stamped_after(end), "progress")
             seen = status.longest_gap(begin, end)
             text = subprocess.run([common.tool("crinspect"), "history", "--json", str(ours.image)],
@@ -42,7 +45,7 @@ def one(mib):
             record = json.loads(text)["attempts"][0]
         finally:
             ours.stop()
-        return seen, said, record["staged_bytes"] / (record["precopy_ns"] * 1e-9)
+        return seen, said, record["staged_bytes"] / (record["precopy_ns"] * 1e-9), stolen
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
@@ -71,14 +74,16 @@ def main():
         results = [one(mib) for _ in range(arguments.runs)]
         rate = common.median([r[2] for r in results])
         rows.append([mib, common.milliseconds([r[0] for r in results]),
-                     common.milliseconds([r[1] for r in results]), f"{rate / 2**30:.2f}",
+                     common.milliseconds([r[1] for r in results]),
+                     common.milliseconds([r[3] for r in results]), f"{rate / 2**30:.2f}",
                      f"{common.median(there) / 2**30:.2f}", f"{rate / common.median(there):.2f}",
                      f"{common.median(new) / 2**30:.2f}", f"{rate / common.median(new):.2f}"])
         print(*rows[-1], sep=" | ", flush=True)
     text = (f"## The first checkpoint\n\n{where}. Images in /dev/shm, --durable=crash, {THREADS} "
             "threads, 1 % of the pages dirtied in a second; medians (lowest-highest) of "
             f"{arguments.runs} runs.\n\n" + common.table(
-                ("MiB", "pause seen, ms", "stopped, ms", "copied early, GiB/s",
+                ("MiB", "pause seen, ms", "stopped, ms", "stolen by the host meanwhile, ms",
+                 "copied early, GiB/s",
                  "memcpy to memory that is there, GiB/s", "ratio", "memcpy to new memory, GiB/s",
                  "ratio"), rows) + "\n")
     common.write_section("first", text)

@@ -38,13 +38,7 @@ long trace(long request, pid_t tid, uint64_t addr, D data) {
 
 std::string who(pid_t tid) { return "thread " + std::to_string(tid); }
 
-constexpr int kSpinRounds = 2000;
-
-void wait_a_moment(int round) {
-  if (round < kSpinRounds) return;
-  timespec ts{0, 20000};
-  nanosleep(&ts, nullptr);
-}
+constexpr int kLookRounds = 64;  // of waiting, before another look whether the thread lives
 
 // Not undone: what somebody else has sent since the checkpoint.
 bool came_from_outside(const format::SiginfoRecord& r, pid_t self) {
@@ -128,11 +122,11 @@ std::string Rollback::thread_calls(Thread& t, uint64_t list) {
   t.stopped = false;
   const uint64_t deadline = rawsys::now_ns() + kTimeoutNs;
   for (int round = 0; __atomic_load_n(&l->done, __ATOMIC_ACQUIRE) == 0; round++) {
-    if (round >= kSpinRounds && round % 64 == 0 && world_->has_ended(t)) {
+    if (round % kLookRounds == kLookRounds - 1 && world_->has_ended(t)) {
       return "the program has ended";
     }
     if (rawsys::now_ns() > deadline) return who(t.tid) + " does not answer";
-    wait_a_moment(round);
+    let_run(round);
   }
   trace(PTRACE_INTERRUPT, t.tid, 0, 0);
   const Trouble bad = world_->wait_for(t, deadline);
@@ -389,7 +383,7 @@ std::string Rollback::end_threads() {
       if (w == t.tid && WIFSTOPPED(status)) trace(PTRACE_CONT, t.tid, 0, 0);
       if ((w == t.tid && !WIFSTOPPED(status)) || (w < 0 && errno == ECHILD)) break;
       if (rawsys::now_ns() > deadline) return who(t.tid) + " does not end";
-      wait_a_moment(round);
+      let_run(round);
     }
     std::erase_if(world_->threads(), [&](const Thread& x) { return x.tid == tid; });
   }

@@ -514,6 +514,7 @@ Trouble Session::await_command(bool described_is_enough, uint64_t timeout_ns, Wo
       return trouble(Errc::kTimeout, ETIMEDOUT, "the control thread does not answer");
     }
     if (control_is_gone()) return trouble(Errc::kAgentGone, EPIPE, "the program ended");
+    if (described_is_enough) share_processors();  // it may have ours while we sleep
     const timespec slice{0, 20000000};
     const long r = described_is_enough ? rawsys::sys_futex(&c->described, FUTEX_WAIT, 0, &slice)
                                        : rawsys::sys_futex(&c->done_seq, FUTEX_WAIT, done, &slice);

@@ -282,6 +282,7 @@ class Session {
   void begin_command(format::CommandKind kind);
   void keep_apart();
   void let_together();
+  void share_processors();
   Trouble end_command(uint64_t timeout_ns, World* world);
   Trouble await_command(bool described_is_enough, uint64_t timeout_ns, World* world);
   // childless: that is known already. ret_status: /proc/PID/status.

@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <linux/ptrace.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,6 +20,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "agent/frame.h"
 #include "format/plan.h"
@@ -52,17 +54,25 @@ std::string thread_text(pid_t pid, pid_t tid) {
   return "thread " + std::to_string(tid) + " (" + name + ")";
 }
 
-// Do not burn the core the thread needs in order to stop.
-void wait_a_moment(int round) {
-  if (round < 20) return;
-  timespec ts{0, round < 1000 ? 5000 : 200000};
-  nanosleep(&ts, nullptr);
-}
+constexpr int kSpinRounds = 5;
 
 // A sleep lasts so much longer than asked for: as a rule 50 microseconds. 0: as it was.
 void set_timer_slack(unsigned long ns) { prctl(PR_SET_TIMERSLACK, ns); }
 
 }  // namespace
+
+// The thread may be waiting for this very processor. A sleep of a few microseconds does not give it
+// away: it is over before the kernel has changed to another thread.
+void let_run(int round) {
+  constexpr int kYieldRounds = 400;
+  if (round < kSpinRounds) return;
+  if (round < kYieldRounds) {
+    sched_yield();
+    return;
+  }
+  const timespec ts{0, 50000};
+  nanosleep(&ts, nullptr);
+}
 
 Trouble trouble(Errc code, int sys_errno, std::string text) {
   return {Error{code, sys_errno, ""}, std::move(text)};
@@ -236,6 +246,15 @@ bool World::has_ended(Thread& t) {
 }
 
 // Waits for the stop that PTRACE_INTERRUPT asked for; signals met on the way are delivered.
+void World::await_child(int round) {
+  if (round < kSpinRounds) return;
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, SIGCHLD);
+  const timespec most{0, 200000};  // it may end without a signal
+  if (sigtimedwait(&set, nullptr, &most) == SIGCHLD) took_signal_ = true;
+}
+
 Trouble World::wait_stopped(Thread& t, uint64_t deadline_ns) {
   for (int round = 0;; round++) {
     int status = 0;
@@ -265,7 +284,7 @@ Trouble World::wait_stopped(Thread& t, uint64_t deadline_ns) {
                      thread_text(pid_, t.tid) +
                          " did not stop within 3 s (uninterruptible sleep, or waiting in vfork)");
     }
-    wait_a_moment(round);
+    await_child(round);
   }
 }
 
@@ -394,7 +413,7 @@ Trouble World::await_report(Thread& t, uint64_t slot, uint64_t deadline_ns) {
     if (rawsys::now_ns() > deadline_ns) {
       return trouble(Errc::kCannotStop, ETIMEDOUT, thread_text(pid_, t.tid) + " does not report");
     }
-    wait_a_moment(round);
+    let_run(round);
   }
   trace(PTRACE_INTERRUPT, t.tid, nullptr, nullptr);
   return {};
@@ -441,7 +460,7 @@ Trouble World::join() {
       return trouble(Errc::kCannotStop, ESRCH, "the process has ended");
     }
     if (rawsys::now_ns() > deadline) break;
-    wait_a_moment(round);
+    let_run(round);
   }
   trace(PTRACE_INTERRUPT, t.tid, nullptr, nullptr);
   bad = end_function(t, deadline, nullptr);
@@ -621,7 +640,7 @@ void World::bury(Thread& t) {
   std::vector<pid_t> one = {t.tid};
   for (int round = 0; !one.empty() && rawsys::now_ns() < deadline; round++) {
     if (finish_threads(one, pid_, &dead_status_)) dead_ = true;
-    if (!one.empty()) wait_a_moment(round);
+    if (!one.empty()) await_child(round);
   }
   unfinished_.insert(unfinished_.end(), one.begin(), one.end());
 }
@@ -689,6 +708,7 @@ void World::resume() {
     }
   }
   leader_unburied_ = false;
+  if (std::exchange(took_signal_, false)) kill(getpid(), SIGCHLD);  // for the main loop
 }
 
 bool finish_threads(std::vector<pid_t>& unfinished, pid_t pid, int* ret_status) {

@@ -124,6 +124,8 @@ class World {
   Trouble seize_new(bool* ret_any);
   void note_end(Thread& t, int status);
   bool has_ended_unreported(Thread& t);
+  // Between two looks whether a thread has stopped or ended: until there is a SIGCHLD, or a moment.
+  void await_child(int round);
   Trouble wait_stopped(Thread& t, uint64_t deadline_ns);
   BeforeStop look(pid_t tid) const;
   Trouble let_out(Thread& t, int round, bool* ret_again);
@@ -146,6 +148,7 @@ class World {
   bool set_regs(const Thread& t, const user_regs_struct& regs) const;
 
   std::vector<pid_t>& unfinished_;
+  bool took_signal_ = false;  // SIGCHLD, of which the main loop has to hear
   pid_t pid_, control_tid_;
   format::Hello hello_;
   int pidfd_, mem_;
@@ -185,6 +188,9 @@ class World {
     restorer_end_ = end;
   }
 };
+
+// Between two looks at a word that a thread of the program will write.
+void let_run(int round);
 
 // The signals that are pending for a stopped thread, or for its process.
 std::vector<siginfo_t> peek_signals(pid_t tid, bool shared);
