@@ -512,6 +512,19 @@ void QuickPath::note_arrival() {
   arrived_ns_ = now;
 }
 
+// Where no two processors share a cache, as in many virtual machines, a thread is woken on the one
+// where it was last, whoever is there now: the program would wait for us while another is idle.
+void QuickPath::step_aside(uint32_t cpu) {
+  cpu_set_t all;
+  if (static_cast<int>(cpu) != sched_getcpu() || sched_getaffinity(0, sizeof(all), &all) != 0) {
+    return;
+  }
+  cpu_set_t others = all;
+  CPU_CLR(cpu, &others);
+  if (CPU_COUNT(&others) == 0 || sched_setaffinity(0, sizeof(others), &others) != 0) return;
+  (void)sched_setaffinity(0, sizeof(all), &all);
+}
+
 bool QuickPath::serve(size_t most) {
   if (!waiting()) return false;
   QuickHead& h = *head();
@@ -577,6 +590,7 @@ void QuickPath::commit_next() {
     set(h.enabled, 0);
     return finish();
   }
+  if (readable) step_aside(slot.cpu);
   s_.begin_attempt();
   Trouble bad;
   if (broken_) {

@@ -75,6 +75,7 @@ class QuickPath {
   bool looks_same();
   bool names_are_same() const;
   void note_arrival();
+  static void step_aside(uint32_t cpu);
   void fail(const Trouble& bad);
 
   Session& s_;

@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -34,6 +35,13 @@
 
 namespace cr::agent {
 namespace {
+
+// Earlier versions saved it; see peek_signals().
+bool halts(const format::SiginfoRecord& r) {
+  siginfo_t s;
+  memcpy(&s, r.info, sizeof(s));
+  return s.si_signo == SIGSTOP;
+}
 
 // Does the kernel give huge pages to memory that did not ask for them?
 bool huge_pages_always() {
@@ -574,13 +582,13 @@ void Planner::write_out() {
     add_traits(out, p);
     p.siginfo_first = infos.size();
     for (const format::SiginfoRecord& i : image_.siginfos) {
-      if (i.tid == t.tid) infos.push_back(i);
+      if (i.tid == t.tid && !halts(i)) infos.push_back(i);
     }
     p.siginfo_count = infos.size() - p.siginfo_first;
     threads.push_back(p);
   }
   for (const format::SiginfoRecord& i : image_.siginfos) {
-    if (i.tid == 0) infos.push_back(i);
+    if (i.tid == 0 && !halts(i)) infos.push_back(i);
   }
   h.siginfos = out.add(infos.data(), infos.size());
   h.threads = out.add(threads.data(), threads.size());

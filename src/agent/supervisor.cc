@@ -362,13 +362,13 @@ void Supervisor::serve_client(size_t i) {
 // for good because the other one is about to be.
 bool Supervisor::stays_stopped() const {
   constexpr int kLooks = 10;
-  for (int look = 0; look < kLooks; look++) {
+  for (int look = 0;; look++) {
     const auto stat = os::read_stat(session_.pid(), session_.pid());
     if (!stat || (stat->state != 'T' && stat->state != 't')) return false;
+    if (look == kLooks) return true;  // nothing comes between this look and the stop
     const timespec pause{0, 5'000'000};
     nanosleep(&pause, nullptr);
   }
-  return true;
 }
 
 // The program was stopped (Ctrl-Z reaches us by itself; this is SIGSTOP for it alone): the shell

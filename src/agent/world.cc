@@ -550,9 +550,11 @@ std::vector<siginfo_t> peek_signals(pid_t tid, bool shared) {
     a.flags = shared ? PTRACE_PEEKSIGINFO_SHARED : 0;
     a.nr = 16;
     const long n = trace(PTRACE_PEEKSIGINFO, tid, &a, batch);
-    if (n <= 0) return all;
+    if (n <= 0) break;
     all.insert(all.end(), batch, batch + n);
   }
+  std::erase_if(all, [](const siginfo_t& s) { return s.si_signo == SIGSTOP; });
+  return all;
 }
 
 Trouble World::describe_thread(Thread& t, const format::SigactionRecord* actions) {

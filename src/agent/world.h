@@ -192,7 +192,9 @@ class World {
 // Between two looks at a word that a thread of the program will write.
 void let_run(int round);
 
-// The signals that are pending for a stopped thread, or for its process.
+// The signals that are pending for a stopped thread, or for its process; but for SIGSTOP, which
+// nobody can block: whether somebody halts the program is no state of it, and at a restore it would
+// halt the restorer.
 std::vector<siginfo_t> peek_signals(pid_t tid, bool shared);
 
 // Lets go or buries those of the threads that can be by now, and takes them from the list. True,

@@ -139,6 +139,13 @@ uint32_t read_pkru() {
   return value;
 }
 
+// As the kernel keeps it in the thread's rseq area.
+uint32_t current_cpu(const QuickPlan& plan) {
+  constexpr uint64_t kCpuOff = 4;  // of struct rseq's cpu_id
+  if (plan.rseq_addr == 0) return ~0u;
+  return *reinterpret_cast<const volatile uint32_t*>(plan.rseq_addr + kCpuOff);
+}
+
 }  // namespace
 
 Quick quick_checkpoint() {
@@ -163,6 +170,7 @@ Quick quick_checkpoint() {
     if (why == kQuickDone) why = capture_pages(*h, help, slot);
     store(h->refused, why);
     if (why == kQuickDone) {
+      slot.cpu = current_cpu(h->plan);
       slot.begin_ns = begin;
       slot.realtime_ns = clock_ns(CLOCK_REALTIME);
       slot.pause_ns = clock_ns(CLOCK_MONOTONIC) - begin;

@@ -87,6 +87,8 @@ struct QuickSlot {
   uint64_t begin_ns, realtime_ns, pause_ns;
   uint64_t file_count;
   uint64_t generation;  // QuickHead's at its beginning
+  uint32_t cpu;         // on which the program is; ~0: it does not know
+  uint32_t reserved;
   struct {
     uint32_t file, reserved;
     uint64_t position, bytes;
