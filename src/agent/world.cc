@@ -245,7 +245,6 @@ bool World::has_ended(Thread& t) {
   return true;
 }
 
-// Waits for the stop that PTRACE_INTERRUPT asked for; signals met on the way are delivered.
 void World::await_child(int round) {
   if (round < kSpinRounds) return;
   sigset_t set;
@@ -255,6 +254,7 @@ void World::await_child(int round) {
   if (sigtimedwait(&set, nullptr, &most) == SIGCHLD) took_signal_ = true;
 }
 
+// Waits for the stop that PTRACE_INTERRUPT asked for; signals met on the way are delivered.
 Trouble World::wait_stopped(Thread& t, uint64_t deadline_ns) {
   for (int round = 0;; round++) {
     int status = 0;
