@@ -78,6 +78,8 @@ std::string before_moves(std::string path, const std::vector<Change>& moves) {
   return path;
 }
 
+bool is_open(const Change& c) { return (c.record.flags & format::kChangeOpen) != 0; }
+
 bool has_content(const format::FileChange& c) {
   return c.copy_kind == format::kCopyContent || c.copy_kind == format::kCopyTooLarge ||
          c.copy_kind == format::kCopyFailed;
@@ -110,10 +112,14 @@ Trouble read_journal(const std::string& image_dir, uint64_t generation, const Pa
   std::vector<Change> all;
   Trouble bad = list_journal(image_dir, generation, &all);
   if (bad.bad()) return bad;
+  // What was open at a later checkpoint is of that one.
+  std::erase_if(all,
+                [&](const Change& c) { return is_open(c) && c.record.generation != generation; });
+  // What was open at this one comes before all changes, though it may stand behind some: it was
+  // found in the stop, and written down when the program ran again.
+  std::ranges::stable_partition(all, is_open);
   for (Change& c : all) {
     const format::FileChange& r = c.record;
-    // What was open at a later checkpoint is of that one.
-    if ((r.flags & format::kChangeOpen) != 0 && r.generation != generation) continue;
     const std::string recorded = map(c.path);
     c.elsewhere = recorded != c.path;
     c.path = before_moves(recorded, ret->moves);

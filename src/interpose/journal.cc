@@ -32,22 +32,22 @@ constinit Slot g_slots[kFilesSlots] = {};
 constexpr uint64_t kSeenEntries = 4096;
 constinit std::atomic<uint64_t> g_seen[kSeenEntries] = {};
 
-uint64_t number_of(const os::JournalKey& k) {
-  const uint64_t parts[4] = {k.dev, k.ino, static_cast<uint64_t>(k.made_ns), generation_now()};
+uint64_t number_of(uint64_t generation, const os::JournalKey& k) {
+  const uint64_t parts[4] = {k.dev, k.ino, static_cast<uint64_t>(k.made_ns), generation};
   return format::checksum(parts, sizeof(parts)) & ~uint64_t{3};
 }
 
 std::atomic<uint64_t>& entry_of(uint64_t number) { return g_seen[(number >> 20) % kSeenEntries]; }
 
-bool seen(const os::JournalKey& key, uint32_t level) {
-  const uint64_t number = number_of(key);
+bool seen(uint64_t generation, const os::JournalKey& key, uint32_t level) {
+  const uint64_t number = number_of(generation, key);
   const uint64_t entry = entry_of(number).load(std::memory_order_relaxed);
   return (entry & ~uint64_t{3}) == number && (entry & 3) >= level;
 }
 
-void note(const os::JournalKey& key, uint32_t level) {
-  if (seen(key, level)) return;
-  const uint64_t number = number_of(key);
+void note(uint64_t generation, const os::JournalKey& key, uint32_t level) {
+  if (seen(generation, key, level)) return;
+  const uint64_t number = number_of(generation, key);
   entry_of(number).store(number | level, std::memory_order_relaxed);
 }
 
@@ -101,14 +101,14 @@ os::JournalKey key_of(const struct statx& st) {
 }
 
 // Of a file that will be opened for writing: was it dealt with, or is there nothing to keep?
-bool is_done(const Step& step, uint32_t* ret_was) {
+bool is_done(uint64_t generation, const Step& step, uint32_t* ret_was) {
   struct statx st {};
   if (step.touch != format::kTouchContent ||
       !look(step.at.dir, step.at.path, step.follow ? 0 : AT_SYMLINK_NOFOLLOW, &st)) {
     return false;
   }
   *ret_was = S_ISREG(st.stx_mode) ? format::kWasRegular : format::kWasOther;
-  return !S_ISREG(st.stx_mode) || seen(key_of(st), os::kSeenContent);
+  return !S_ISREG(st.stx_mode) || seen(generation, key_of(st), os::kSeenContent);
 }
 
 uint32_t word_of(const Step& a, const Step& b) {
@@ -137,7 +137,8 @@ void Changing::begin(const Step& first, const Step& second) {
   show(s.shown, first, second);
   const os::Journal j = journal();
   for (uint64_t g = generation_now(), after = 0; g != after; g = after) {
-    const bool done = is_done(first, &was_);
+    generation_ = g;
+    const bool done = is_done(g, first, &was_);
     if (!done)
       was_ = os::journal_before(j, s.scratch, g, first.at, first.touch, first.follow, &second.at);
     if (second.touch != format::kTouchNone) {
@@ -162,9 +163,10 @@ void Changing::end() {
   __atomic_store_n(&s.busy, 0u, __ATOMIC_RELEASE);
 }
 
+// If a checkpoint was taken since begin(), the file may be older than that: it is not new then.
 void Changing::note_new(int fd) const {
   struct statx st {};
-  if (look(fd, "", AT_EMPTY_PATH, &st)) note(key_of(st), os::kSeenNew);
+  if (look(fd, "", AT_EMPTY_PATH, &st)) note(generation_, key_of(st), os::kSeenNew);
 }
 
 void join_journal(const char* image_dir) {

@@ -45,6 +45,7 @@ class Changing {
   int slot_ = -1;
   uint32_t token_ = 0;
   uint32_t was_ = 0;
+  uint64_t generation_ = 0;  // in which the change was written down
 };
 
 uint64_t generation_now();  // 0: nothing is kept

@@ -155,7 +155,7 @@ class Recorder {
     return {kPathDevice, format::checksum(s_.path, rawsys::str_len(s_.path)), 0};
   }
   bool seen(const JournalKey& key, uint32_t level) const {
-    return j_.seen != nullptr && j_.seen(key, level);
+    return j_.seen != nullptr && j_.seen(c_.generation, key, level);
   }
 
   const Journal& j_;
@@ -183,9 +183,9 @@ uint32_t Recorder::level() const {
 
 void Recorder::note() const {
   if (j_.note == nullptr) return;
-  j_.note(path(), 1);
+  j_.note(c_.generation, path(), 1);
   if (c_.was == format::kWasRegular || c_.was == format::kWasDirectory) {
-    j_.note(file(), level());
+    j_.note(c_.generation, file(), level());
   }
 }
 

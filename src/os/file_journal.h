@@ -42,9 +42,9 @@ struct Journal {
   const char* image_dir;
   format::FilesHead* head;
   RunAside aside;  // nullptr: it is called here
-  // Which files were dealt with in this generation already: it may forget, it must not invent.
-  bool (*seen)(const JournalKey& key, uint32_t level) = nullptr;
-  void (*note)(const JournalKey& key, uint32_t level) = nullptr;
+  // Which files were dealt with in a generation already: it may forget, it must not invent.
+  bool (*seen)(uint64_t generation, const JournalKey& key, uint32_t level) = nullptr;
+  void (*note)(uint64_t generation, const JournalKey& key, uint32_t level) = nullptr;
 };
 inline constexpr uint32_t kSeenAttributes = 1, kSeenContent = 2, kSeenNew = 3;
 
