@@ -19,6 +19,7 @@
 #include "agent/semaphores.h"
 #include "agent/session.h"
 #include "agent/traits.h"
+#include "os/cpus.h"
 #include "os/fault.h"
 #include "os/proc.h"
 #include "rawsys/rawsys.h"
@@ -316,14 +317,8 @@ Trouble Session::begin_copy(World& world, Attempt& a, const MemoryPlan& plan) {
 // themselves in some microseconds each.
 void Session::keep_apart() {
   set_slice(control_tid_, kShortestSliceNs);
-  cpu_set_t all;
-  const int cpu = sched_getcpu();
-  if (cpu < 0 || sched_getaffinity(control_tid_, sizeof(all), &all) != 0) return;
-  cpu_set_t others = all;
-  CPU_CLR(cpu, &others);
-  if (CPU_COUNT(&others) != 0 && sched_setaffinity(control_tid_, sizeof(others), &others) == 0) {
-    control_cpus_ = all;
-  }
+  const auto all = os::keep_off(control_tid_, sched_getcpu());
+  if (all) control_cpus_ = all;
 }
 
 void Session::let_together() {

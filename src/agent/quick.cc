@@ -19,6 +19,7 @@
 #include "agent/session.h"
 #include "agent/time_namespace.h"
 #include "format/quick_scan.h"
+#include "os/cpus.h"
 #include "os/proc.h"
 #include "rawsys/rawsys.h"
 
@@ -515,14 +516,9 @@ void QuickPath::note_arrival() {
 // Where no two processors share a cache, as in many virtual machines, a thread is woken on the one
 // where it was last, whoever is there now: the program would wait for us while another is idle.
 void QuickPath::step_aside(uint32_t cpu) {
-  cpu_set_t all;
-  if (static_cast<int>(cpu) != sched_getcpu() || sched_getaffinity(0, sizeof(all), &all) != 0) {
-    return;
-  }
-  cpu_set_t others = all;
-  CPU_CLR(cpu, &others);
-  if (CPU_COUNT(&others) == 0 || sched_setaffinity(0, sizeof(others), &others) != 0) return;
-  (void)sched_setaffinity(0, sizeof(all), &all);
+  const int here = static_cast<int>(cpu);
+  if (sched_getcpu() != here) return;
+  if (const auto all = os::keep_off(0, here)) (void)sched_setaffinity(0, sizeof(*all), &*all);
 }
 
 bool QuickPath::serve(size_t most) {

@@ -32,7 +32,8 @@ namespace cr::agent {
 namespace {
 
 constexpr uint64_t kStopTimeoutNs = 3000000000ull;
-constexpr int kLookRounds = 32;  // of waiting, before another look whether the thread lives
+constexpr int kLookRounds = 32;  // of yielding, before another look whether the thread lives
+constexpr int kLookWaits = 8;    // the same, of waiting for SIGCHLD
 constexpr int kNtX86Xstate = 0x202;
 constexpr int kMostAhead = 32;  // threads, of all processes together, of which files are open
 constinit int g_opened_ahead = 0;
@@ -278,7 +279,7 @@ Trouble World::wait_stopped(Thread& t, uint64_t deadline_ns) {
         continue;
       }
     }
-    if (round % kLookRounds == kLookRounds - 1 && has_ended_unreported(t)) return {};
+    if (round % kLookWaits == kLookWaits - 1 && has_ended_unreported(t)) return {};
     if (rawsys::now_ns() > deadline_ns) {
       return trouble(Errc::kCannotStop, ETIMEDOUT,
                      thread_text(pid_, t.tid) +

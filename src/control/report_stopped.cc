@@ -55,8 +55,7 @@ void cr_report_thread(cr::format::ThreadReport* report) {
   }
   __atomic_store_n(&report->done, cr::format::kReportDone, __ATOMIC_RELEASE);
   // Normally the agent stops the thread here within microseconds. ppoll, because a futex or
-  // nanosleep
-  // with a timeout would overwrite the restart block of the call that the thread was in.
+  // nanosleep with a timeout would overwrite the restart block of the call that the thread was in.
   timespec patience{cr::format::kReportPatienceSeconds, 0};
   sys(__NR_ppoll, nullptr, 0, &patience, nullptr, 8);
   __atomic_store_n(&report->done, cr::format::kReportLeft, __ATOMIC_RELEASE);

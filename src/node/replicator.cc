@@ -28,6 +28,8 @@ constexpr uint64_t kSilentNs = 60 * kSecond;   // a holder says nothing, not eve
 constexpr uint64_t kStillNs = 60 * kSecond;    // it is at work on one chunk
 constexpr uint64_t kSlowNs = 600 * kSecond;    // ... or makes all of a part durable
 constexpr uint64_t kSaySlowNs = 10 * kSecond;  // ... and it can be seen
+constexpr char kSlowText[] =
+    "its store is slow: what it was asked to write is not written after 10 seconds";
 constexpr uint64_t kMostExcusedNs = 960 * kSecond;
 constexpr uint64_t kAskNs = 10 * kSecond;
 constexpr uint64_t kLookAgainNs = kSecond / 50, kMostBusyNs = 5 * kSecond;
@@ -686,8 +688,8 @@ void Replicator::drop_stalled(uint64_t now_ns) {
                      : "its store has finished no write for minutes; look at the disk and the "
                        "kernel's log there");
       news = true;
-    } else if (now_ns - t.moved_ns > kSaySlowNs && t.trouble.empty()) {
-      t.trouble = "its store is slow: what it was asked to write is not written after 10 seconds";
+    } else if (now_ns - t.moved_ns > kSaySlowNs && t.trouble != kSlowText) {
+      t.trouble = kSlowText;  // whatever it had before: it takes part now
       news = true;
     }
   }

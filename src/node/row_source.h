@@ -40,7 +40,6 @@ class RowSource {
   // The newest checkpoint of that image directory, from its first row on. Errors as
   // SessionImage::open().
   Result<void> open(const std::string& dir);
-  bool is_open() const { return image_ != nullptr; }
   // Only until close().
   const SessionImage& image() const { return *image_; }
   // Gives back the memory that is only needed while rows are read.

@@ -61,7 +61,8 @@ struct Armed {
   long nth = 0;
   bool agent = true, program = true;  // who is ended
   int error = 0;                      // to fail with; 0: to die
-  bool hang = false;
+  bool hang = false;                  // there for ever
+  bool halt = false;                  // the whole process, until somebody continues it
 };
 
 Armed read_environment() {
@@ -77,6 +78,7 @@ Armed read_environment() {
   a.nth = colon != nullptr ? strtol(colon + 1, &end, 10) : 1;
   if (end != nullptr && *end == '=') {
     a.hang = strcmp(end + 1, "hang") == 0;
+    a.halt = strcmp(end + 1, "halt") == 0;
     for (const auto& [name, error] : kErrors) {
       if (strcmp(end + 1, name) == 0) a.error = error;
     }
@@ -103,8 +105,12 @@ int fault_error(FaultPoint p) {
   if (armed.point != static_cast<int>(p)) return 0;
   const long nth = ++reached;
   if (armed.error != 0) return nth == armed.nth ? armed.error : 0;
-  const bool once = armed.hang || !armed.agent;  // others are there afterwards
+  const bool once = armed.hang || armed.halt || !armed.agent;  // others are there afterwards
   if (nth < armed.nth || (once && nth != armed.nth)) return 0;
+  if (armed.halt) {
+    (void)raise(SIGSTOP);
+    return 0;
+  }
   if (!armed.hang) {
     if (armed.program && g_victim > 0) kill(g_victim, SIGKILL);
     if (!armed.agent) return 0;

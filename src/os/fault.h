@@ -5,7 +5,8 @@
 // point is reached for the nth time (default first); CR_FAULT_SCOPE=agent or =program only one of
 // them.
 // CR_FAULT=name:nth=ERROR has what is done there fail that once, where fault_error() is asked:
-// with EIO, ENOSPC or EROFS; with `hang` the thread stands still there for ever.
+// with EIO, ENOSPC or EROFS; with `hang` the thread stands still there for ever, with `halt` the
+// whole process until it gets a SIGCONT.
 #pragma once
 
 #include <sys/types.h>

@@ -4,7 +4,7 @@
 Checkpoints follow one another so closely that the death falls into every step of one; besides, the
 program dies at each named point, and while the agent has more to read from it than one request.
 Invariants: a program whose agent is killed runs on with all threads; a crrun whose program is killed
-ends soon, with 128 + SIGKILL.
+ends soon, with 128 + SIGKILL; an agent that was halted meanwhile begins the checkpoint anew.
 """
 
 import random
@@ -18,6 +18,7 @@ from subject import LARGE, SMALL, Subject
 
 INTERVAL = "0.001"
 SOON_SECONDS = 15.0  # of a loaded machine; without the death it would be milliseconds
+PATIENCE_SECONDS = 1.0  # kReportPatienceSeconds
 MOST_CHECKPOINTS = 100  # until there was so much to copy that the agent helped
 
 
@@ -103,8 +104,32 @@ def program_that_asks(workspace, _rng, environment=None):
     expect_end(subject, "while its requests were waiting")
 
 
+def agent_that_is_halted(workspace, _rng, environment=None):
+    """A thread that told about itself goes on after a while if its agent does not come back. It has
+    gone on from where it was stopped, so that attempt is none; the agent makes another."""
+    subject = Subject(workspace, options=("-i", "off", "--durable=crash"), environment=environment)
+    subject.start(environment={"CR_FAULT": "threads_asked:1=halt"})
+    subject.progress("progress of all threads under crrun")
+    asked = workspace.start([workspace.tool("crckpt"), str(subject.image)], stdout="ckpt.txt",
+                            stderr="ckpt.txt")
+    subject.wait(lambda: harness.process_state(subject.foreground.pid) == "T", "the halt of the agent")
+    time.sleep(2 * PATIENCE_SECONDS)  # it may soon wait for one that is still stopped
+    subject.foreground.send_signal(signal.SIGCONT)
+    subject.wait(lambda: asked.poll() is not None, "the end of crckpt")
+    whole = subject.images().whole
+    if asked.returncode != 0 or whole is None or whole.attempt != 2:
+        raise Failure(f"the second attempt should be the checkpoint: {subject.describe()}; crckpt: "
+                      f"{asked.returncode}, {harness.read_file(workspace.path / 'ckpt.txt')}")
+    subject.progress("progress of all threads after the checkpoint")
+    subject.kill_all()
+    subject.restore()
+    subject.check_restored(whole)
+    subject.finish()
+    subject.check_output()
+
+
 ALL = {f.__name__: f for f in (agent, program)}
-ONCE = {f.__name__: f for f in (program_at_points, program_that_asks)}
+ONCE = {f.__name__: f for f in (program_at_points, program_that_asks, agent_that_is_halted)}
 DEATHS_OF_ASKERS = 3
 
 

@@ -88,10 +88,14 @@ def run_stalled_holder(workspace, who):
     cluster, job, _ = started(workspace, 4, "replica:3", large)
     home = cluster["a"]
     bad = home if who == "own" else next(n for n in cluster.holders(home) if n is not home)
-    cluster.restart(bad, environment={"CR_FAULT": "part_received:3=hang"})
 
     def part_of(session):
         return next(part for part in session["parts"] if part["node"] == bad.name)
+    cluster.kill(bad)
+    if bad is not home:  # what is said then is not said for ever
+        cluster.wait_session(home, lambda s: part_of(s)["trouble"], "a neighbour that is missed",
+                             job=job)
+    cluster.start(bad, environment={"CR_FAULT": "part_received:3=hang"})
     cluster.wait_session(home, lambda s: "its store is slow" in part_of(s)["trouble"],
                          "a slow store in the status", job=job)
     cluster.wait_session(home, lambda s: "has finished no write" in part_of(s)["trouble"],
