@@ -281,6 +281,8 @@ void fetch_by_name(Options* o) {
     o->session.dir = node::text_of(*j, "dir");
     o->protect.name = node::text_of(*j, "name");
     if (o->protect.spec.empty()) o->protect.spec = node::text_of(*j, "protect");
+    o->protect.held_by = j->value("held_by", std::vector<std::string>());
+    o->session.known_epoch = node::number_of(*j, "known_epoch");
     o->brought = !node::flag_of(*j, "local");
     if (const auto lines = j->find("passed_over"); lines != j->end()) {
       for (const node::Json& line : *lines) {

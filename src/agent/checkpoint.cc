@@ -139,7 +139,7 @@ Trouble Session::before_stop(Attempt& a, bool stands_still) {
 Trouble Session::stop(Attempt& a, std::unique_ptr<World> stopped) {
   a.super.epoch = epoch_;
   a.super.sequence = sequence_ + 1;
-  a.super.attempt = attempts_;
+  a.super.attempt = attempt_number();
   memcpy(a.super.session_id, session_id_, sizeof(session_id_));
   const bool stands_still = stopped != nullptr;
   if (stands_still) {
@@ -217,7 +217,7 @@ Trouble Session::write_ended(Attempt& a, int status) {
   a.begin_ns = a.stop_begin_ns = rawsys::now_ns();
   a.super.epoch = epoch_;
   a.super.sequence = sequence_ + 1;
-  a.super.attempt = attempts_;
+  a.super.attempt = attempt_number();
   memcpy(a.super.session_id, session_id_, sizeof(session_id_));
   a.super.monotonic_ns = a.begin_ns;
   a.super.realtime_ns = rawsys::clock_ns(CLOCK_REALTIME);

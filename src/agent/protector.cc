@@ -86,6 +86,7 @@ bool Protector::ask(bool has_checkpoint) {
                      {"dir", dir_},
                      {"name", options_.name},
                      {"protect", options_.spec}};
+  if (!options_.held_by.empty()) request["held_by"] = options_.held_by;
   if (options_.has_flush()) {
     request["flush_every"] = options_.flush_every;
     request["flush_interval_ns"] = options_.flush_interval_ns;

@@ -24,6 +24,8 @@ struct ProtectOptions {
   std::string name;    // of the session, for people
   std::string socket;  // crstored's; "": this node's, else the private one
   std::shared_ptr<node::PrivateStarter> starter;  // by which a private one is started; may be null
+  // Nodes that had parts of it when it was brought back; they are asked what is to be kept.
+  std::vector<std::string> held_by;
   // Which checkpoints are flushed (level 3); both 0: those that crstored was told to.
   uint64_t flush_every = 0, flush_interval_ns = 0;
 

@@ -707,7 +707,7 @@ Trouble QuickPath::commit(const QuickSlot& slot) {
   format::SuperBlock super{};
   super.epoch = s_.epoch_;
   super.sequence = s_.sequence_ + 1;
-  super.attempt = s_.attempts_;
+  super.attempt = s_.attempt_number();
   memcpy(super.session_id, s_.session_id_, sizeof(super.session_id));
   if (!model_.process_traits.empty()) {
     format::ProcessTraitsRecord& p = model_.process_traits[0];

@@ -24,7 +24,9 @@
 #include <unistd.h>
 
 #include "agent/help_copy.h"
+#include "agent/history.h"
 #include "agent/traits.h"
+#include "format/image_reader.h"
 #include "os/fault.h"
 #include "os/proc.h"
 #include "rawsys/rawsys.h"
@@ -53,6 +55,23 @@ void socket_address(int dir_fd, sockaddr_un* ret) {
   ret->sun_family = AF_UNIX;
   snprintf(ret->sun_path, sizeof(ret->sun_path), "/proc/self/fd/%d/%s", dir_fd,
            format::kAgentSocketName);
+}
+
+// Of all that this image directory knows of: a later run may have left no checkpoint that is whole.
+uint64_t highest_epoch(const std::string& dir) {
+  uint64_t highest = 0;
+  for (int i = 0; i < 2; i++) {
+    const auto fd = os::open_file(store::buffer_path(dir, i), O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
+    uint8_t bytes[sizeof(format::SuperBlock)];
+    if (!fd || pread(fd->get(), bytes, sizeof(bytes), 0) != sizeof(bytes)) continue;
+    const auto super = format::read_superblock(bytes, sizeof(bytes));
+    if (super) highest = std::max(highest, super->epoch);
+  }
+  const auto history = load_history(dir);
+  for (const auto& r : history ? *history : std::vector<format::HistoryRecord>()) {
+    highest = std::max(highest, r.epoch);
+  }
+  return highest;
 }
 
 }  // namespace
@@ -101,6 +120,7 @@ void Session::follow(const Session& first) {
   epoch_ = first.epoch_;
   sequence_ = first.sequence_;
   attempts_ = first.attempts_;
+  first_attempt_ = first.first_attempt_;
   options_.interval_seconds = first.options_.interval_seconds;
   options_.policy = first.options_.policy;
   home_ = first.home_;
@@ -431,7 +451,9 @@ bool Session::attach(os::Fd connection, const format::Hello& hello, std::string*
 void Session::adopt(const store::LoadedImage& image) {
   const format::SuperBlock& super = image.view.super;
   if (options_.interval_of_image) adopt_interval(image.view);
-  epoch_ = std::max(epoch_, super.epoch) + 1;
+  epoch_ = std::max({epoch_, super.epoch, options_.known_epoch, highest_epoch(options_.dir)}) + 1;
+  uint32_t random = 0;
+  if (getrandom(&random, sizeof(random), 0) == sizeof(random)) first_attempt_ = random;
   sequence_ = super.sequence;
   newest_epoch_ = super.epoch;
   if (!is_member_) files_.adopt(super);

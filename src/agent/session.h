@@ -48,7 +48,8 @@ struct SessionOptions {
   format::Tracker tracking = format::kTrackerUnknown;  // unknown: whichever is best
   HeapMode heap = HeapMode::kNone;
   FilesOptions files;
-  std::string restore_env;  // ChannelHeader::restore_env
+  std::string restore_env;   // ChannelHeader::restore_env
+  uint64_t known_epoch = 0;  // for a restore: the highest one that anybody has seen of the session
 };
 
 // In a Trouble: the program has children, and was looked at as one process.
@@ -142,6 +143,9 @@ class Session {
   uint64_t sequence() const { return sequence_; }
   // That of the checkpoint sequence(): an earlier one until there is one of this life.
   uint64_t newest_epoch() const { return newest_epoch_; }
+  // Of a checkpoint's name. Two restores that cannot know of each other may have one epoch; the
+  // same attempt they have not.
+  uint64_t attempt_number() const { return first_attempt_ + attempts_; }
   int newest_buffer() const { return newest_; }
   void count_rollback() { rollbacks_++; }
   void count_rollback(const std::string& why_not_in_place) {
@@ -319,6 +323,7 @@ class Session {
   std::unique_ptr<store::LoadedImage> heap_image_;  // between open_heap and load_heap
   Leftover leftover_;
   uint64_t epoch_ = 1, sequence_ = 0, attempts_ = 0, failures_ = 0;
+  uint64_t first_attempt_ = 0;
   uint64_t newest_epoch_ = 0;
   uint64_t rollbacks_ = 0, rollbacks_in_place_ = 0, rollback_ns_ = 0;
   std::string rollback_reason_;  // why the newest one was not in place

@@ -303,7 +303,7 @@ uint64_t Daemon::make_links(uint64_t now) {
     if (peer.link != LinkId::kNone) continue;
     const bool needed =
         drops_.contains(name) || std::ranges::any_of(sessions_, [&, &wanted = name](const auto& s) {
-          return std::ranges::count(s.second->holders(), wanted) != 0;
+          return s.second->needs(wanted);
         });
     if (!needed) continue;
     if (now < peer.retry_ns) {

@@ -84,6 +84,11 @@ void Daemon::on_protect(Client& c, const Json& request) {
   auto protection = store::parse_protection(text_of(request, "protect"), &text);
   if (!protection) return answer(c.number, failure(text));
   s.protection = *protection;
+  if (const auto nodes = request.find("held_by"); nodes != request.end() && nodes->is_array()) {
+    for (const Json& node : *nodes) {
+      if (node.is_string() && peers_.contains(node)) s.held_by.push_back(node);
+    }
+  }
   if (const std::string why = cannot_protect(s.protection); !why.empty()) {
     return answer(c.number, failure(why));
   }

@@ -107,6 +107,9 @@ void Daemon::begin_look() {
     if (auto cluster = Cluster::open(context.cluster, &text)) {
       Surroundings around = surroundings_of(context, **cluster);
       around.here = here;
+      for (const auto* seen : {&around.here, &around.elsewhere}) {
+        for (const SessionId& id : *seen) (void)store_->removed().forget(id);
+      }
       std::vector<FoundPart> parts = (*cluster)->list(nullptr);
       const auto removed = take_removed(&parts, store_->removed(), around);
       result = look(parts, around);

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <condition_variable>
+#include <functional>
 #include <map>
 #include <mutex>
 #include <utility>
@@ -140,8 +141,16 @@ uint64_t FlushThread::busy_since_ns() const {
 void FlushThread::Shared::resume(std::unique_lock<std::mutex>& held) {
   busy_ns = now_ns();
   held.unlock();
-  const std::vector<UnfinishedFlush> all = unfinished_flushes(options.dir, options.node);
+  std::vector<UnfinishedFlush> all = unfinished_flushes(options.dir, options.node);
+  const auto is_over = [&](const UnfinishedFlush& u) { return was_overtaken(u.session, options); };
+  const auto over = std::ranges::stable_partition(all, std::not_fn(is_over));
+  for (const UnfinishedFlush& u : over) (void)store::remove_file(u.path);
   held.lock();
+  for (const UnfinishedFlush& u : over) {
+    events.log("session " + u.session.name + ": what was begun to be flushed is left: " +
+               u.session.dir + " is older than what another node has flushed since");
+  }
+  all.erase(over.begin(), over.end());
   busy_ns = 0;
   for (const UnfinishedFlush& u : all) {
     const auto [at, added] = entries.try_emplace(u.session.id);

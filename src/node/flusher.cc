@@ -31,9 +31,11 @@ constexpr unsigned kMostPasses = 1000, kMostBusy = 100;
 // Pages that were overwritten stay in the file as waste, which must not become more than that.
 constexpr uint64_t kMostWasteTimes = 3, kMostWasteBytes = uint64_t{256} << 20;
 
+Triple triple_of(const SuperBlock& s) { return {s.epoch, s.sequence, s.attempt}; }
+
 // The newest checkpoint as the superblocks say; kNotWhole: none. Cheaper than SessionImage::open().
-Result<Triple> newest_of(const std::string& dir) {
-  Triple best{};
+Result<SuperBlock> newest_of(const std::string& dir) {
+  SuperBlock best{};
   Error why{Errc::kNotWhole, 0, "there is no whole checkpoint yet"};
   for (int i = 0; i < 2; i++) {
     auto fd = os::open_file(store::buffer_path(dir, i), O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
@@ -48,10 +50,9 @@ Result<Triple> newest_of(const std::string& dir) {
     if (n != static_cast<ssize_t>(sizeof(bytes))) continue;
     auto super = read_superblock(bytes, sizeof(bytes));
     if (!super) continue;
-    const Triple t{super->epoch, super->sequence, super->attempt};
-    if (is_newer(t, best)) best = t;
+    if (is_newer(triple_of(*super), triple_of(best))) best = *super;
   }
-  if (is_none(best)) return why;
+  if (is_none(triple_of(best))) return why;
   return best;
 }
 
@@ -202,26 +203,27 @@ bool Flusher::is_due(const Triple& now, uint64_t now_ns) {
 
 // Is there something to be flushed?
 void Flusher::choose(uint64_t now_ns) {
-  const auto now = newest_of(session_.dir);
-  if (!now) {
-    const std::string text = session_.dir + ": " + words_of(now.error());
-    if (is_gone(now.error())) {
+  const auto super = newest_of(session_.dir);
+  if (!super) {
+    const std::string text = session_.dir + ": " + words_of(super.error());
+    if (is_gone(super.error())) {
       return abandon(text + "; the session's image is gone, and nothing more of it is flushed");
     }
-    if (owed_) return fail(now_ns, session_.dir, now.error());
+    if (owed_) return fail(now_ns, session_.dir, super.error());
     // The first one is being written; it wakes.
     wanted_ = requested_ = false;
     return answer(requests_, text);
   }
+  const Triple now = triple_of(*super);
   if (auto done = learn(); !done) {
     const bool no_dir = done.error().sys_errno == ENOENT;
     const std::string& at = no_dir ? options_.dir : folder_;
-    if (owed_ || is_due(*now, now_ns)) return fail(now_ns, at, done.error());
+    if (owed_ || is_due(now, now_ns)) return fail(now_ns, at, done.error());
     wanted_ = poll_ns_ > now_ns;
     return;
   }
-  if (is_due(*now, now_ns) || (owed_ && is_newer(*now, status_.newest))) {
-    status_.current = *now;
+  if (is_due(now, now_ns) || (owed_ && is_newer(now, status_.newest))) {
+    status_.current = now;
     return begin(now_ns);
   }
   if (owed_ || requested_) {  // it is there already
@@ -514,6 +516,17 @@ uint64_t Flusher::next_ns() const {
   if (owed_) return retry_ns_;
   if (wanted_) return poll_ns_;
   return ~uint64_t{0};
+}
+
+bool was_overtaken(const FlushedSession& session, const FlushOptions& options) {
+  const auto own = newest_of(session.dir);
+  if (!own) return false;
+  return std::ranges::any_of(
+      list_folder(flush_directory(options.dir, session.name, session.id), nullptr),
+      [&](const FlushedFile& f) {
+        return f.id == session.id && f.node != options.node && f.triple.epoch >= own->epoch &&
+               f.realtime_ns > own->realtime_ns;
+      });
 }
 
 }  // namespace cr::node

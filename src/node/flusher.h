@@ -143,4 +143,8 @@ class Flusher {
   unsigned passes_ = 0;
 };
 
+// Another node has flushed a checkpoint of that session, of no earlier epoch, that is younger than
+// the newest image in its directory here: who left this one here is not where it went on.
+bool was_overtaken(const FlushedSession& session, const FlushOptions& options);
+
 }  // namespace cr::node

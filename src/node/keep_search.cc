@@ -56,6 +56,7 @@ void KeepSearch::finish(uint64_t now_ns) {
   asked_.clear();
   const KeepChoice choice = choose_keep(std::exchange(parts_, {}), own_);
   keep_ = choice.keep;
+  safe_ = choice.safe;
   sure_ = choice.safe || all_answered;
   found_ = sure_ || !choice.has_two || now_ns - first_ns_ >= kMissingNs;
   if (!found_) again_ns_ = now_ns + kAgainNs;
@@ -66,9 +67,10 @@ void KeepSearch::on_up() {
   if (!sure_) found_ = false;
 }
 
-void KeepSearch::set_safe(const KeptCheckpoint& keep) {
-  sure_ = true;
+void KeepSearch::set(const KeptCheckpoint& keep, bool safe) {
   keep_ = keep;
+  safe_ = safe;
+  if (safe) found_ = sure_ = true;
 }
 
 }  // namespace cr::node

@@ -40,6 +40,7 @@ class KeepSearch {
   bool is_found() const { return found_; }
   uint64_t again_ns() const { return again_ns_; }
   const KeptCheckpoint& keep() const { return keep_; }
+  bool is_safe() const { return safe_; }  // it survives the loss of this node
 
   // A round: begin(), for each holder ask() or miss(), take() their answers while is_waiting(), and
   // finish(), which may want another round.
@@ -54,14 +55,15 @@ class KeepSearch {
 
   // A holder can be reached again that could not; it may know better.
   void on_up();
-  // This one is safe now, of what was taken to the holders since.
-  void set_safe(const KeptCheckpoint& keep);
+  // This one is whole now, of what was taken to the holders since.
+  void set(const KeptCheckpoint& keep, bool safe);
 
  private:
   const std::string own_;
   bool found_ = false;
   bool sure_ = false;  // no holder that could not be asked can change it
   KeptCheckpoint keep_;
+  bool safe_ = false;
   uint64_t first_ns_ = 0, again_ns_ = 0;
   uint64_t request_ = 0;
   unsigned missed_ = 0;

@@ -513,6 +513,7 @@ Result<std::unique_ptr<PartReceiver>> PartReceiver::begin(PartStore& store,
   if (offer.rows > possible) {
     return Error{Errc::kNoMemory, ENOMEM, "the part has too many rows for this node's memory"};
   }
+  CR_TRYV(store.removed_.forget(r->id()));
   CR_TRYV(store.make_session(r->id()));
   const std::string dir = store.session_dir(r->id());
   store::PartState old[2];

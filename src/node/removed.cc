@@ -78,6 +78,16 @@ Result<void> RemovedSessions::note(const SessionId& id, const Triple& newest) {
   return {};
 }
 
+Result<void> RemovedSessions::forget(const SessionId& id) {
+  const std::lock_guard held(mutex_);
+  if (!records_.contains(id)) return {};
+  Records changed = records_;
+  changed.erase(id);
+  CR_TRYV(save(changed));
+  records_ = std::move(changed);
+  return {};
+}
+
 Triple RemovedSessions::covers(const SessionId& id, const Triple& part) const {
   const std::lock_guard held(mutex_);
   const auto at = records_.find(id);

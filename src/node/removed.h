@@ -26,6 +26,8 @@ class RemovedSessions {
 
   // Checkpoints of the session up to this one are removed. Notes that are too old go.
   Result<void> note(const SessionId& id, const format::Triple& newest);
+  // The session is kept again, so nothing of it is removed any more.
+  Result<void> forget(const SessionId& id);
   // The newest checkpoint that was removed, if that of the part is among them; none: it is not.
   format::Triple covers(const SessionId& id, const format::Triple& part) const;
 

@@ -161,6 +161,20 @@ Result<void> Replicator::look() {
   return {};
 }
 
+// The holders, and who else may have parts from before.
+std::vector<std::string> Replicator::whom_to_ask() const {
+  std::vector<std::string> nodes = holders_;
+  for (const std::string& node : session_.held_by) {
+    if (std::ranges::count(nodes, node) == 0) nodes.push_back(node);
+  }
+  return nodes;
+}
+
+bool Replicator::needs(const std::string& node) const {
+  return std::ranges::count(holders_, node) != 0 ||
+         (!keep_.is_found() && std::ranges::count(session_.held_by, node) != 0);
+}
+
 // A process that takes up a session does not know what its holders have: perhaps not all of them
 // the newest checkpoint, and then the one before must not be overwritten.
 void Replicator::ask(uint64_t now_ns) {
@@ -171,32 +185,39 @@ void Replicator::ask(uint64_t now_ns) {
   l.request = keep_.request();
   l.one_session = 1;
   memcpy(l.session_id, session_.id.data(), session_.id.size());
-  for (const Target& t : targets_) {
-    const LinkId link = t.own || node_.hub == nullptr ? LinkId::kNone : node_.link_to(t.node);
-    if (!t.own && (link == LinkId::kNone || !send_struct(*node_.hub, link, kListParts, l))) {
+  for (const std::string& node : whom_to_ask()) {
+    if (node == node_.own) {
+      keep_.ask(LinkId::kNone);
+      ask_own();
+      continue;
+    }
+    const LinkId link = node_.hub == nullptr ? LinkId::kNone : node_.link_to(node);
+    if (link == LinkId::kNone || !send_struct(*node_.hub, link, kListParts, l)) {
       keep_.miss();
       continue;
     }
     keep_.ask(link);
-    if (!t.own) continue;
-    auto entries = std::make_shared<std::vector<PartEntry>>();
-    node_.threads->run(
-        {session_.id, t.holder},
-        [store = node_.store, id = session_.id, entries] { *entries = store->list(&id); },
-        [this, alive = alive_, request = keep_.request(), entries] {
-          if (*alive && keep_.request() == request) {
-            keep_.take(LinkId::kNone, node_.own, *entries);
-          }
-        });
   }
+}
+
+void Replicator::ask_own() {
+  auto entries = std::make_shared<std::vector<PartEntry>>();
+  node_.threads->run(
+      {session_.id, StoreThreads::kWhole},
+      [store = node_.store, id = session_.id, entries] { *entries = store->list(&id); },
+      [this, alive = alive_, request = keep_.request(), entries] {
+        if (*alive && keep_.request() == request) {
+          keep_.take(LinkId::kNone, node_.own, *entries);
+        }
+      });
 }
 
 void Replicator::take_list(LinkId link, std::span<const uint8_t> payload) {
   const auto list = read_part_list(payload.data(), payload.size());
   std::vector<PartEntry> entries;
   for (uint32_t i = 0; list && i < list->head.entries; i++) entries.push_back(list->entry(i));
-  for (const Target& t : targets_) {
-    if (!t.own && node_.link_to(t.node) == link) keep_.take(link, t.node, entries);
+  for (const std::string& node : whom_to_ask()) {
+    if (node != node_.own && node_.link_to(node) == link) keep_.take(link, node, entries);
   }
 }
 
@@ -205,6 +226,17 @@ bool Replicator::is_busy(uint64_t now_ns, const Error& error) {
   if (error.code != Errc::kBusy) return false;
   if (busy_since_ns_ == 0) busy_since_ns_ = now_ns;
   return now_ns - busy_since_ns_ < kMostBusyNs;
+}
+
+// The image directory may have fallen back behind what its holders keep, by a damaged buffer or a
+// power failure: sending that would be the end of what they have.
+std::string Replicator::why_not_to_send() const {
+  const Triple& kept = keep_.keep().triple;
+  const Triple now = source_.image().triple();
+  if (!session_.origin.empty() || !keep_.is_safe() || !is_newer(kept, now)) return "";
+  return "its holders have checkpoint " + std::to_string(kept.sequence) + ", newer than the " +
+         std::to_string(now.sequence) + " here: `crrestore " + session_.name +
+         "` brings that one back; the session's next checkpoint is sent";
 }
 
 void Replicator::begin(uint64_t now_ns) {
@@ -223,6 +255,7 @@ void Replicator::begin(uint64_t now_ns) {
     safety_.triple = now;
     safety_.committed_ns = begin_woken_ns_;
   }
+  if (const std::string why = why_not_to_send(); !why.empty()) return give_up(now_ns, why);
   rewriting_ = rewrites_ > 0;
   if (rewriting_) {
     base_ = {};
@@ -601,10 +634,13 @@ void Replicator::settle(uint64_t now_ns) {
   }
   const bool safe = safety_.elsewhere >= source_.stripe().data;
   if (safe && safety_.safe_ns == 0) safety_.safe_ns = now_ns;
-  if (committed && (safe || is_none(keep_.keep().triple))) {
+  // A base is not written over, so one that is less well kept than what is to be kept is none.
+  const bool whole = safety_.parts >= source_.stripe().data;
+  const bool as_good = !keep_.is_safe() && (whole || is_none(keep_.keep().triple));
+  if (committed && (safe || as_good)) {
     base_ = {now, layout_};
     base_checks_ = source_.sent();
-    if (safe) keep_.set_safe(base_);
+    if (safe || whole) keep_.set(base_, safe);
   }
   if (committed) os::fault_point(os::FaultPoint::kTransferSettled);
   if (safety_.parts < targets_.size()) {
@@ -652,6 +688,7 @@ void Replicator::give_up(uint64_t now_ns, const std::string& why) {
   }
   release();
   rewriting_ = false;
+  busy_since_ns_ = 0;
   phase_ = Phase::kIdle;
   failures_++;
   wanted_ = !ended_ || failures_ < 3;
@@ -669,9 +706,18 @@ uint64_t Replicator::next_ns() const {
   return wanted_ ? std::max(retry_ns_, keep_.is_found() ? 0 : keep_.again_ns()) : ~uint64_t{0};
 }
 
+// For so long one that is at work and finishes nothing is waited for. Nothing is sent before all
+// have accepted: one that others wait for, or that stood still before, is to be quick there.
+uint64_t Replicator::patience_ns(const Target& t) const {
+  if (phase_ == Phase::kSend || phase_ == Phase::kDescribe) return kStillNs;
+  if (phase_ == Phase::kCommit) return kSlowNs;
+  if (t.stalls > 0) return kSaySlowNs;
+  const bool others = std::ranges::any_of(targets_, [](const Target& o) { return o.accepted; });
+  return others ? kStillNs : kSlowNs;
+}
+
 // Rows go to all holders in step, so one that does not move would hold up the others.
 void Replicator::drop_stalled(uint64_t now_ns) {
-  const bool in_parts = phase_ == Phase::kSend || phase_ == Phase::kDescribe;
   bool news = false;
   for (Target& t : targets_) {
     if (!t.takes_part) continue;
@@ -681,7 +727,7 @@ void Replicator::drop_stalled(uint64_t now_ns) {
                                                      : std::ranges::count(t.window_busy, true) != 0;
     if (!is_asked) continue;
     const bool silent = now_ns - t.told_ns > kSilentNs;
-    if (silent || now_ns - t.moved_ns > (in_parts ? kStillNs : kSlowNs)) {
+    if (silent || now_ns - t.moved_ns > patience_ns(t)) {
       const uint64_t pause = std::min(kMostExcusedNs, kStillNs << std::min(t.stalls++, 8u));
       t.excused_until_ns = now_ns + pause;
       drop(t, silent ? "no answer for a minute; look at the crstored there"
@@ -704,8 +750,9 @@ bool Replicator::step(uint64_t now_ns) {
     const bool fresh = woken_ns_ != begin_woken_ns_;
     if (!wanted_ || (now_ns < retry_ns_ && !fresh)) return false;
     if (!keep_.is_found() && now_ns < keep_.again_ns()) return false;
-    const bool wait = std::ranges::any_of(targets_, [this](const Target& t) {
-      return !t.own && node_.link_to(t.node) == LinkId::kNone && node_.may_come(t.node);
+    const bool wait = std::ranges::any_of(whom_to_ask(), [this](const std::string& node) {
+      return needs(node) && node != node_.own && node_.link_to(node) == LinkId::kNone &&
+             node_.may_come(node);
     });
     if (wait) {
       retry_ns_ = now_ns + kSecond / 50;

@@ -29,6 +29,8 @@ struct ProtectedSession {
   std::string origin;  // of a repair: where it ran; the images are this node's copy
   // Of a repair: the newest checkpoint of which any part was found, also of one that is not whole.
   format::Triple newest{};
+  // Other nodes that had parts of it: they may know what is to be kept.
+  std::vector<std::string> held_by;
 };
 
 // How well a checkpoint is kept. parts: of how many holders; elsewhere: without this node.
@@ -81,6 +83,8 @@ class Replicator {
 
   const ProtectedSession& session() const { return session_; }
   const std::vector<std::string>& holders() const { return holders_; }
+  // A link to that node is wanted.
+  bool needs(const std::string& node) const;
   // Other nodes keep some of the parts from now on.
   void set_holders(std::vector<std::string> holders);
   const Safety& safety() const { return safety_; }
@@ -144,7 +148,9 @@ class Replicator {
   };
   Replicator(Node node, ProtectedSession session, std::unique_ptr<store::Erasure> erasure);
 
+  std::vector<std::string> whom_to_ask() const;
   void ask(uint64_t now_ns);
+  void ask_own();
   void take_list(LinkId link, std::span<const uint8_t> payload);
   void begin(uint64_t now_ns);
   Result<void> look();
@@ -161,10 +167,12 @@ class Replicator {
   void hand_over(Target& t, const Buffer& buffer, const format::PartChunk& like, uint64_t bytes);
   void put_waiting(Target& t);
   int taker_of(const Stream& s) const;
+  uint64_t patience_ns(const Target& t) const;
   void drop_stalled(uint64_t now_ns);
   void run_own(Target& t, std::function<Error(PartReceiver*)> job,
                std::function<void(Target&)> done);
   void end_pass();
+  std::string why_not_to_send() const;
   void send_description();
   void commit(uint64_t now_ns);
   void settle(uint64_t now_ns);

@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <set>
 
 #include "node/as_user.h"
 #include "node/daemon.h"
@@ -402,6 +403,26 @@ const store::Protection& protection_of(const Found& f) {
   return f.checkpoints.empty() ? f.flushed[0].protection : f.checkpoints[0].protection;
 }
 
+// A restore begins a later epoch than any of which something is left: else the names of its
+// checkpoints could be those of another run's.
+uint64_t highest_epoch(const Found& f) {
+  uint64_t highest = 0;
+  for (const Available& a : f.checkpoints) highest = std::max(highest, a.triple.epoch);
+  for (const FlushedFile& file : f.flushed) highest = std::max(highest, file.triple.epoch);
+  return highest;
+}
+
+// The nodes that have parts of it.
+std::vector<std::string> nodes_with_parts(const Found& f) {
+  std::set<std::string> nodes;
+  for (const Available& a : f.checkpoints) {
+    for (const auto& holder : a.holders) {
+      for (const FoundPart& p : holder) nodes.insert(p.node);
+    }
+  }
+  return {nodes.begin(), nodes.end()};
+}
+
 Json get(const RequestContext& context, Cluster& cluster, const Found& f, const Json& request) {
   std::string text;
   const uint64_t sequence = number_of(request, "sequence");
@@ -409,9 +430,14 @@ Json get(const RequestContext& context, Cluster& cluster, const Found& f, const 
   if (flag_of(request, "local")) {
     const format::Triple best = sources.empty() ? format::Triple{} : sources[0].triple;
     if (const std::string dir = local_image(context, f, request, best); !dir.empty()) {
-      return {{"ok", true},     {"dir", dir},
-              {"local", true},  {"session", to_hex(f.id)},
-              {"name", f.name}, {"protect", store::to_string(protection_of(f))}};
+      return {{"ok", true},
+              {"dir", dir},
+              {"local", true},
+              {"session", to_hex(f.id)},
+              {"name", f.name},
+              {"protect", store::to_string(protection_of(f))},
+              {"known_epoch", highest_epoch(f)},
+              {"held_by", nodes_with_parts(f)}};
     }
   }
   if (sources.empty()) {
@@ -432,6 +458,8 @@ Json get(const RequestContext& context, Cluster& cluster, const Found& f, const 
   j["decoded_rows"] = made->result.decoded_rows;
   j["damaged"] = made->result.damaged;
   j["passed_over"] = made->passed_over;
+  j["known_epoch"] = highest_epoch(f);
+  j["held_by"] = nodes_with_parts(f);
   j.update(triple_json(made->triple));
   return j;
 }

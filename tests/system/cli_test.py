@@ -1133,6 +1133,23 @@ def summary_of(workspace, image):
     return found["buffers"][found["crrestore_takes"]]
 
 
+def test_epochs_are_used_once(workspace):
+    """Two restores from the same checkpoint do not name theirs alike."""
+    harness.require_restore(workspace.user)
+    session = started_counter(workspace)
+    for _ in range(2):
+        session.checkpoint()
+    session.kill()
+    epochs = []
+    for options in ((), ("--sequence", "2"), ("--sequence", "2")):
+        session.restore(options=options)
+        session.wait_until(lambda: session.checkpoint(check=None).returncode == 0, "a checkpoint")
+        session.kill()
+        epochs.append(attempts_of(workspace, session.image)[-1]["epoch"])
+        expect(attempts_of(workspace, session.image)[-1]["sequence"] == 3, "the next one after 2")
+    expect(epochs == [2, 3, 4], f"epochs {epochs}")
+
+
 def test_interval_auto(workspace):
     """-i auto takes checkpoints by itself, within its bounds, and a restore keeps what was asked."""
     harness.require_restore(workspace.user)

@@ -206,6 +206,66 @@ def test_removed_session_stays_away(workspace):
            f"all parts of checkpoint {newest}, got {listed}")
 
 
+def restore_again(workspace, cluster, job, protect):
+    """From the image directory, on the node where the session was; no checkpoint is taken."""
+    home = cluster["a"]
+    workspace.start([workspace.tool("crrestore"), "-i", "off", "--durable=crash", "--protect",
+                     protect, "--name", job.name, str(job.image)], stdout="again.out",
+                    stderr="again.err", environment=home.environment())
+    workspace.wait_until(lambda: cluster.session(home, job.name) is not None, "the session again")
+
+
+def test_removed_session_is_kept_again(workspace):
+    """A session was removed, and is protected again from its image directory: no node takes the parts
+    that were sent then for removed ones, also when the session's node is lost at once."""
+    cluster, job, sequence, _ = at_rest(workspace, 4, 4, "replica:3", ("--repair-after", "1"))
+    home = cluster["a"]
+    cluster.crstore(home, "rm", job.name)
+    restore_again(workspace, cluster, job, "replica:3")
+    cluster.wait_full(home, sequence, name=job.name)
+    others = [node for node in cluster.holders(home, job.name) if node is not home]
+    cluster.kill(home)
+    kill_programs(workspace)
+    time.sleep(4)
+    listed = cluster.ask(others[0], "stat", job.name)["checkpoints"]
+    expect(listed and listed[0]["sequence"] == sequence and listed[0]["parts"] >= len(others),
+           f"parts of checkpoint {sequence}, got {listed}\n{cluster.logs()}")
+
+
+def test_image_directory_falls_back(workspace):
+    """The newest image is no more, and the program comes back from the one before: that does not
+    replace the newer checkpoint that the holders have. The next one does."""
+    harness.require_restore(workspace.user)
+    cluster = Cluster(workspace, 3)
+    home = cluster["a"]
+    job = FilledJob(workspace, 0, 4, "replica:3", interval="off")
+    job.start_on(home)
+    workspace.wait_until(job.is_ready, f"{job.name} in memory")
+    first = job.checkpoint()
+    second = job.checkpoint()
+    cluster.wait_full(home, second, name=job.name)
+    kill_programs(workspace)
+    images = read_images(job.image)
+    workspace.run([str(workspace.build / "tests" / "crash" / "patch_image"),
+                   str(job.image / f"image.{images.newest_index()}"), "set", "write_lock=0"], check=0)
+    expect(read_images(job.image).whole.sequence == first, "the image before")
+    restore_again(workspace, cluster, job, "replica:3")
+    workspace.wait_until(
+        lambda: cluster.count_in_log(home, f"its holders have checkpoint {second}, newer"),
+        "its word about the newer checkpoint")
+    newest = cluster.ask(home, "stat", job.name)["checkpoints"][0]
+    expect((newest["epoch"], newest["sequence"], newest["parts"]) == (1, second, 3),
+           f"all parts of checkpoint {second}, got {newest}")
+    workspace.run([workspace.tool("crckpt"), str(job.image)], check=0)
+
+    def has_come():
+        time.sleep(0.1)
+        now = cluster.ask(home, "stat", job.name)["checkpoints"][0]
+        return now["epoch"] > 1 and now["parts"] == 3
+    workspace.wait_until(has_come, "all parts of the next checkpoint")
+    kill_programs(workspace)
+
+
 # ------------------------------------------------------------------------------- disks that fail --
 
 
@@ -401,6 +461,38 @@ def test_holder_comes_back_emptied(workspace):
     job.restore_on(other)
     expect(job.runs_again(sequence) == sequence, "another checkpoint came back")
     job.end(sequence)
+
+
+def test_one_node_after_the_other(workspace):
+    """The session's node is lost, and later the one on which it came back, which has not kept anything
+    of it before. Where not all nodes of a group are there in between, new checkpoints do not take the
+    place of the one that is safe."""
+    harness.require_restore(workspace.user)
+    cluster = Cluster(workspace, 4, ("--repair-after", "600"))
+    home = cluster["a"]
+    job = FilledJob(workspace, 0, 4, "rs:2+1", interval="off")
+    job.start_on(home)
+    workspace.wait_until(job.is_ready, f"{job.name} in memory")
+    first = job.checkpoint()
+    cluster.wait_full(home, first, name=job.name)
+    holders = cluster.holders(home, job.name)
+    spare = next(node for node in cluster.nodes if node not in holders)
+    kill_programs(workspace)
+    cluster.lose(home, job.image)
+    job.restore_on(spare)
+    expect(job.runs_again(first) == first, "another checkpoint came back")
+    for _ in range(3):
+        sequence = job.checkpoint()
+        others = [node for node in cluster.holders(spare, job.name) if node is not home]
+        cluster.wait_session(
+            spare, lambda s, least=sequence: all(part["sequence"] == least for part in s["parts"]
+                                                 if cluster[part["node"]] in others),
+            f"checkpoint {sequence} on all that are there", name=job.name)
+    kill_programs(workspace)
+    cluster.lose(spare, job.image)
+    last = next(node for node in holders if node is not home)
+    job.restore_on(last)
+    job.end(first)
 
 
 def test_racks(workspace):

@@ -158,7 +158,11 @@ Test(keep_search, answers_count_once_and_only_those_asked_for) {
 Test(keep_search, what_was_made_safe_is_kept) {
   Search search("a");
   round(search, kSecond, {copy("a", 0, 8)}, {});
-  search.set_safe({{1, 9, 9}, 42});
+  cr_assert_not(search.is_safe());
+  search.set({{1, 9, 9}, 42}, /*safe=*/false);
+  cr_assert_not(search.is_safe());
+  search.set({{1, 9, 9}, 42}, /*safe=*/true);
+  cr_assert(search.is_safe());
   cr_assert_eq(search.keep().triple.sequence, 9);
   cr_assert_eq(search.keep().layout, 42);
   search.on_up();

@@ -64,6 +64,19 @@ Test(removed_sessions, cover_what_is_not_newer) {
   cr_assert_str_empty(d.said.c_str());
 }
 
+Test(removed_sessions, one_that_is_kept_again_is_forgotten) {
+  Directory d;
+  {
+    RemovedSessions removed(d.path(), true, &d.said);
+    for (const uint32_t n : {1, 2}) cr_assert(removed.note(session(n), {1, 5, 5}).has_value());
+    cr_assert(removed.forget(session(1)).has_value());
+    cr_assert(removed.forget(session(3)).has_value(), "it is not there");
+  }
+  const RemovedSessions removed(d.path(), true, &d.said);
+  cr_assert(is_none(removed.covers(session(1), {1, 5, 5})));
+  cr_assert_not(is_none(removed.covers(session(2), {1, 5, 5})));
+}
+
 Test(removed_sessions, the_oldest_are_forgotten) {
   Directory d;
   std::vector<cr::format::RemovedRecord> all(cr::format::kMostRemoved);
