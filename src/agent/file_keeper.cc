@@ -9,7 +9,6 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -273,19 +272,8 @@ Trouble FileKeeper::stopped(pid_t pid, pid_t tid, int mem, uint64_t control_stat
 void FileKeeper::look_at_slots(pid_t pid, pid_t tid, int mem, const FilesHead& head) {
   if (head.slots == 0) return;
   format::FilesSlot slots[format::kFilesSlots] = {};
-  iovec here[format::kFilesSlots], there[format::kFilesSlots];
-  for (uint64_t i = 0; i < format::kFilesSlots; i++) {
-    here[i] = {&slots[i], sizeof(slots[i])};
-    there[i] = {reinterpret_cast<void*>(head.slots + i * head.slot_bytes), sizeof(slots[i])};
-  }
-  const bool at_once = process_vm_readv(tid, here, format::kFilesSlots, there, format::kFilesSlots,
-                                        0) == static_cast<ssize_t>(sizeof(slots));
-  for (uint64_t i = 0; i < format::kFilesSlots; i++) {
-    format::FilesSlot& s = slots[i];
-    if (!at_once &&
-        rawsys::read_all_at(mem, &s, sizeof(s), head.slots + i * head.slot_bytes) != 0) {
-      return;
-    }
+  if (rawsys::read_all_at(mem, slots, sizeof(slots), head.slots) != 0) return;
+  for (const format::FilesSlot& s : slots) {
     if (s.busy == 0 || s.what == 0) continue;
     FilesHead own = head;
     const os::Journal journal{dir_.c_str(), &own, nullptr};

@@ -13,7 +13,7 @@
 
 namespace cr::format {
 
-inline constexpr uint32_t kChannelVersion = 12;
+inline constexpr uint32_t kChannelVersion = 13;
 inline constexpr char kAgentSocketName[] = "agent.sock";
 // Shared mappings of a memfd with this name belong to the session and are not saved: the channel,
 // and what the control thread remembers about pages.
@@ -91,7 +91,7 @@ struct ControlHead {
   int32_t join_errno;
   FilesHead files;  // written by the agent at each stop
 };
-CR_ON_DISK(ControlHead, 4176);
+CR_ON_DISK(ControlHead, 4168);
 inline constexpr uint32_t kReadyToJoin = 0x4a4f494e;
 
 // What a program asks its agent and waits for. Requests of one kind are answered in the order of

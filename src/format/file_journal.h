@@ -69,7 +69,6 @@ inline constexpr uint32_t kFilesDurable = 1;  // copies survive a power failure
 
 struct FilesHead {
   uint64_t slots;        // address of FilesSlot[kFilesSlots]; 0: the program has no wrappers
-  uint64_t slot_bytes;   // from one to the next
   uint64_t generation;   // 0: nothing is to be kept
   uint64_t limit_bytes;  // of all copies since the checkpoint
   uint64_t spent_bytes;
@@ -78,18 +77,18 @@ struct FilesHead {
   uint32_t left_out;  // files that could not be kept since
   int32_t error;      // why, 0: for their size
 };
-CR_ON_DISK(FilesHead, 56);
+CR_ON_DISK(FilesHead, 48);
 
 // A change under way. At the stop the agent looks at what it is about to change: if the thread has
 // not come to it yet, that is the state of the new checkpoint.
 struct FilesSlot {
-  uint32_t busy;  // a number of the thread, 0: free
+  uint32_t busy;  // its thread's id, 0: free
   uint32_t what;  // FileTouch of each path, 8 bits; bits 16 and 17: what the path leads to
   int32_t dir[2];
   uint64_t path[2];  // addresses; 0: none
 };
 CR_ON_DISK(FilesSlot, 32);
-inline constexpr uint32_t kFilesSlots = 16;
+inline constexpr uint32_t kFilesSlots = 64;
 
 // How a call will change what is at a path.
 enum FileTouch : uint32_t {

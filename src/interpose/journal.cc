@@ -4,10 +4,11 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <sched.h>
+#include <pthread.h>
 #include <signal.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <time.h>
 
 #include "format/checksum.h"
 #include "rawsys/rawsys.h"
@@ -21,11 +22,14 @@ using format::FilesSlot;
 using format::kFilesSlots;
 using rawsys::sys;
 
-struct Slot {
-  FilesSlot shown;  // first: the agent looks at it
-  os::JournalScratch scratch;
+// Who has the slot: its thread's pointer, which a fork child's thread has too, and where on the
+// stack its call is.
+struct Holder {
+  uint64_t thread, frame;
 };
-constinit Slot g_slots[kFilesSlots] = {};
+constinit FilesSlot g_slots[kFilesSlots] = {};  // the agent looks at them
+constinit Holder g_holders[kFilesSlots] = {};
+constinit os::JournalScratch g_scratch[kFilesSlots] = {};  // the lowest are used first
 
 // What was dealt with, by a number of its own that has the generation in it; its two lowest bits
 // are the level. An entry that is overwritten is forgotten.
@@ -66,27 +70,66 @@ os::Journal journal() {
   return {st.session_dir, &st.files, run_aside, seen, note};
 }
 
-// One that is never given back (its thread was cancelled, or left by longjmp) is taken in the end.
-int claim(uint32_t token) {
-  constexpr int kPatience = 1000;
-  for (int round = 0; round < kPatience; round++) {
-    for (uint32_t i = 0; i < kFilesSlots; i++) {
-      uint32_t free = 0;
-      if (__atomic_compare_exchange_n(&g_slots[i].shown.busy, &free, token, false, __ATOMIC_ACQ_REL,
-                                      __ATOMIC_RELAXED)) {
-        return static_cast<int>(i);
-      }
+int claim_free(uint32_t tid, const Holder& holder) {
+  for (uint32_t i = 0; i < kFilesSlots; i++) {
+    uint32_t free = 0;
+    if (__atomic_compare_exchange_n(&g_slots[i].busy, &free, tid, false, __ATOMIC_ACQ_REL,
+                                    __ATOMIC_RELAXED)) {
+      g_holders[i] = holder;
+      return static_cast<int>(i);
     }
-    sys(__NR_sched_yield);
   }
-  const uint32_t i = token / 64 % kFilesSlots;
-  __atomic_store_n(&g_slots[i].shown.busy, token, __ATOMIC_RELEASE);
-  return static_cast<int>(i);
+  return -1;
 }
 
-// Not 0, and the same for the life of a thread, restores included.
-uint32_t token_of_thread() {
-  return static_cast<uint32_t>(reinterpret_cast<uint64_t>(__builtin_thread_pointer())) | 1;
+bool on_another_stack() {
+  struct {
+    uint64_t sp;
+    uint32_t flags, pad;
+    uint64_t bytes;
+  } now{};
+  return sys(__NR_sigaltstack, nullptr, &now) != 0 || (now.flags & SS_ONSTACK) != 0;
+}
+
+// Gives back what nobody else will: of threads that were cancelled, and of calls of this thread
+// that were left by longjmp: below us on the same stack nothing is under way.
+void free_abandoned(uint32_t tid, const Holder& self) {
+  constexpr uint64_t kOneStack = 1 << 20;
+  const bool other_stack = on_another_stack();
+  for (uint32_t i = 0; i < kFilesSlots; i++) {
+    uint32_t holder = __atomic_load_n(&g_slots[i].busy, __ATOMIC_ACQUIRE);
+    if (holder == 0) continue;
+    const uint64_t below = self.frame - g_holders[i].frame;
+    const bool left = holder == tid && !other_stack && below != 0 && below < kOneStack;
+    if (!left && sys(__NR_tkill, holder, 0) != -ESRCH) continue;
+    __atomic_compare_exchange_n(&g_slots[i].busy, &holder, 0u, false, __ATOMIC_ACQ_REL,
+                                __ATOMIC_RELAXED);
+  }
+}
+
+// -1: all are in use, and stay so.
+int claim(uint32_t tid, const Holder& self) {
+  constexpr uint64_t kPatienceNs = 3000000000, kFirstNs = 20000, kMostNs = 10000000;
+  int slot = claim_free(tid, self);
+  if (slot >= 0) return slot;
+  const uint64_t begin = rawsys::now_ns();
+  for (uint64_t step = kFirstNs; slot < 0 && rawsys::now_ns() - begin < kPatienceNs;) {
+    const timespec moment{0, static_cast<long>(step)};
+    sys(__NR_clock_nanosleep, CLOCK_MONOTONIC, 0, &moment, nullptr);
+    if (step < kMostNs) step *= 2;
+    slot = claim_free(tid, self);
+  }
+  if (slot >= 0) return slot;
+  free_abandoned(tid, self);
+  return claim_free(tid, self);
+}
+
+// The threads that had the others are not in this process.
+void forget_slots_of_parent() {
+  const auto self = reinterpret_cast<uint64_t>(__builtin_thread_pointer());
+  for (uint32_t i = 0; i < kFilesSlots; i++) {
+    if (g_holders[i].thread != self) g_slots[i] = {};
+  }
 }
 
 bool look(int dir, const char* path, int flags, struct statx* ret) {
@@ -131,18 +174,25 @@ uint64_t generation_now() {
 
 void Changing::begin(const Step& first, const Step& second) {
   const int saved_errno = errno;
-  token_ = token_of_thread();
-  slot_ = claim(token_);
-  Slot& s = g_slots[slot_];
-  show(s.shown, first, second);
+  tid_ = static_cast<uint32_t>(rawsys::sys_gettid());
+  const Holder self{reinterpret_cast<uint64_t>(__builtin_thread_pointer()),
+                    reinterpret_cast<uint64_t>(this)};
+  slot_ = claim(tid_, self);
   const os::Journal j = journal();
+  if (slot_ < 0) {
+    os::count_left_out(j, EBUSY);
+    errno = saved_errno;
+    return;
+  }
+  os::JournalScratch& scratch = g_scratch[slot_];
+  show(g_slots[slot_], first, second);
   for (uint64_t g = generation_now(), after = 0; g != after; g = after) {
     generation_ = g;
     const bool done = is_done(g, first, &was_);
     if (!done)
-      was_ = os::journal_before(j, s.scratch, g, first.at, first.touch, first.follow, &second.at);
+      was_ = os::journal_before(j, scratch, g, first.at, first.touch, first.follow, &second.at);
     if (second.touch != format::kTouchNone) {
-      (void)os::journal_before(j, s.scratch, g, second.at, second.touch, second.follow, &first.at);
+      (void)os::journal_before(j, scratch, g, second.at, second.touch, second.follow, &first.at);
     }
     after = generation_now();
     if (after == g) break;
@@ -157,8 +207,8 @@ void Changing::begin(const Step& first, const Step& second) {
 }
 
 void Changing::end() {
-  FilesSlot& s = g_slots[slot_].shown;
-  if (__atomic_load_n(&s.busy, __ATOMIC_RELAXED) != token_) return;
+  FilesSlot& s = g_slots[slot_];
+  if (__atomic_load_n(&s.busy, __ATOMIC_RELAXED) != tid_) return;
   s.what = 0;
   __atomic_store_n(&s.busy, 0u, __ATOMIC_RELEASE);
 }
@@ -181,14 +231,13 @@ void join_journal(const char* image_dir) {
   if (n != sizeof(head)) return;
   rawsys::str_copy(st.session_dir, image_dir, sizeof(st.session_dir));
   head.slots = st.files.slots;  // the head is of another process
-  head.slot_bytes = st.files.slot_bytes;
   st.files = head;
 }
 
 void begin_journal() {
   format::FilesHead& head = control::state().files;
   head.slots = reinterpret_cast<uint64_t>(g_slots);
-  head.slot_bytes = sizeof(Slot);
+  (void)pthread_atfork(nullptr, nullptr, forget_slots_of_parent);
 }
 
 }  // namespace cr::interpose

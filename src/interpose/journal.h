@@ -43,7 +43,7 @@ class Changing {
   void end();
   void note_new(int fd) const;
   int slot_ = -1;
-  uint32_t token_ = 0;
+  uint32_t tid_ = 0;
   uint32_t was_ = 0;
   uint64_t generation_ = 0;  // in which the change was written down
 };

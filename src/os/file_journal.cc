@@ -207,8 +207,7 @@ void Recorder::give_up(long error) {
   c_.copy = 0;
   c_.copy_kind = error == -EFBIG ? format::kCopyTooLarge : format::kCopyFailed;
   c_.error = static_cast<int32_t>(-error);
-  if (error != -EFBIG) j_.head->error = c_.error;
-  __atomic_add_fetch(&j_.head->left_out, 1, __ATOMIC_RELAXED);
+  count_left_out(j_, error == -EFBIG ? 0 : c_.error);
 }
 
 void Recorder::name_copy() {
@@ -357,6 +356,11 @@ uint32_t kind_of_file(uint32_t mode) {
     default:
       return format::kWasOther;
   }
+}
+
+void count_left_out(const Journal& journal, int error) {
+  if (error != 0) journal.head->error = error;
+  __atomic_add_fetch(&journal.head->left_out, 1, __ATOMIC_RELAXED);
 }
 
 bool absolute_path(At at, bool follow, char* ret_path, char* scratch) {

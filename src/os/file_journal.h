@@ -53,6 +53,9 @@ inline constexpr uint32_t kSeenAttributes = 1, kSeenContent = 2, kSeenNew = 3;
 uint32_t journal_before(const Journal& journal, JournalScratch& scratch, uint64_t generation, At at,
                         format::FileTouch touch, bool follow, const At* moved_to = nullptr);
 
+// A change that nothing is known of, for want of something.
+void count_left_out(const Journal& journal, int error);
+
 // The absolute path of a name; the last part need not exist. follow: of what a symbolic link at the
 // end leads to. False: it cannot be known.
 bool absolute_path(At at, bool follow, char* ret_path, char* scratch);

@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * lib_quick_child.c - what a program executed by a child changes between two quick checkpoints.
+ *
+ * crtest: mode=rollback users=root,nobody timeout=120
+ *
+ * The child writes to the journal, and this process's memory says nothing of it: the next
+ * checkpoint must be an ordinary one, or restore() would put the file back to what it was at the
+ * last of those. Whoever compares must see it: this process (after a pause) or the agent (among
+ * rapid checkpoints; there the journal's log grows without a child, which would take too long).
+ */
+#define _GNU_SOURCE
+#include <dirent.h>
+
+#include "rollback.h"
+
+enum { kWarm = 4, kRapid = 20 };
+static volatile uint64_t counter;
+
+static void put(const char *path, const char *text) {
+  const int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+  REQUIRE(fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text));
+  close(fd);
+}
+
+static void expect(const char *path, const char *text) {
+  char now[64] = "";
+  test_read_file(path, now, sizeof now);
+  CHECK_STR(path, text, now);
+}
+
+static uint64_t quick_ones(void) {
+  struct crstatus st = {.size = sizeof st};
+  REQUIRE(checkpoint_wait(CR_LEVEL_MEMORY) == 0 && crstatus(&st) == 0);
+  return st.quick;
+}
+
+/* Quick checkpoints are being taken when this returns. */
+static void warm_up(void) {
+  static char page[4096];
+  REQUIRE(crexclude(page, sizeof page) == 0 && crexclude(page, 0) == 0);
+  for (int i = 0; i < 200; i++) {
+    const uint64_t before = quick_ones();
+    for (int k = 0; k < kWarm; k++) {
+      counter++;
+      CHECK("checkpoint", checkpoint() == 0);
+    }
+    if (quick_ones() >= before + kWarm) return;
+  }
+  TEST_FAIL("quick checkpoints were taken, expected yes, got no");
+}
+
+/* As a record of somebody else's. */
+static void grow_log(void) {
+  const char *session = getenv("CR_SESSION");
+  char path[4200];
+  unsigned long newest = 0, number;
+  REQUIRE(session != NULL);
+  snprintf(path, sizeof path, "%s/files", session);
+  DIR *d = opendir(path);
+  REQUIRE(d != NULL);
+  for (struct dirent *e; (e = readdir(d)) != NULL;) {
+    if (sscanf(e->d_name, "log.%lu", &number) == 1 && number > newest) newest = number;
+  }
+  closedir(d);
+  snprintf(path, sizeof path, "%s/files/log.%lu", session, newest);
+  const int fd = rollback_open(path, O_WRONLY | O_APPEND);
+  REQUIRE(fd >= 0);
+  for (int k = 0; k < kRapid; k++) CHECK_EQ("a rapid checkpoint", 0, checkpoint());
+  REQUIRE(write(fd, "nonsense", 8) == 8);
+  close(fd);
+}
+
+int main(void) {
+  rollback_begin();
+  put("a", "OLD");
+  put("b", "NEW");
+  const int fd = open("open", O_RDWR | O_CREAT | O_CLOEXEC, 0600); /* so there is a log */
+  REQUIRE(fd >= 0 && write(fd, "text", 4) == 4 && lseek(fd, 0, SEEK_SET) == 0);
+  usleep(100000);
+  REQUIRE(checkpoint() == 0);
+  warm_up();
+  uint64_t quick = quick_ones();
+  REQUIRE(system("cp b a") == 0);
+  const int r = checkpoint();
+  expect("a", "NEW");
+  if (rollback_count("count") == 1) {
+    CHECK_EQ("checkpoint", 0, r);
+    CHECK_EQ("quick ones after the child", quick, quick_ones());
+    put("a", "LATER");
+    rollback_now();
+  }
+  CHECK_EQ("restored", CR_RESTORED, r);
+  for (int i = 0; i < 3; i++) {
+    warm_up();
+    quick = quick_ones();
+    grow_log();
+    CHECK_EQ("checkpoint", 0, checkpoint());
+    const uint64_t more = quick_ones() - quick;
+    CHECK_BETWEEN("quick ones, of which the last is none", 0, kRapid, more);
+  }
+  test_finish();
+}
