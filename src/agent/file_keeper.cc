@@ -88,6 +88,10 @@ void FileKeeper::adopt(const format::SuperBlock& super) {
   write_state(head);
 }
 
+std::string FileKeeper::log_path() const {
+  return on() ? journal_dir(dir_) + "/log." + std::to_string(generation_) : "";
+}
+
 // For programs that the session's execute; they have no agent that would tell them.
 void FileKeeper::write_state(const FilesHead& head) const {
   const std::string path = journal_dir(dir_) + "/state";
@@ -260,6 +264,7 @@ Trouble FileKeeper::stopped(pid_t pid, pid_t tid, int mem, uint64_t control_stat
   head.flags = durable_ ? format::kFilesDurable : 0;
   head.changes = head.left_out = 0;
   head.error = 0;
+  log_bytes_ = 0;
   write_state(head);
   if (on()) look_at_slots(pid, tid, mem, head);
   if (rawsys::write_all_at(mem, &head, sizeof(head), at) != 0) {
@@ -268,15 +273,15 @@ Trouble FileKeeper::stopped(pid_t pid, pid_t tid, int mem, uint64_t control_stat
   return {};
 }
 
-// Changes that threads are about to make, or have made in this very moment.
-void FileKeeper::look_at_slots(pid_t pid, pid_t tid, int mem, const FilesHead& head) {
+// Changes that threads are about to make, or have made in this very moment. They count as the
+// program's own.
+void FileKeeper::look_at_slots(pid_t pid, pid_t tid, int mem, FilesHead& head) {
   if (head.slots == 0) return;
   format::FilesSlot slots[format::kFilesSlots] = {};
   if (rawsys::read_all_at(mem, slots, sizeof(slots), head.slots) != 0) return;
   for (const format::FilesSlot& s : slots) {
     if (s.busy == 0 || s.what == 0) continue;
-    FilesHead own = head;
-    const os::Journal journal{dir_.c_str(), &own, nullptr};
+    const os::Journal journal{dir_.c_str(), &head, nullptr};
     auto scratch = std::make_unique<os::JournalScratch>();
     os::At at[2];
     os::Fd base[2];
@@ -361,7 +366,7 @@ void FileKeeper::describe_open(pid_t pid, pid_t tid, store::Model& model) {
 
 Trouble FileKeeper::write() {
   if (!on() || records_.empty()) return {};
-  const std::string path = journal_dir(dir_) + "/log." + std::to_string(generation_);
+  const std::string path = log_path();
   const os::Fd log(
       open(path.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
   const ssize_t n = log ? ::write(log.get(), records_.data(), records_.size()) : -1;
@@ -371,6 +376,7 @@ Trouble FileKeeper::write() {
                    path + ": what open files were cannot be written down: " + strerror(e) +
                        "; make room, or run with --files=keep");
   }
+  log_bytes_ += records_.size();
   records_.clear();
   unsynced_.insert(path);
   for (const std::string& file : std::exchange(unsynced_, {})) {

@@ -50,6 +50,9 @@ class FileKeeper {
   // It runs again; before the commit.
   Trouble write();
   void committed();
+  // Of the newest stop's generation, and what of it is of the agent; "": nothing is kept.
+  std::string log_path() const;
+  uint64_t log_bytes() const { return log_bytes_; }
   // Of a file that was copied at the newest stop; -1: it was not, or its time says nothing.
   int64_t copied_ctime_ns(uint64_t st_dev, uint64_t ino) const;
   // What is to be told once, else "".
@@ -72,7 +75,7 @@ class FileKeeper {
     int fd = -1;  // one of the program's
     bool only_appends = true;
   };
-  void look_at_slots(pid_t pid, pid_t tid, int mem, const format::FilesHead& head);
+  void look_at_slots(pid_t pid, pid_t tid, int mem, format::FilesHead& head);
   void tell_left_out(const format::FilesHead& head);
   const Copy& up_to_date(const std::string& source, const FileId& id, const Stamp& now,
                          bool stopped);
@@ -93,6 +96,7 @@ class FileKeeper {
   bool several_ = false;  // processes, in this checkpoint
   std::map<FileId, Copy> copies_;
   std::string records_;  // of this generation, to be written
+  uint64_t log_bytes_ = 0;
   std::set<std::string> unsynced_, told_;
   std::string notice_;
 };

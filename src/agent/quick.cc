@@ -380,6 +380,29 @@ bool QuickPath::open_names(const store::Model& m) {
   return names_are_same();
 }
 
+// As same_journal() in the program.
+bool QuickPath::note_journal() {
+  format::QuickPlan& p = head()->plan;
+  const std::string log = s_.files_.log_path();
+  p.journal_bytes = s_.files_.log_bytes();
+  p.journal_off = log.empty() ? ~uint64_t{0} : add_path(log + '\0');
+  if (log.empty()) {
+    journal_fd_ = {};
+    return true;
+  }
+  const size_t slash = log.find_last_of('/');
+  journal_fd_ = os::Fd(open(log.substr(0, slash).c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+  journal_log_ = log.substr(slash + 1);
+  return journal_fd_ && p.journal_off != ~uint64_t{0};
+}
+
+bool QuickPath::journal_is_same() const {
+  struct stat st {};
+  if (!journal_fd_) return true;
+  if (fstatat(journal_fd_.get(), journal_log_.c_str(), &st, 0) != 0 && errno != ENOENT) return false;
+  return static_cast<uint64_t>(st.st_size) == s_.files_.log_bytes();
+}
+
 bool QuickPath::names_are_same() const {
   const auto is_same = [this](const NamedFile& n) {
     char link[4096], info[4096];
@@ -399,7 +422,7 @@ void QuickPath::offer(const store::Model& model, const std::string& map,
   ranges_noted_ = false;
   QuickHead& h = *head();
   if (h.private_errno != 0 || load(h.busy) != 0 || !s_.pages_.is_whole() || !is_simple(model) ||
-      !fill_plan(model, map, status)) {
+      !fill_plan(model, map, status) || !note_journal()) {
     return;
   }
   const uint64_t runs = load(h.plan.private_count);
@@ -485,7 +508,7 @@ bool QuickPath::looks_same() {
       pread(timers_fd_.get(), &c, 1, 0) != 0) {
     return false;
   }
-  if (!names_are_same()) return false;
+  if (!names_are_same() || !journal_is_same()) return false;
   auto& scratch = *reinterpret_cast<format::QuickScratch*>(scratch_.data());
   return format::compare_private({files_.data(), files_.size()}, {0, private_split_},
                                  {private_.data(), private_.size()}, scratch,

@@ -74,6 +74,8 @@ class QuickPath {
   bool help();
   bool looks_same();
   bool names_are_same() const;
+  bool note_journal();
+  bool journal_is_same() const;
   void note_arrival();
   static void step_aside(uint32_t cpu);
   void fail(const Trouble& bad);
@@ -119,6 +121,8 @@ class QuickPath {
   std::string map_, map_now_;
   os::Fd maps_fd_, timers_fd_, pagemap_fd_, tasks_fd_, descriptors_fd_;
   std::vector<NamedFile> names_;
+  os::Fd journal_fd_;  // its directory
+  std::string journal_log_;
   std::vector<uint8_t> scratch_;
   uint64_t arrived_ns_ = 0, gap_ns_ = ~uint64_t{0};  // the newest slot, and how long since the last
 };

@@ -253,6 +253,15 @@ bool same_map(QuickHead& head) {
   return n >= 0 && static_cast<uint64_t>(n) == bytes && equal(head.maps_now, head.maps, bytes);
 }
 
+// Whatever program of the session wrote to it: files that were changed since the newest ordinary
+// checkpoint would go back to what they were at that one.
+bool same_journal(const QuickHead& head) {
+  if (head.plan.journal_off >= sizeof(head.paths)) return true;
+  struct stat st {};
+  const long r = sys(__NR_newfstatat, AT_FDCWD, head.paths + head.plan.journal_off, &st, 0);
+  return (r == 0 || r == -ENOENT) && static_cast<uint64_t>(st.st_size) == head.plan.journal_bytes;
+}
+
 bool same_limits(const QuickPlan& p) {
   for (int i = 0; i < 16; i++) {
     RlimitRecord now{};
@@ -279,7 +288,7 @@ QuickRefusal compare_state(QuickHead& head, uint64_t sigmask, QuickSlot& slot) {
     return kQuickProcess;
   }
   if (__atomic_load_n(&control::semaphores().set_count, __ATOMIC_ACQUIRE) != 0) return kQuickFiles;
-  // Files that were changed since belong to the newest ordinary checkpoint's generation.
+  // By this process; compare_map() sees those of others.
   if (__atomic_load_n(&control::state().files.changes, __ATOMIC_RELAXED) != 0) return kQuickFiles;
   if (!same_files(head, slot)) return kQuickFiles;
   return head.plan.agent_sees_names != 0 || same_names(head) ? kQuickDone : kQuickFiles;
@@ -290,6 +299,7 @@ QuickRefusal compare_map(QuickHead& head) {
   if (!same_limits(head.plan)) return kQuickProcess;
   if (read_proc("/proc/self/timers", head.scratch, sizeof(head.scratch)) != 0) return kQuickTimers;
   if (!same_map(head)) return kQuickMap;
+  if (!same_journal(head)) return kQuickFiles;
   return head.plan.agent_sees_names == 0 || same_names(head) ? kQuickDone : kQuickFiles;
 }
 

@@ -49,6 +49,7 @@ struct QuickPlan {
   uint64_t fd_count;                // the size of /proc/PID/fd (Linux 6.2)
   uint64_t private_split;           // files below: the agent looks at them, above: the program
   uint64_t maps_bytes, cwd_bytes, cwd_off;  // cwd: in QuickHead::paths
+  uint64_t journal_off, journal_bytes;      // the log of changed files, and its size; ~0: none
   int32_t pid, tid, ppid, pgid, sid;
   uint32_t umask, personality, dumpable, thp_disabled, child_subreaper;
   uint32_t uid[3], gid[3];  // real, effective, saved
