@@ -139,18 +139,19 @@ FileKeeper::Copy FileKeeper::copy_anew(const std::string& source, const Stamp& n
   return c;
 }
 
-// Only what differs is written.
+// Only what differs is written. Not into a copy that an earlier checkpoint has too.
 bool FileKeeper::bring_up_to_date(const std::string& source, const Stamp& now, Copy& c) {
   constexpr uint64_t kBlock = 64 << 10;
+  const os::Fd from(open(source.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
+  const std::string path = copy_path(dir_, c.generation, c.number);
+  const os::Fd to(open(path.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW));
+  struct stat st {};
+  if (!from || !to || fstat(to.get(), &st) != 0 || st.st_nlink > 1) return false;
   if (now.bytes > c.stamp.bytes) {
     const uint64_t more = now.bytes - c.stamp.bytes;
     if (spent_ + more > options_.limit_bytes) return false;
     spent_ += more;
   }
-  const os::Fd from(open(source.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
-  const std::string path = copy_path(dir_, c.generation, c.number);
-  const os::Fd to(open(path.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW));
-  if (!from || !to) return false;
   std::string want(kBlock, '\0'), have(kBlock, '\0');
   for (uint64_t at = 0; at < now.bytes;) {
     const ssize_t n =
@@ -187,6 +188,7 @@ const FileKeeper::Copy& FileKeeper::up_to_date(const std::string& source, const 
       if (link(from.c_str(), to.c_str()) == 0) {
         c.generation = generation;
         c.number = number;
+        unsynced_.insert(to);
         return c;
       }
     } else {
