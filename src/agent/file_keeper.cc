@@ -40,6 +40,12 @@ FileId id_of(const struct statx& st) {
           (st.stx_mask & STATX_BTIME) != 0 ? nanoseconds(st.stx_btime) : 0};
 }
 
+// The program, while it runs, may open another by the same number.
+bool is_file(int fd, const FileId& id) {
+  struct statx st {};
+  return statx(fd, "", AT_EMPTY_PATH, STATX_BASIC_STATS | STATX_BTIME, &st) == 0 && id_of(st) == id;
+}
+
 bool writes(uint64_t flags) { return (flags & O_ACCMODE) != O_RDONLY; }
 
 std::string fd_path(pid_t pid, pid_t tid, int fd) {
@@ -116,8 +122,8 @@ bool FileKeeper::is_kept(const std::string& path) const {
          !path.starts_with(real_dir_ + "/");
 }
 
-FileKeeper::Copy FileKeeper::copy_anew(const std::string& source, const Stamp& now,
-                                       uint64_t generation) {
+FileKeeper::Copy FileKeeper::copy_anew(const std::string& source, const FileId& id,
+                                       const Stamp& now, uint64_t generation) {
   Copy c;
   c.stamp = now;
   c.generation = generation;
@@ -127,8 +133,10 @@ FileKeeper::Copy FileKeeper::copy_anew(const std::string& source, const Stamp& n
   const os::Fd fd(open(source.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
   const std::string to = copy_path(dir_, c.generation, c.number);
   unlink(to.c_str());  // of an attempt at this checkpoint that failed
-  const long e =
-      fd ? os::copy_content(fd.get(), to.c_str(), now.bytes, left, false, &c.cost) : -errno;
+  const long e = !fd                    ? -errno
+                 : !is_file(fd.get(), id) ? -ESTALE
+                                          : os::copy_content(fd.get(), to.c_str(), now.bytes, left,
+                                                             false, &c.cost);
   c.error = static_cast<int>(-e);
   if (e != 0) {
     c.number = 0;
@@ -140,13 +148,14 @@ FileKeeper::Copy FileKeeper::copy_anew(const std::string& source, const Stamp& n
 }
 
 // Only what differs is written. Not into a copy that an earlier checkpoint has too.
-bool FileKeeper::bring_up_to_date(const std::string& source, const Stamp& now, Copy& c) {
+bool FileKeeper::bring_up_to_date(const std::string& source, const FileId& id, const Stamp& now,
+                                  Copy& c) {
   constexpr uint64_t kBlock = 64 << 10;
   const os::Fd from(open(source.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
   const std::string path = copy_path(dir_, c.generation, c.number);
   const os::Fd to(open(path.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW));
   struct stat st {};
-  if (!from || !to || fstat(to.get(), &st) != 0 || st.st_nlink > 1) return false;
+  if (!from || !to || !is_file(from.get(), id) || fstat(to.get(), &st) != 0 || st.st_nlink > 1) return false;
   if (now.bytes > c.stamp.bytes) {
     const uint64_t more = now.bytes - c.stamp.bytes;
     if (spent_ + more > options_.limit_bytes) return false;
@@ -196,10 +205,10 @@ const FileKeeper::Copy& FileKeeper::up_to_date(const std::string& source, const 
     }
   }
   if (stopped && it != copies_.end() && it->second.generation == generation &&
-      it->second.error == 0 && bring_up_to_date(source, now, it->second)) {
+      it->second.error == 0 && bring_up_to_date(source, id, now, it->second)) {
     return it->second;
   }
-  return copies_[id] = copy_anew(source, now, generation);
+  return copies_[id] = copy_anew(source, id, now, generation);
 }
 
 void FileKeeper::begin(pid_t pid, pid_t control_tid, bool another) {

@@ -79,8 +79,9 @@ class FileKeeper {
   void tell_left_out(const format::FilesHead& head);
   const Copy& up_to_date(const std::string& source, const FileId& id, const Stamp& now,
                          bool stopped);
-  Copy copy_anew(const std::string& source, const Stamp& now, uint64_t generation);
-  bool bring_up_to_date(const std::string& source, const Stamp& now, Copy& c);
+  Copy copy_anew(const std::string& source, const FileId& id, const Stamp& now,
+                 uint64_t generation);
+  bool bring_up_to_date(const std::string& source, const FileId& id, const Stamp& now, Copy& c);
   bool is_kept(const std::string& path) const;
   void add_record(const std::string& path, const struct statx& st, const Copy& copy);
   void write_state(const format::FilesHead& head) const;
