@@ -7,6 +7,7 @@
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
@@ -122,13 +123,27 @@ bool FileKeeper::is_kept(const std::string& path) const {
          !path.starts_with(real_dir_ + "/");
 }
 
+// Will a later change show in the file's times?
+bool FileKeeper::settles(const FileId& id, const Stamp& now) const {
+  return !mapped_.contains(std::get<1>(id)) &&
+         static_cast<int64_t>(rawsys::clock_ns(CLOCK_REALTIME)) - now.ctime_ns > kTickNs;
+}
+
+// A store to a page that was stored to before moves no time of the file.
+void FileKeeper::note_mapped(uint64_t ino) {
+  mapped_.insert(ino);
+  for (auto& [id, c] : copies_) {
+    if (std::get<1>(id) == ino) c.settled = false;
+  }
+}
+
 FileKeeper::Copy FileKeeper::copy_anew(const std::string& source, const FileId& id,
                                        const Stamp& now, uint64_t generation) {
   Copy c;
   c.stamp = now;
   c.generation = generation;
   c.number = ++numbers_;
-  c.settled = static_cast<int64_t>(rawsys::clock_ns(CLOCK_REALTIME)) - now.ctime_ns > kTickNs;
+  c.settled = settles(id, now);
   const uint64_t left = spent_ < options_.limit_bytes ? options_.limit_bytes - spent_ : 0;
   const os::Fd fd(open(source.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
   const std::string to = copy_path(dir_, c.generation, c.number);
@@ -175,7 +190,7 @@ bool FileKeeper::bring_up_to_date(const std::string& source, const FileId& id, c
     at += bytes;
   }
   c.stamp = now;
-  c.settled = static_cast<int64_t>(rawsys::clock_ns(CLOCK_REALTIME)) - now.ctime_ns > kTickNs;
+  c.settled = settles(id, now);
   unsynced_.insert(path);
   return ftruncate(to.get(), static_cast<off_t>(now.bytes)) == 0;
 }
@@ -214,6 +229,7 @@ const FileKeeper::Copy& FileKeeper::up_to_date(const std::string& source, const 
 void FileKeeper::begin(pid_t pid, pid_t control_tid, bool another) {
   if (!another) {
     records_.clear();
+    mapped_.clear();
     spent_ = 0;
     several_ = false;
   }
@@ -246,6 +262,12 @@ void FileKeeper::begin(pid_t pid, pid_t control_tid, bool another) {
   }
   if (!several_) {  // else committed() forgets what nobody has open any more
     std::erase_if(copies_, [&](const auto& c) { return !open_files.contains(c.first); });
+  }
+  const std::string text =
+      open_files.empty() ? "" : os::read_or_empty(os::task_path(pid, control_tid, "maps"));
+  auto maps = os::parse_maps(text);
+  for (const os::MapEntry& m : maps ? *maps : std::vector<os::MapEntry>()) {
+    if (m.shared && m.ino != 0 && (m.prot & PROT_WRITE) != 0) note_mapped(m.ino);
   }
   for (const auto& [id, o] : open_files) {
     if (!o.first.only_appends) (void)up_to_date(fd_path(pid, tid, o.first.fd), id, o.second, false);
@@ -357,6 +379,10 @@ void FileKeeper::describe_open(pid_t pid, pid_t tid, store::Model& model) {
     f.path = model.add_string("/dev/null");
   }
   if (!on()) return;
+  for (const format::SegmentRecord& s : model.segments) {
+    const bool shared = s.kind == format::kSegmentFileShared || s.kind == format::kSegmentObject;
+    if (shared && (s.prot & PROT_WRITE) != 0) note_mapped(s.ino);
+  }
   std::map<std::pair<uint64_t, uint64_t>, Open> all;
   for (const format::FdRecord& d : model.fds) {
     const format::FileRecord& f = model.files[d.file];

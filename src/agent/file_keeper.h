@@ -82,6 +82,8 @@ class FileKeeper {
   Copy copy_anew(const std::string& source, const FileId& id, const Stamp& now,
                  uint64_t generation);
   bool bring_up_to_date(const std::string& source, const FileId& id, const Stamp& now, Copy& c);
+  bool settles(const FileId& id, const Stamp& now) const;
+  void note_mapped(uint64_t ino);
   bool is_kept(const std::string& path) const;
   void add_record(const std::string& path, const struct statx& st, const Copy& copy);
   void write_state(const format::FilesHead& head) const;
@@ -96,6 +98,7 @@ class FileKeeper {
   uint64_t spent_ = 0, numbers_ = 0;
   bool several_ = false;  // processes, in this checkpoint
   std::map<FileId, Copy> copies_;
+  std::set<uint64_t> mapped_;  // inodes: shared and writable, in this checkpoint
   std::string records_;  // of this generation, to be written
   uint64_t log_bytes_ = 0;
   std::set<std::string> unsynced_, told_;
