@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
-// files_names.cc - the C library's calls that make, move and remove names, cut files off by name,
-// and change modes.
+// files_names.cc - the C library's calls that make, move and remove names, cut files off, take
+// bytes out of them, and change modes.
 // Invariant: to the caller each is the C library's.
 // Context: N, H. Doc: docs/ARCHITECTURE.md, "Files that the session writes".
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <sys/stat.h>
@@ -29,6 +30,27 @@ Step replaced(int dir, const char* path) { return {{dir, path}, kTouchReplace, f
 Step target(int dir, const char* path, unsigned flags) {
   if ((flags & kExchange) != 0) return moved(dir, path);
   return (flags & kNoReplace) != 0 ? made(dir, path) : replaced(dir, path);
+}
+
+// The path of an open file.
+struct Opened {
+  cr::rawsys::LineBuffer<40> path;
+  explicit Opened(int fd) { path.text("/proc/self/fd/").dec(static_cast<uint64_t>(fd)); }
+};
+
+// The agent has copied what was open at the checkpoint, but for what only grows: files that are
+// open for appending.
+Step shortened(int fd, const Opened& file) {
+  const int saved_errno = errno;
+  const int flags = cr::interpose::generation_now() != 0 ? fcntl(fd, F_GETFL) : 0;
+  errno = saved_errno;
+  if (flags < 0 || (flags & O_APPEND) == 0) return {};
+  return {{AT_FDCWD, file.path.c_str()}, kTouchContent, true};
+}
+
+bool loses_bytes(int mode) {
+  return (mode & (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_COLLAPSE_RANGE | FALLOC_FL_ZERO_RANGE |
+                  FALLOC_FL_INSERT_RANGE)) != 0;
 }
 
 }  // namespace
@@ -108,6 +130,27 @@ CR_EXPORT int truncate64(const char* path, off64_t bytes) {
   return CR_NEXT(truncate64)(path, bytes);
 }
 
+CR_EXPORT int ftruncate(int fd, off_t bytes) {
+  const Opened file(fd);
+  const Changing changing(shortened(fd, file));
+  return CR_NEXT(ftruncate)(fd, bytes);
+}
+CR_EXPORT int ftruncate64(int fd, off64_t bytes) {
+  const Opened file(fd);
+  const Changing changing(shortened(fd, file));
+  return CR_NEXT(ftruncate64)(fd, bytes);
+}
+CR_EXPORT int fallocate(int fd, int mode, off_t from, off_t bytes) {
+  const Opened file(fd);
+  const Changing changing(loses_bytes(mode) ? shortened(fd, file) : Step());
+  return CR_NEXT(fallocate)(fd, mode, from, bytes);
+}
+CR_EXPORT int fallocate64(int fd, int mode, off64_t from, off64_t bytes) {
+  const Opened file(fd);
+  const Changing changing(loses_bytes(mode) ? shortened(fd, file) : Step());
+  return CR_NEXT(fallocate64)(fd, mode, from, bytes);
+}
+
 CR_EXPORT int chmod(const char* path, mode_t mode) {
   const Changing changing({{AT_FDCWD, path}, kTouchAttributes, true});
   return CR_NEXT(chmod)(path, mode);
@@ -117,9 +160,8 @@ CR_EXPORT int fchmodat(int dir, const char* path, mode_t mode, int flags) {
   return CR_NEXT(fchmodat)(dir, path, mode, flags);
 }
 CR_EXPORT int fchmod(int fd, mode_t mode) {
-  cr::rawsys::LineBuffer<40> path;
-  path.text("/proc/self/fd/").dec(static_cast<uint64_t>(fd));
-  const Changing changing({{AT_FDCWD, path.c_str()}, kTouchAttributes, fd >= 0});
+  const Opened file(fd);
+  const Changing changing({{AT_FDCWD, file.path.c_str()}, kTouchAttributes, fd >= 0});
   return CR_NEXT(fchmod)(fd, mode);
 }
 

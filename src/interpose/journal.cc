@@ -173,6 +173,7 @@ uint64_t generation_now() {
 }
 
 void Changing::begin(const Step& first, const Step& second) {
+  if (first.touch == format::kTouchNone) return;
   const int saved_errno = errno;
   tid_ = static_cast<uint32_t>(rawsys::sys_gettid());
   const Holder self{reinterpret_cast<uint64_t>(__builtin_thread_pointer()),

@@ -324,7 +324,7 @@ uint32_t Recorder::run(At at, FileTouch touch, bool follow, const At* moved_to) 
   struct statx st {};
   const bool good =
       sys(__NR_statx, file, "", AT_EMPTY_PATH, STATX_BASIC_STATS | STATX_BTIME, &st) == 0 &&
-      path_of(file, s_.path) && is_ours();
+      st.stx_nlink != 0 && path_of(file, s_.path) && is_ours();
   if (good) {
     look(st);
     if (touch != format::kTouchNew && keep(file, touch, st.stx_nlink)) {
