@@ -218,6 +218,15 @@ Trouble Session::begin_threads(World& world, std::vector<format::ThreadTraitsRec
   return bad.bad() ? bad : world.begin_describe(channel()->process.sigactions);
 }
 
+// Of the journal of changed files. Of a tree, all processes have begun one when the first is
+// captured.
+Trouble Session::begin_generation(Attempt& a, bool later) {
+  if (a.files_before || options_.heap != HeapMode::kNone) return {};
+  a.files_before.emplace();
+  return keeper().stopped(pid_, a.world->threads()[0].tid, mem_.get(), hello_.state, later,
+                          &*a.files_before);
+}
+
 // Everything between stop and go.
 Trouble Session::capture(World& world, Attempt& a) {
   if (options_.heap != HeapMode::kNone) return capture_heap(world, a);
@@ -242,7 +251,7 @@ Trouble Session::capture(World& world, Attempt& a) {
   a.model.objects = a.map.model.objects;
   a.without = a.map.plan.without;
   quick_.prepare(a.model);
-  bad = keeper().stopped(pid_, tid, mem_.get(), hello_.state, later_of_stop_);
+  bad = begin_generation(a, /*later=*/false);
   if (!bad.bad()) bad = describe_posix_timers(world, a.model);
   if (bad.bad()) return bad;
   const uint64_t asked_ns = rawsys::now_ns();

@@ -167,6 +167,7 @@ Trouble Session::stop(Attempt& a, std::unique_ptr<World> stopped) {
 void Session::let_go(Attempt& a, bool failed) {
   if (a.world == nullptr) return;
   died_ = died_ || a.world->died(&died_status_);
+  if (failed && a.files_before) keeper().not_captured(mem_.get(), hello_.state, *a.files_before);
   if (!failed && a.then == 1) kill(pid_, SIGSTOP);
   if (failed || a.then != 2) {
     a.world->resume();

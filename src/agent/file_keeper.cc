@@ -88,11 +88,19 @@ void FileKeeper::adopt(const format::SuperBlock& super) {
   last_committed_ = super.files_generation;
   generation_ = std::max(super.files_generation, newest_generation(dir_));
   copies_.clear();
+  write_state(head_of(last_committed_));
+}
+
+FilesHead FileKeeper::head_of(uint64_t generation) const {
   FilesHead head{};
-  head.generation = last_committed_;
+  head.generation = generation;
   head.limit_bytes = options_.limit_bytes;
   head.flags = durable_ ? format::kFilesDurable : 0;
-  write_state(head);
+  return head;
+}
+
+void FileKeeper::rolled_back(const format::SuperBlock& super) const {
+  write_state(head_of(super.files_generation));
 }
 
 std::string FileKeeper::log_path() const {
@@ -281,22 +289,21 @@ void FileKeeper::tell_left_out(const FilesHead& head) {
             (head.error != 0 ? strerror(head.error) : "larger than --files-limit allows") + ")";
 }
 
-Trouble FileKeeper::stopped(pid_t pid, pid_t tid, int mem, uint64_t control_state, bool another) {
+Trouble FileKeeper::stopped(pid_t pid, pid_t tid, int mem, uint64_t control_state, bool another,
+                            FilesHead* ret_before) {
   FilesHead head{};
   const uint64_t at = control_state + offsetof(format::ControlHead, files);
   if (rawsys::read_all_at(mem, &head, sizeof(head), at) != 0) {
     return trouble(Errc::kSystem, EIO, "the program's journal of changed files cannot be read");
   }
+  *ret_before = head;
   const bool was_off = head.generation == 0;
   if (!on() && was_off) return {};
   if (!was_off) tell_left_out(head);
   if (!another) generation_++;
-  head.generation = on() ? generation_ : 0;
-  head.limit_bytes = options_.limit_bytes;
-  head.spent_bytes = 0;
-  head.flags = durable_ ? format::kFilesDurable : 0;
-  head.changes = head.left_out = 0;
-  head.error = 0;
+  const uint64_t slots = head.slots;
+  head = head_of(on() ? generation_ : 0);
+  head.slots = slots;
   log_bytes_ = 0;
   write_state(head);
   if (on()) look_at_slots(pid, tid, mem, head);
@@ -304,6 +311,13 @@ Trouble FileKeeper::stopped(pid_t pid, pid_t tid, int mem, uint64_t control_stat
     return trouble(Errc::kSystem, EIO, "the program's journal of changed files cannot be written");
   }
   return {};
+}
+
+// Else other processes of its tree, which were not stopped for it or not captured any more, would
+// write down what they change as if it had come before.
+void FileKeeper::not_captured(int mem, uint64_t control_state, const FilesHead& before) const {
+  const uint64_t at = control_state + offsetof(format::ControlHead, files);
+  if (rawsys::write_all_at(mem, &before, sizeof(before), at) == 0 && on()) write_state(before);
 }
 
 // Changes that threads are about to make, or have made in this very moment. They count as the

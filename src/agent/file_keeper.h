@@ -43,13 +43,18 @@ class FileKeeper {
   // One checkpoint. While the program runs:
   // Of a tree, one process after the other; another: not the first of them.
   void begin(pid_t pid, pid_t control_tid, bool another = false);
-  // It stands still: begins a generation. mem: /proc/PID/mem.
-  Trouble stopped(pid_t pid, pid_t tid, int mem, uint64_t control_state, bool another = false);
+  // It stands still: begins a generation. mem: /proc/PID/mem. ret_before: for not_captured().
+  Trouble stopped(pid_t pid, pid_t tid, int mem, uint64_t control_state, bool another,
+                  format::FilesHead* ret_before);
+  // The checkpoint failed, and it has not run since: it goes on in the generation before.
+  void not_captured(int mem, uint64_t control_state, const format::FilesHead& before) const;
   // ... and its descriptors are described.
   void describe_open(pid_t pid, pid_t tid, store::Model& model);
   // It runs again; before the commit.
   Trouble write();
   void committed();
+  // The program is what it was at that image, the newest, without having begun anew.
+  void rolled_back(const format::SuperBlock& super) const;
   // Of the newest stop's generation, and what of it is of the agent; "": nothing is kept.
   std::string log_path() const;
   uint64_t log_bytes() const { return log_bytes_; }
@@ -87,6 +92,7 @@ class FileKeeper {
   bool is_kept(const std::string& path) const;
   void add_record(const std::string& path, const struct statx& st, const Copy& copy);
   void write_state(const format::FilesHead& head) const;
+  format::FilesHead head_of(uint64_t generation) const;
   bool on() const { return options_.policy != format::kFilesKeep; }
 
   const std::string dir_;

@@ -461,6 +461,7 @@ Rollback::Outcome Rollback::run(std::string* ret_text) {
   const bool done = ret_text->empty();
   os::fault_point(os::FaultPoint::kRollbackDone);
   if (done) {  // the program may look as soon as it runs
+    s_.files_.rolled_back(image_->view.super);
     s_.epoch_ = epoch_;
     s_.rollbacks_++;
     s_.rollbacks_in_place_++;

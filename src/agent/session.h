@@ -223,6 +223,7 @@ class Session {
     AddressSet free_ranges;         // without a block, left out
     bool free_known = false;
     uint64_t next_staging_page = 0;  // for what is copied behind the program's own pages
+    std::optional<format::FilesHead> files_before;  // once it has begun a generation
   };
   Trouble take(uint32_t then, const std::function<void()>& captured);
   // Its steps, and what goes before and behind.
@@ -255,6 +256,7 @@ class Session {
   AddressSet heap_ranges() const;
   MemoryReader live_reader() const;
   void prepare(World& world) const;
+  Trouble begin_generation(Attempt& a, bool later);
   Trouble capture(World& world, Attempt& a);
   Trouble capture_heap(World& world, Attempt& a);
   Trouble begin_copy(World& world, Attempt& a, const MemoryPlan& plan);
@@ -379,7 +381,6 @@ class Session {
   FileKeeper files_;
   FileKeeper* keeper_ = nullptr;  // of the first process
   bool begins_later_ = false;     // another process has begun this checkpoint
-  bool later_of_stop_ = false;    // another was captured in this stop already
   std::string notice_;
   bool in_tree_ = false;    // there are other processes
   bool is_member_ = false;  // of another's session

@@ -562,11 +562,13 @@ Trouble Tree::capture_all() {
     }
   }
   for (auto& p : parts_) {
+    bad = p->session->begin_generation(p->attempt, /*later=*/p != parts_[0]);
+    if (bad.bad()) return bad;
+  }
+  for (auto& p : parts_) {
     p->session->others_ = {files_.get(), p->number};
-    p->session->later_of_stop_ = p != parts_[0];
     bad = p->session->capture(*p->attempt.world, p->attempt);
     p->session->others_ = {};
-    p->session->later_of_stop_ = false;
     if (bad.bad()) return bad;
   }
   bad = files_->sockets().describe();
