@@ -67,8 +67,8 @@ class FileOpener {
   std::map<uint32_t, Pipe> own_pipes_;
   std::map<uint32_t, Pipe>& pipes_ = shared_ != nullptr ? shared_->pipes : own_pipes_;
   FifoOpener fifos_{live_pidfd_ >= 0};
-  std::map<uint64_t, os::Fd> own_unnamed_;
-  std::map<uint64_t, os::Fd>& unnamed_ = shared_ != nullptr ? shared_->unnamed : own_unnamed_;
+  SharedMakings::Unnamed own_unnamed_;
+  SharedMakings::Unnamed& unnamed_ = shared_ != nullptr ? shared_->unnamed : own_unnamed_;
   SocketMaker own_sockets_{plan_.warnings, plan_.undo};
   SocketMaker& sockets_ = shared_ != nullptr ? *shared_->sockets : own_sockets_;
   PtyMaker own_ptys_{live_pidfd_};
@@ -168,7 +168,7 @@ Trouble FileOpener::open_regular(const format::FileRecord& f, os::Fd* ret, Pendi
 Trouble FileOpener::open_deleted(const format::FileRecord& f, os::Fd* ret) {
   constexpr uint32_t kTmpfile = O_TMPFILE & ~O_DIRECTORY;
   const bool made_unnamed = (f.open_flags & kTmpfile) != 0;
-  auto it = unnamed_.find(f.ino);
+  auto it = unnamed_.find({f.dev, f.ino});
   if (it == unnamed_.end()) {
     const std::string path = image_.string(f.path);
     const std::string dir = path.substr(0, path.find_last_of('/'));
@@ -191,7 +191,7 @@ Trouble FileOpener::open_deleted(const format::FileRecord& f, os::Fd* ret) {
       return trouble(Errc::kSystem, errno,
                      describe(f) + ": the unnamed file cannot be made: " + errno_text());
     }
-    it = unnamed_.emplace(f.ino, std::move(fresh)).first;
+    it = unnamed_.emplace(std::pair(f.dev, f.ino), std::move(fresh)).first;
     if (keeps_flags) {
       *ret = os::Fd(fcntl(it->second.get(), F_DUPFD_CLOEXEC, 0));
       if (lseek(ret->get(), static_cast<off_t>(f.position), SEEK_SET) < 0) {

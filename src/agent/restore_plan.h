@@ -111,8 +111,9 @@ struct SharedMakings {
     uint64_t bytes = 0;
   };
   std::map<std::pair<uint32_t, uint32_t>, os::Fd> files;  // by member and number of the file
+  using Unnamed = std::map<std::pair<uint64_t, uint64_t>, os::Fd>;  // by device and inode
   std::map<uint32_t, Pipe> pipes;
-  std::map<uint64_t, os::Fd> unnamed;                       // by inode
+  Unnamed unnamed;
   std::map<std::pair<uint64_t, uint64_t>, Object> objects;  // by device and inode
   std::shared_ptr<SocketMaker> sockets;                     // of all their images
   std::shared_ptr<PtyMaker> ptys;
