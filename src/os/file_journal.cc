@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <linux/fs.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -137,6 +138,7 @@ class Recorder {
     c_.generation = generation;
   }
   uint32_t run(At at, FileTouch touch, bool follow, const At* moved_to);
+  uint32_t again_aside(At at, FileTouch touch, bool follow, const At* moved_to);
 
  private:
   bool is_ours() const;
@@ -308,6 +310,40 @@ void Recorder::write() {
   note();
 }
 
+struct Again {
+  const Journal& journal;
+  JournalScratch& scratch;
+  uint64_t generation;
+  At at;
+  FileTouch touch;
+  bool follow;
+  const At* moved_to;
+  uint32_t was;
+};
+
+// A process of its own has limits of its own.
+void run_again(void* argument) {
+  auto* a = static_cast<Again*>(argument);
+  constexpr uint64_t kMore = 16;
+  struct {
+    uint64_t soft, hard;
+  } limit{};
+  sys(__NR_prlimit64, 0, RLIMIT_NOFILE, nullptr, &limit);
+  limit.soft = limit.soft < limit.hard ? limit.hard : limit.soft + kMore;
+  if (limit.hard < limit.soft) limit.hard = limit.soft;
+  sys(__NR_prlimit64, 0, RLIMIT_NOFILE, &limit, nullptr);
+  Journal here = a->journal;
+  here.aside = nullptr;
+  a->was = journal_before(here, a->scratch, a->generation, a->at, a->touch, a->follow, a->moved_to);
+}
+
+// The program has no descriptor left.
+uint32_t Recorder::again_aside(At at, FileTouch touch, bool follow, const At* moved_to) {
+  Again again{j_, s_, c_.generation, at, touch, follow, moved_to, 0};
+  if (!j_.aside(run_again, &again, s_)) count_left_out(j_, EMFILE);
+  return again.was;
+}
+
 uint32_t Recorder::run(At at, FileTouch touch, bool follow, const At* moved_to) {
   const long fd = sys(__NR_openat, at.dir, at.path, kLook | (follow ? 0 : O_NOFOLLOW));
   s_.target[0] = 0;
@@ -319,7 +355,15 @@ uint32_t Recorder::run(At at, FileTouch touch, bool follow, const At* moved_to) 
     if (!path_is_known()) write();
     return c_.was;
   }
-  if (is_error(fd)) return 0;  // the call itself will say why
+  if (fd == -EMFILE && j_.aside != nullptr) return again_aside(at, touch, follow, moved_to);
+  if (is_error(fd)) {
+    // A call that opens will say why itself; others need no descriptor.
+    const bool opens = touch == format::kTouchContent || touch == format::kTouchNew;
+    if (!opens && (fd == -EMFILE || fd == -ENFILE || fd == -ENOMEM)) {
+      count_left_out(j_, static_cast<int>(-fd));
+    }
+    return 0;
+  }
   const int file = static_cast<int>(fd);
   struct statx st {};
   const bool good =
