@@ -156,10 +156,10 @@ FileKeeper::Copy FileKeeper::copy_anew(const std::string& source, const FileId& 
   const os::Fd fd(open(source.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
   const std::string to = copy_path(dir_, c.generation, c.number);
   unlink(to.c_str());  // of an attempt at this checkpoint that failed
-  const long e = !fd                    ? -errno
-                 : !is_file(fd.get(), id) ? -ESTALE
-                                          : os::copy_content(fd.get(), to.c_str(), now.bytes, left,
-                                                             false, &c.cost);
+  const long e = !fd ? -errno
+                 : !is_file(fd.get(), id)
+                     ? -ESTALE
+                     : os::copy_content(fd.get(), to.c_str(), now.bytes, left, false, &c.cost);
   c.error = static_cast<int>(-e);
   if (e != 0) {
     c.number = 0;
@@ -178,7 +178,8 @@ bool FileKeeper::bring_up_to_date(const std::string& source, const FileId& id, c
   const std::string path = copy_path(dir_, c.generation, c.number);
   const os::Fd to(open(path.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW));
   struct stat st {};
-  if (!from || !to || !is_file(from.get(), id) || fstat(to.get(), &st) != 0 || st.st_nlink > 1) return false;
+  if (!from || !to || !is_file(from.get(), id) || fstat(to.get(), &st) != 0 || st.st_nlink > 1)
+    return false;
   if (now.bytes > c.stamp.bytes) {
     const uint64_t more = now.bytes - c.stamp.bytes;
     if (spent_ + more > options_.limit_bytes) return false;

@@ -105,7 +105,7 @@ class FileKeeper {
   bool several_ = false;  // processes, in this checkpoint
   std::map<FileId, Copy> copies_;
   std::set<uint64_t> mapped_;  // inodes: shared and writable, in this checkpoint
-  std::string records_;  // of this generation, to be written
+  std::string records_;        // of this generation, to be written
   uint64_t log_bytes_ = 0;
   std::set<std::string> unsynced_, told_;
   std::string notice_;

@@ -399,7 +399,8 @@ bool QuickPath::note_journal() {
 bool QuickPath::journal_is_same() const {
   struct stat st {};
   if (!journal_fd_) return true;
-  if (fstatat(journal_fd_.get(), journal_log_.c_str(), &st, 0) != 0 && errno != ENOENT) return false;
+  if (fstatat(journal_fd_.get(), journal_log_.c_str(), &st, 0) != 0 && errno != ENOENT)
+    return false;
   return static_cast<uint64_t>(st.st_size) == s_.files_.log_bytes();
 }
 

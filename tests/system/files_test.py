@@ -11,6 +11,8 @@ import os
 import pathlib
 import re
 import shutil
+import signal
+import subprocess
 import sys
 import time
 
@@ -40,12 +42,23 @@ class Helper(Session):
         path.write_text(content)
         self.workspace.user.give(path)
 
-    def tell(self, *lines):
+    def tell(self, *lines, to="commands"):
         path = self.directory / "commands.new"
         path.write_text("".join(line + "\n" for line in lines))
         self.workspace.user.give(path)
-        path.rename(self.directory / "commands")
-        self.wait_until(lambda: not (self.directory / "commands").exists(), "the commands are done")
+        path.rename(self.directory / to)
+        self.wait_until(lambda: not (self.directory / to).exists(), "the commands are done")
+
+    def checkpoint_in_two(self, meanwhile):
+        """... of which the agent was told by CR_FAULT to halt on its way."""
+        asked = self.workspace.start([self.workspace.tool("crckpt"), self.image], stdout="ckpt.txt",
+                                     stderr="ckpt.txt")
+        agent = self.foreground
+        self.workspace.wait_until(lambda: harness.process_state(agent.pid) == "T", "the agent halts")
+        meanwhile()
+        agent.send_signal(signal.SIGCONT)
+        self.workspace.wait_until(lambda: asked.poll() is not None, "the end of crckpt")
+        expect(asked.returncode == 0, harness.read_file(self.workspace.path / "ckpt.txt"))
 
     def begin_restore(self, options=()):
         super().restore(options)
@@ -57,7 +70,7 @@ class Helper(Session):
 
     def state(self):
         """name -> content of all files but ours."""
-        ours = re.compile(r"(image\.dir|ready|ping|go|commands.*|(out|err|restore-).*)$")
+        ours = re.compile(r"(image\.dir|ready|ping|go|(child\.)?commands.*|(ckpt|out|err|restore-).*)$")
         return {path.name: path.read_text() if path.is_file() else None
                 for path in sorted(self.directory.iterdir()) if not ours.match(path.name)}
 
@@ -221,6 +234,131 @@ def test_failed_checkpoint(workspace):
     session.restore()
     session.expect_state(FILES, "after the restore")
     session.end()
+
+
+def test_failed_checkpoint_of_several(workspace):
+    """... of which one could be captured and another could not: they stay in one generation."""
+    session = Helper(workspace, {"a": "A1"}, ("fork",))
+    (session.directory / "d").mkdir()
+    workspace.user.give(session.directory / "d")
+    session.checkpoint()
+    session.tell("hold d", "rmdir d")  # cannot be saved
+    session.checkpoint(check=None)
+    session.tell("write a parent")
+    session.tell("write a child", to="child.commands")
+    session.kill()
+    session.restore()
+    expect(session.state()["a"] == "A1", f"a should be A1, is {session.state()['a']}")
+    session.kill()
+
+
+def test_written_before_the_stop(workspace):
+    """A file that is written between its early copy and the stop: the copy that two checkpoints
+    had in common stays what it was."""
+    workspace.variables["CR_FAULT"] = "before_stop:2=halt"
+    session = Helper(workspace, {"a": "00000"}, ("r+:a",))
+    session.tell("overwrite a first")
+    time.sleep(0.1)
+    session.checkpoint()
+    session.checkpoint_in_two(lambda: session.tell("overwrite a other"))
+    del workspace.variables["CR_FAULT"]
+    session.tell("overwrite a third")
+    session.kill()
+    session.restore()
+    session.expect_state({"a": "other"}, "after the restore of the second")
+    session.kill()
+    session.restore(("--sequence", "1"))
+    session.expect_state({"a": "first"}, "after the restore of the first")
+    session.end()
+
+
+def test_numbers_that_change_hands(workspace):
+    """An early copy is of the file that had the descriptor's number when it was looked at."""
+    session = Session(workspace, [workspace.program("files_numbers")], ("-i", "off"))
+    session.start()
+    session.wait_ready()
+    for number in range(30):
+        session.checkpoint()
+        done = workspace.run([workspace.tool("crinspect"), "files", session.image], check=0)
+        for name, copy in re.findall(r"open +\S*/([ab]): .*content in (copy\.\S+)", done.stdout):
+            content = (pathlib.Path(session.image) / "files" / copy).read_text()
+            expect(content == name * 3000,
+                   f"checkpoint {number + 1}: the copy of {name} begins with {content[:3]}")
+    session.kill()
+
+
+def test_cut_while_appending(workspace):
+    """What is open for appending only grows, but by ftruncate it does not."""
+    session = Helper(workspace, {"log": "0123456789"}, ("a:log",))
+    session.checkpoint()
+    session.tell("cut log 2", "append log ++++++++++++")
+    session.kill()
+    session.restore()
+    session.expect_state({"log": "0123456789"}, "after the restore")
+    session.tell("append log end", "cut log 12")
+    session.expect_state({"log": "0123456789en"}, "after more")
+    session.end()
+
+
+def test_mapped_meanwhile(workspace):
+    """A store to a mapping moves no time of the file where another went before; the mapping is gone
+    at the checkpoint."""
+    session = Helper(workspace, {"m": "0000"}, ("r+:m",))
+    session.tell("map m", "poke one")
+    time.sleep(0.1)
+    session.checkpoint()
+    session.tell("poke two", "unmap")
+    time.sleep(0.1)
+    session.checkpoint()
+    session.tell("overwrite m end")
+    session.kill()
+    session.restore()
+    session.expect_state({"m": "two0"}, "after the restore")
+    session.end()
+
+
+def test_unnamed_files_of_one_number(workspace):
+    """Two files without a name on two file systems, both with the same inode number, are two."""
+    if workspace.user.uid is not None:
+        raise harness.Skip("only root mounts file systems")
+    places = [workspace.path / name for name in ("one", "two")]
+    for place in places:
+        place.mkdir()
+        if workspace.run(["mount", "-t", "tmpfs", "none", place]).returncode != 0:
+            raise harness.Skip("mounting is not allowed here")
+        workspace.until_end.callback(subprocess.run, ["umount", "-l", place], check=False)
+    session = Helper(workspace, {})
+    session.tell(*(f"unnamed {place}/x {place.name}" for place in places))
+    session.checkpoint()
+    session.kill()
+    session.restore()
+    session.tell(*(f"verify {place}/x {place.name}" for place in places))
+    session.end()
+
+
+def test_no_descriptor_left(workspace):
+    """What needs none is put back."""
+    session = Helper(workspace, {"a": "A1", "b": "B1"})
+    session.checkpoint()
+    session.tell("fill", "remove a", "rename b c", "mkdir d", "drain")
+    session.expect_state({"c": "B1", "d": None}, "after the changes")
+    session.kill()
+    session.restore()
+    session.expect_state({"a": "A1", "b": "B1"}, "after the restore")
+    session.end()
+
+
+def test_no_descriptor_to_be_had(workspace):
+    """... or it is said that it cannot be."""
+    if workspace.user.uid is None:
+        raise harness.Skip("root may raise its limit")
+    session = Helper(workspace, {"a": "A1", "b": "B1"})
+    session.checkpoint()
+    session.tell("fill tightly", "remove a", "rename b c", "drain")
+    session.checkpoint()
+    expect_match("were changed without being kept.*Too many open files",
+                 harness.read_file(workspace.path / "err.txt"), "crrun")
+    session.kill()
 
 
 def test_limit(workspace):

@@ -4,11 +4,18 @@
  *
  * It keeps a number of files open (its arguments: "r+:path", "a:path"), says that it is ready, and
  * then carries out the lines of a file "commands" each time it is there, and removes it by a raw
- * call: "write PATH TEXT", "overwrite PATH TEXT" and "append PATH TEXT" (through the descriptor
- * that is open), "remove PATH", "rename A B", "mkdir PATH", "raw PATH TEXT" (opened by a raw call),
- * "child PATH TEXT" (written by a fork child), "copy A B" (by cp), "nothing", "exit".
+ * call: "write PATH TEXT", "overwrite PATH TEXT", "append PATH TEXT" and "cut PATH BYTES" (through
+ * the descriptor that is open), "remove PATH", "rename A B", "mkdir PATH", "rmdir PATH", "raw PATH
+ * TEXT" (opened by a raw call), "child PATH TEXT" (written by a fork child), "copy A B" (by cp),
+ * "map PATH" (that is open), "poke TEXT" (into it), "unmap", "hold PATH" (opens it, for reading),
+ * "unnamed PATH TEXT" (made, kept open, removed), "verify PATH TEXT" (what is in it), "fill" (no
+ * descriptor is left; "fill tightly": nor can the limit be raised), "drain" (takes those back),
+ * "nothing", "exit". With "fork" as its first argument it has a child that obeys a file
+ * "child.commands".
  */
 #define _GNU_SOURCE
+#include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -20,6 +27,8 @@ static struct {
   int fd;
 } opened[16];
 static int opened_count;
+static char *mapped;
+enum { kMapped = 4096, kMostFds = 64 };
 
 static void put(int fd, const char *text, off_t at) {
   REQUIRE(fd >= 0);
@@ -45,6 +54,36 @@ static void obey(char *line) {
     put(open_fd(word[1]), word[2], 0);
   } else if (strcmp(word[0], "append") == 0) {
     REQUIRE(write(open_fd(word[1]), word[2], strlen(word[2])) > 0);
+  } else if (strcmp(word[0], "cut") == 0) {
+    REQUIRE(ftruncate(open_fd(word[1]), atoi(word[2])) == 0);
+  } else if (strcmp(word[0], "map") == 0) {
+    mapped = mmap(NULL, kMapped, PROT_READ | PROT_WRITE, MAP_SHARED, open_fd(word[1]), 0);
+    REQUIRE(mapped != MAP_FAILED);
+  } else if (strcmp(word[0], "poke") == 0) {
+    memcpy(mapped, word[1], strlen(word[1]));
+  } else if (strcmp(word[0], "unmap") == 0) {
+    REQUIRE(munmap(mapped, kMapped) == 0);
+  } else if (strcmp(word[0], "hold") == 0) {
+    REQUIRE(open(word[1], O_RDONLY) >= 0);
+  } else if (strcmp(word[0], "unnamed") == 0) {
+    opened[opened_count].path = strdup(word[1]);
+    opened[opened_count].fd = open(word[1], O_RDWR | O_CREAT | O_EXCL, 0600);
+    put(opened[opened_count++].fd, word[2], 0);
+    REQUIRE(unlink(word[1]) == 0);
+  } else if (strcmp(word[0], "verify") == 0) {
+    char now[64] = "";
+    REQUIRE(pread(open_fd(word[1]), now, sizeof now - 1, 0) >= 0 && strcmp(now, word[2]) == 0);
+  } else if (strcmp(word[0], "rmdir") == 0) {
+    REQUIRE(rmdir(word[1]) == 0);
+  } else if (strcmp(word[0], "fill") == 0) {
+    struct rlimit limit;
+    REQUIRE(getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_max > kMostFds);
+    limit.rlim_cur = kMostFds;
+    if (strcmp(word[1], "tightly") == 0) limit.rlim_max = kMostFds;
+    REQUIRE(setrlimit(RLIMIT_NOFILE, &limit) == 0);
+    while (dup(STDOUT_FILENO) >= 0) continue;
+  } else if (strcmp(word[0], "drain") == 0) {
+    for (int fd = kMostFds / 2; fd < kMostFds; fd++) close(fd);
   } else if (strcmp(word[0], "remove") == 0) {
     REQUIRE(remove(word[1]) == 0);
   } else if (strcmp(word[0], "rename") == 0) {
@@ -74,22 +113,24 @@ static void obey(char *line) {
 }
 
 int main(int argc, char **argv) {
-  for (int i = 1; i < argc; i++) {
+  const int two = argc > 1 && strcmp(argv[1], "fork") == 0;
+  const char *commands = two && fork() == 0 ? "child.commands" : "commands";
+  for (int i = 1 + two; i < argc; i++) {
     char *colon = strchr(argv[i], ':');
     const int append = argv[i][0] == 'a';
     opened[opened_count].path = colon + 1;
     opened[opened_count].fd = open(colon + 1, append ? O_WRONLY | O_APPEND : O_RDWR);
     REQUIRE(opened[opened_count++].fd >= 0);
   }
-  test_ready();
+  if (!two || commands[1] == 'h') test_ready();
   for (;;) {
     static char text[4096];
-    if (test_read_file("commands", text, sizeof text) > 0) {
+    if (test_read_file(commands, text, sizeof text) > 0) {
       char *rest = text;
       for (char *line; (line = strsep(&rest, "\n")) != NULL;) {
         if (line[0] != 0) obey(line);
       }
-      syscall(SYS_unlinkat, AT_FDCWD, "commands", 0);
+      syscall(SYS_unlinkat, AT_FDCWD, commands, 0);
     }
     usleep(1000);
   }

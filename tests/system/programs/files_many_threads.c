@@ -13,9 +13,7 @@
 #include "three_phase.h"
 
 enum { kThreads = 100, kBytes = 300000, kEnding = 150 };
-static struct head {
-  uint64_t thread, steps;
-} heads[kThreads]; /* what the files begin with */
+static struct head { uint64_t thread, steps; } heads[kThreads]; /* what the files begin with */
 static pthread_barrier_t all;
 
 static void name_of(char *name, uint64_t i) { sprintf(name, "file.%03u", (unsigned)i); }
