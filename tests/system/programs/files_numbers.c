@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * files_numbers.c - has two files open for writing by turns, by the same descriptor number, for
- * tests/system/files_test.py: what is copied for one, while the program runs, must not be the other.
+ * tests/system/files_test.py: what is copied for one, while the program runs, must not be the
+ * other.
  *
- * A third file is larger, always changed, and comes first in the order in which files are copied, so
- * that there is time for the two to change hands.
+ * A third file is larger, always changed, and comes first in the order in which files are copied,
+ * so that there is time for the two to change hands.
  */
 #define _GNU_SOURCE
 #include <sys/stat.h>
