@@ -23,7 +23,10 @@ std::string was_words(const agent::Change& c) {
       return "symbolic link to " + printable(c.target);
     case format::kWasDirectory:
       return text_of("directory, mode %04o", r.mode & 07777) +
-             (c.target.empty() ? "" : ", moved to " + printable(c.target));
+             (c.target.empty() ? ""
+              : (r.flags & format::kChangeMoved) != 0
+                  ? ", moved to " + printable(c.target)
+                  : ", about to be moved to " + printable(c.target));
     case format::kWasFifo:
       return text_of("FIFO, mode %04o", r.mode & 07777);
     default:
@@ -65,6 +68,10 @@ Output print_files(const Settings& settings, Checkpoint& c) {
   for (const agent::Change& change : changes) {
     const format::FileChange& r = change.record;
     const bool open = (r.flags & format::kChangeOpen) != 0;
+    if ((r.flags & format::kChangeBack) != 0) {
+      out += "back     files were put back\n";
+      continue;
+    }
     if (open && r.generation != super.files_generation) continue;
     out += text_of("%-8s ", open ? "open" : "changed") + printable(change.path) + ": " +
            was_words(change) + copy_words(r) + "\n";

@@ -11,9 +11,12 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <set>
+#include <utility>
 
 #include "format/file_journal_reader.h"
 #include "os/fd.h"
+#include "rawsys/rawsys.h"
 #include "store/file.h"
 
 namespace cr::agent {
@@ -66,23 +69,25 @@ Trouble read_log(const std::string& path, uint64_t generation, std::vector<Chang
   return {};
 }
 
-bool is_below(const std::string& path, const std::string& dir) {
-  return path.starts_with(dir) && (path.size() == dir.size() || path[dir.size()] == '/');
-}
-
-// A path that was recorded when directories had been moved already, as it was before.
-std::string before_moves(std::string path, const std::vector<Change>& moves) {
-  for (auto m = moves.rbegin(); m != moves.rend(); ++m) {
-    if (is_below(path, m->target)) path = m->path + path.substr(m->target.size());
-  }
-  return path;
-}
-
 bool is_open(const Change& c) { return (c.record.flags & format::kChangeOpen) != 0; }
 
 bool has_content(const format::FileChange& c) {
   return c.copy_kind == format::kCopyContent || c.copy_kind == format::kCopyTooLarge ||
          c.copy_kind == format::kCopyFailed;
+}
+
+Trouble append_record(const std::string& image_dir, const Change& c, bool sync) {
+  std::string record(format::kMostChangeBytes + 8, '\0');
+  record.resize(format::build_change(c.record, c.path.c_str(), c.target.c_str(),
+                                     reinterpret_cast<uint8_t*>(record.data())));
+  const std::string path = journal_dir(image_dir) + "/log." + std::to_string(c.record.generation);
+  const os::Fd log(
+      open(path.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
+  const ssize_t n = log ? write(log.get(), record.data(), record.size()) : -1;
+  const bool whole = n == static_cast<ssize_t>(record.size());
+  if (n >= 0 && !whole) errno = ENOSPC;
+  if (whole && (!sync || fsync(log.get()) == 0)) return {};
+  return cannot("that files are put back cannot be written down", path);
 }
 
 }  // namespace
@@ -119,21 +124,53 @@ Trouble read_journal(const std::string& image_dir, uint64_t generation, const Pa
   // found in the stop, and written down when the program ran again.
   std::ranges::stable_partition(all, is_open);
   for (Change& c : all) {
-    const format::FileChange& r = c.record;
-    const std::string recorded = map(c.path);
+    const std::string recorded = std::exchange(c.path, map(c.path));
     c.elsewhere = recorded != c.path;
-    c.path = before_moves(recorded, ret->moves);
-    if (r.was == format::kWasDirectory && !c.target.empty()) {
-      c.target = map(c.target);
-      ret->moves.push_back({r, recorded, c.target});
-    }
+    if (is_move(c)) c.target = map(c.target);
+  }
+  ret->generation = generation;
+  ret->moves = before_moves(all);
+  for (const Change& c : all) {
+    const format::FileChange& r = c.record;
     if (r.was == format::kWasRegular) {
       if (has_content(r)) ret->content.emplace(id_of(r), c);
       if (r.copy_kind == format::kCopyLink) ret->kept.emplace(id_of(r), c);
     }
-    ret->paths.emplace(c.path, c);
+    const auto at = ret->paths.emplace(c.path, c).first;
+    // What lies where something was moved away from was not there, wherever it comes from.
+    if (c.is_new) at->second.record.was = format::kWasAbsent;
   }
   return {};
+}
+
+Trouble note_found(const std::string& image_dir, const JournalState& state) {
+  Trouble bad;
+  for (const Change& c : state.moves.found) {
+    if (bad.bad()) break;
+    bad = append_record(image_dir, c, /*sync=*/false);
+  }
+  return bad;
+}
+
+// In each log whose changes are undone. The program goes on with that of the checkpoint.
+Trouble note_moved_back(const std::string& image_dir, const JournalState& state) {
+  if (!state.moves.is_new) return {};
+  std::set<uint64_t> logs = {state.generation};
+  for (const Name& n : names_in(journal_dir(image_dir))) {
+    if (n.kind == Name::kLog && n.first > state.generation) logs.insert(n.first);
+  }
+  Change c{{}, "/", ""};
+  c.record.was = format::kWasOther;
+  c.record.flags = format::kChangeBack;
+  c.record.copy = std::max(rawsys::clock_ns(CLOCK_REALTIME), state.moves.undone + 1);
+  Trouble bad;
+  for (const uint64_t generation : logs) {
+    if (bad.bad()) break;
+    c.record.generation = generation;
+    // The program's own records go to the disk with the first that has a copy.
+    bad = append_record(image_dir, c, /*sync=*/generation != state.generation);
+  }
+  return bad;
 }
 
 uint64_t newest_generation(const std::string& image_dir) {

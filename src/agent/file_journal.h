@@ -10,23 +10,12 @@
 #include <functional>
 #include <map>
 #include <string>
-#include <tuple>
 #include <vector>
 
+#include "agent/file_moves.h"
 #include "agent/world.h"
-#include "format/file_journal.h"
 
 namespace cr::agent {
-
-struct Change {
-  format::FileChange record;
-  std::string path, target;
-  bool elsewhere = false;  // files lie elsewhere now, and are others: only paths tell them
-};
-
-// A file whatever its names. Inode numbers are used again, birth times are not.
-using FileId = std::tuple<uint64_t, uint64_t, int64_t>;
-inline FileId id_of(const format::FileChange& c) { return {c.dev, c.ino, c.made_ns}; }
 
 // Where things lie now (crrestore --map).
 using PathMap = std::function<std::string(const std::string&)>;
@@ -39,7 +28,8 @@ struct JournalState {
   std::map<std::string, Change> paths;
   std::map<FileId, Change> content;  // with a copy of the content, or the reason why there is none
   std::map<FileId, Change> kept;     // by a second name
-  std::vector<Change> moves;         // of directories, in the order in which they were made
+  Moves moves;                       // of directories
+  uint64_t generation = 0;
 };
 Trouble read_journal(const std::string& image_dir, uint64_t generation, const PathMap& map,
                      JournalState* ret);
@@ -54,6 +44,11 @@ void purge_journal(const std::string& image_dir, uint64_t generation);
 void remove_journal(const std::string& image_dir);
 // An earlier run's, to where its images go.
 void move_journal(const std::string& image_dir, const std::string& to);
+
+// Before moves are undone: which of them were found to be made.
+Trouble note_found(const std::string& image_dir, const JournalState& state);
+// All are undone: what comes next is written down by the checkpoint's paths.
+Trouble note_moved_back(const std::string& image_dir, const JournalState& state);
 
 // The files go back to `generation`, so those of later checkpoints cannot be had any more.
 Trouble note_going_back(const std::string& image_dir, uint64_t generation);

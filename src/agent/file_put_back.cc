@@ -4,12 +4,14 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <set>
 
 #include "os/fd.h"
 #include "os/file_journal.h"
@@ -18,7 +20,8 @@
 namespace cr::agent {
 namespace {
 
-constexpr char kNewSuffix[] = ".cr-back";  // of a name that is about to take the other's place
+constexpr char kNewSuffix[] = ".cr-back";   // of a name that is about to take the other's place
+constexpr char kOldSuffix[] = ".cr-aside";  // of what has the place of a directory
 
 struct Now {
   bool there = false;
@@ -33,9 +36,7 @@ Now look_at(const std::string& path) {
                   &n.st) == 0;
   if (!n.there) return n;
   n.was = os::kind_of_file(n.st.stx_mode);
-  const bool born = (n.st.stx_mask & STATX_BTIME) != 0;
-  n.id = {uint64_t{n.st.stx_dev_major} << 32 | n.st.stx_dev_minor, n.st.stx_ino,
-          born ? n.st.stx_btime.tv_sec * 1000000000 + n.st.stx_btime.tv_nsec : 0};
+  n.id = id_of_file(n.st);
   return n;
 }
 
@@ -47,7 +48,10 @@ class Putter {
 
  private:
   using Entry = std::pair<const std::string, Change>;
-  void move_directories();
+  void look_at_moves();
+  void make_parents(const std::string& path);
+  void move_back(size_t i);
+  Trouble move_directories();
   void make_directories();
   void find_files();
   Trouble place_files();
@@ -76,29 +80,80 @@ class Putter {
   PutBack& out_;
   std::map<FileId, std::string> where_;  // files that are wanted, by a name that they have now
   std::vector<std::string> fresh_;       // paths whose file waits beside them
+  std::set<std::string> made_again_;     // directories, while others are moved back into them
 };
 
-void Putter::move_directories() {
-  for (auto m = state_.moves.rbegin(); m != state_.moves.rend(); ++m) {
-    const Now from = look_at(m->path), to = look_at(m->target);
-    if (from.there || !to.there || to.id != id_of(m->record)) continue;
-    if (!differs(m->path, "was renamed to " + m->target)) continue;
-    if (rename(m->target.c_str(), m->path.c_str()) != 0) failed(m->target, "renaming it back");
+// A directory that was there, and was renamed or replaced.
+void Putter::look_at_moves() {
+  for (const Move& m : state_.moves.all) {
+    const auto it = state_.paths.find(m.before);
+    const bool was_there = it != state_.paths.end() &&
+                           it->second.record.was == format::kWasDirectory &&
+                           id_of(it->second.record) == m.id;
+    if (!m.elsewhere && was_there && look_at(m.before).id != m.id) {
+      (void)differs(m.before, "was renamed to " + m.target);
+    }
   }
+}
+
+// One that was removed since: what was moved out of it needs it.
+void Putter::make_parents(const std::string& path) {
+  for (size_t at = path.find('/', 1); at != std::string::npos; at = path.find('/', at + 1)) {
+    const std::string parent = path.substr(0, at);
+    if (mkdir(parent.c_str(), 0700) == 0) made_again_.insert(parent);
+  }
+}
+
+// The newest first. What has got the path since goes aside; but if this was broken off, that may be
+// a directory that was moved before, and is back already.
+void Putter::move_back(size_t i) {
+  const auto& all = state_.moves.all;
+  const Move& m = all[i];
+  const Now from = look_at(m.path), to = look_at(m.target);
+  if (m.elsewhere || (from.there && from.id == m.id)) return;
+  const bool in_the_way =
+      from.there && std::none_of(all.begin(), all.begin() + static_cast<long>(i),
+                                 [&](const Move& o) { return o.id == from.id; });
+  if (in_the_way &&
+      renameat2(AT_FDCWD, m.path.c_str(), AT_FDCWD, m.aside.c_str(), RENAME_NOREPLACE) != 0) {
+    return failed(m.path, "putting aside what is in the way of a directory that was renamed");
+  }
+  if (!to.there || (to.id != m.id && !made_again_.contains(m.target))) return;
+  if (from.there && !in_the_way) return warn(m.path, "another directory is in the way");
+  make_parents(m.path);
+  if (rename(m.target.c_str(), m.path.c_str()) != 0) return failed(m.target, "renaming it back");
+  if (made_again_.erase(m.target) != 0) made_again_.insert(m.path);
+}
+
+Trouble Putter::move_directories() {
+  look_at_moves();
+  if (only_look_) return {};
+  Trouble bad = note_found(dir_, state_);
+  if (bad.bad()) return bad;
+  for (size_t i = state_.moves.all.size(); i > 0; i--) move_back(i - 1);
+  return note_moved_back(dir_, state_);
 }
 
 // Those above come first, by the order of paths.
 void Putter::make_directories() {
-  for (const Entry& e : state_.paths) {
-    if (e.second.record.was != format::kWasDirectory || look_at(e.first).there) continue;
-    if (!differs(e.first, "was removed")) continue;
-    if (mkdir(e.first.c_str(), 0700) != 0) failed(e.first, "making the directory again");
+  for (const auto& [path, c] : state_.paths) {
+    if (c.record.was != format::kWasDirectory) continue;
+    const Now n = look_at(path);
+    struct stat led {};
+    const bool leads_there = c.elsewhere && stat(path.c_str(), &led) == 0 && S_ISDIR(led.st_mode);
+    if ((n.there && n.was == format::kWasDirectory) || leads_there) continue;
+    if (!differs(path, n.there ? "was replaced" : "was removed")) continue;
+    if (n.there && rename(path.c_str(), (path + kOldSuffix).c_str()) != 0) {
+      failed(path, "putting aside what has the place of a directory");
+    } else if (mkdir(path.c_str(), 0700) != 0) {
+      failed(path, "making the directory again");
+    }
   }
 }
 
 void Putter::find_files() {
   for (const Entry& e : state_.paths) {
-    for (const std::string& path : {e.first, e.first + kNewSuffix}) {
+    for (const std::string& path : {e.first, e.first + kNewSuffix, e.first + kOldSuffix}) {
       const Now n = look_at(path);
       if (n.there && n.was == format::kWasRegular) where_.emplace(n.id, path);
     }
@@ -178,6 +233,7 @@ void Putter::swap_in() {
   // rename() leaves two names of one file alone, and an attempt may have been broken off.
   for (const Entry& e : state_.paths) {
     if (e.second.record.was == format::kWasRegular) unlink((e.first + kNewSuffix).c_str());
+    if (e.second.record.was == format::kWasDirectory) unlink((e.first + kOldSuffix).c_str());
   }
 }
 
@@ -195,14 +251,14 @@ void Putter::put_others_back() {
       warn(path, "a socket or device is not made again");
       continue;
     }
-    unlink(path.c_str());
+    n.was == format::kWasDirectory ? rmdir(path.c_str()) : unlink(path.c_str());
     const int r = was == format::kWasFifo ? mkfifo(path.c_str(), 0600)
                                           : symlink(c.target.c_str(), path.c_str());
     if (r != 0) failed(path, "making it again");
   }
 }
 
-// Those below come first.
+// Those below come first. What is wanted has a second name by now.
 void Putter::remove_new() {
   for (auto e = state_.paths.rbegin(); e != state_.paths.rend(); ++e) {
     const std::string& path = e->first;
@@ -319,14 +375,15 @@ void Putter::set_attributes() {
 }
 
 Trouble Putter::run() {
-  move_directories();
+  Trouble bad = move_directories();
+  if (bad.bad()) return bad;
   make_directories();
   find_files();
-  Trouble bad = place_files();
-  if (!bad.bad() && !only_look_) swap_in();
+  bad = place_files();
   if (bad.bad()) return bad;
-  put_others_back();
   remove_new();
+  if (!only_look_) swap_in();
+  put_others_back();
   bad = write_content();
   if (!bad.bad()) set_attributes();
   return bad;

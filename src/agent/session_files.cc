@@ -66,7 +66,7 @@ Trouble put_session_files_back(const store::LoadedImage& image, const std::strin
   if (bad.bad()) return bad;
   if (files.policy == format::kFilesRefuse) {
     add_grown(image.view, &look.changed);
-    if (look.changed.empty()) return {};
+    if (look.changed.empty()) return files.only_look ? Trouble{} : note_moved_back(image_dir, state);
     return trouble(Errc::kUnsupported, 0,
                    "files have changed since the checkpoint, and --files=refuse says that this "
                    "matters:" +
@@ -77,7 +77,7 @@ Trouble put_session_files_back(const store::LoadedImage& image, const std::strin
     for (const auto& [path, c] : state.paths) plan.put_back_later.insert(path);
     return {};
   }
-  if (look.changed.empty() && look.warnings.empty()) return {};
+  if (look.changed.empty() && look.warnings.empty()) return note_moved_back(image_dir, state);
   bad = verify_all(image, plan);
   if (!bad.bad() && files.verify_others) bad = files.verify_others();
   if (!bad.bad()) bad = note_going_back(image_dir, super.files_generation);

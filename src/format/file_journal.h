@@ -25,7 +25,7 @@ enum FileWas : uint32_t {
   kWasAbsent = 1,
   kWasRegular = 2,
   kWasSymlink = 3,    // target: where it led
-  kWasDirectory = 4,  // with a target: it was moved there then
+  kWasDirectory = 4,  // with a target: it was to be moved there
   kWasFifo = 5,
   kWasOther = 6,  // a socket or device: cannot be made again
 };
@@ -39,6 +39,11 @@ enum FileCopy : uint32_t {
 };
 
 inline constexpr uint32_t kChangeOpen = 1;  // open for writing at the checkpoint; of the agent
+// Not of what was before a change, but of what has become of it:
+inline constexpr uint32_t kChangeMoved = 2;    // the directory has been moved to the target
+inline constexpr uint32_t kChangeSwapped = 4;  // ... and the one there to the path
+inline constexpr uint32_t kChangeFound = 8;    // ... as a restore found out; of the agent
+inline constexpr uint32_t kChangeBack = 16;    // all moves above are undone; of the agent
 
 // Followed by the path and the target, each with its NUL, and zeros up to a multiple of 8.
 struct FileChange {

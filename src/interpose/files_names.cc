@@ -53,22 +53,29 @@ bool loses_bytes(int mode) {
                   FALLOC_FL_INSERT_RANGE)) != 0;
 }
 
+// That a directory goes is written down before, that it has gone afterwards: the call may fail.
+template <typename Call>
+int renaming(const Step& from, const Step& to, Call call) {
+  const Changing changing(from, to);
+  return changing.renamed(call(), from, to);
+}
+
 }  // namespace
 
 extern "C" {
 
 CR_EXPORT int rename(const char* from, const char* to) {
-  const Changing changing(moved(AT_FDCWD, from), replaced(AT_FDCWD, to));
-  return CR_NEXT(rename)(from, to);
+  return renaming(moved(AT_FDCWD, from), replaced(AT_FDCWD, to),
+                  [&] { return CR_NEXT(rename)(from, to); });
 }
 CR_EXPORT int renameat(int from_dir, const char* from, int to_dir, const char* to) {
-  const Changing changing(moved(from_dir, from), replaced(to_dir, to));
-  return CR_NEXT(renameat)(from_dir, from, to_dir, to);
+  return renaming(moved(from_dir, from), replaced(to_dir, to),
+                  [&] { return CR_NEXT(renameat)(from_dir, from, to_dir, to); });
 }
 CR_EXPORT int renameat2(int from_dir, const char* from, int to_dir, const char* to,
                         unsigned flags) {
-  const Changing changing(moved(from_dir, from), target(to_dir, to, flags));
-  return CR_NEXT(renameat2)(from_dir, from, to_dir, to, flags);
+  return renaming(moved(from_dir, from), target(to_dir, to, flags),
+                  [&] { return CR_NEXT(renameat2)(from_dir, from, to_dir, to, flags); });
 }
 
 CR_EXPORT int unlink(const char* path) {

@@ -193,7 +193,8 @@ void Changing::begin(const Step& first, const Step& second) {
     if (!done)
       was_ = os::journal_before(j, scratch, g, first.at, first.touch, first.follow, &second.at);
     if (second.touch != format::kTouchNone) {
-      (void)os::journal_before(j, scratch, g, second.at, second.touch, second.follow, &first.at);
+      other_was_ =
+          os::journal_before(j, scratch, g, second.at, second.touch, second.follow, &first.at);
     }
     after = generation_now();
     if (after == g) break;
@@ -218,6 +219,14 @@ void Changing::end() {
 void Changing::note_new(int fd) const {
   struct statx st {};
   if (look(fd, "", AT_EMPTY_PATH, &st)) note(generation_, key_of(st), os::kSeenNew);
+}
+
+// In the generation of what was written before: a later one has the change, or a record of its own.
+void Changing::note_move(const Step& from, const Step& to) const {
+  const int saved_errno = errno;
+  os::journal_moved(journal(), g_scratch[slot_], generation_, from.at, to.at,
+                    to.touch == format::kTouchMove);
+  errno = saved_errno;
 }
 
 void join_journal(const char* image_dir) {

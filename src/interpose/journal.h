@@ -37,15 +37,22 @@ class Changing {
     if (was_ == format::kWasAbsent && fd >= 0) note_new(fd);
     return fd;
   }
+  // The result of a call that renames, which is given back.
+  int renamed(int result, const Step& from, const Step& to) const {
+    const bool directory = was_ == format::kWasDirectory || other_was_ == format::kWasDirectory;
+    if (result == 0 && directory) note_move(from, to);
+    return result;
+  }
 
  private:
   void begin(const Step& first, const Step& second);
   void end();
   void note_new(int fd) const;
+  void note_move(const Step& from, const Step& to) const;
   int slot_ = -1;
   uint32_t tid_ = 0;
-  uint32_t was_ = 0;
-  uint64_t generation_ = 0;  // in which the change was written down
+  uint32_t was_ = 0, other_was_ = 0;  // at the first and the second place
+  uint64_t generation_ = 0;           // in which the change was written down
 };
 
 uint64_t generation_now();  // 0: nothing is kept

@@ -40,6 +40,15 @@ bool append(char* to, uint64_t room, const char* text) {
   return true;
 }
 
+// Of a file that has lost the name by which it was opened, the kernel says that name and this.
+bool is_no_path(const char* path) {
+  constexpr char kGone[] = " (deleted)";
+  const uint64_t n = rawsys::str_len(path), end = sizeof(kGone) - 1;
+  struct stat st {};
+  return n > end && begins_with(path + n - end, kGone) &&
+         sys(__NR_newfstatat, AT_FDCWD, path, &st, AT_SYMLINK_NOFOLLOW) != 0;
+}
+
 // Where the open file lies.
 bool path_of(int fd, char* ret_path) {
   rawsys::LineBuffer<40> link;
@@ -48,7 +57,7 @@ bool path_of(int fd, char* ret_path) {
       sys(__NR_readlinkat, AT_FDCWD, link.c_str(), ret_path, format::kJournalPathBytes - 1);
   if (n <= 0 || n >= static_cast<long>(format::kJournalPathBytes) - 1) return false;
   ret_path[n] = 0;
-  return ret_path[0] == '/';
+  return ret_path[0] == '/' && !is_no_path(ret_path);
 }
 
 // The directory that the path's last part is in, as an open descriptor; `last`: that part.
@@ -139,10 +148,12 @@ class Recorder {
   }
   uint32_t run(At at, FileTouch touch, bool follow, const At* moved_to);
   uint32_t again_aside(At at, FileTouch touch, bool follow, const At* moved_to);
+  void moved(At from, At to, bool swapped);
 
  private:
   bool is_ours() const;
-  bool path_is_known() const;
+  void know_path();
+  bool path_is_known() const { return path_key_.dev != 0 && seen(path_key_, 1); }
   void look(const struct statx& st);
   bool keep(int fd, FileTouch touch, uint32_t links);
   void make_copy(int fd);
@@ -153,9 +164,6 @@ class Recorder {
   void note() const;
   uint32_t level() const;
   JournalKey file() const { return {c_.dev, c_.ino, c_.made_ns}; }
-  JournalKey path() const {
-    return {kPathDevice, format::checksum(s_.path, rawsys::str_len(s_.path)), 0};
-  }
   bool seen(const JournalKey& key, uint32_t level) const {
     return j_.seen != nullptr && j_.seen(c_.generation, key, level);
   }
@@ -163,7 +171,21 @@ class Recorder {
   const Journal& j_;
   JournalScratch& s_;
   FileChange c_{};
+  JournalKey path_key_{};
 };
+
+bool look_at(int fd, const char* path, int flags, struct statx* ret) {
+  return sys(__NR_statx, fd, path, flags, STATX_BASIC_STATS | STATX_BTIME, ret) == 0;
+}
+
+uint64_t device_of(const struct statx& st) {
+  return uint64_t{st.stx_dev_major} << 32 | st.stx_dev_minor;
+}
+
+int64_t made_ns_of(const struct statx& st) {
+  if ((st.stx_mask & STATX_BTIME) == 0) return 0;
+  return st.stx_btime.tv_sec * 1000000000 + st.stx_btime.tv_nsec;
+}
 
 // What the kernel makes up, devices and our own files are not kept.
 bool Recorder::is_ours() const {
@@ -175,7 +197,20 @@ bool Recorder::is_ours() const {
   return !(begins_with(s_.path, j_.image_dir) && (s_.path[n] == '/' || s_.path[n] == 0));
 }
 
-bool Recorder::path_is_known() const { return seen(path(), 1); }
+// By the directory that it is in: another may have that name later.
+void Recorder::know_path() {
+  if (j_.seen == nullptr) return;
+  uint64_t n = rawsys::str_len(s_.path);
+  const uint64_t end = n;
+  while (n > 1 && s_.path[n - 1] != '/') n--;
+  const char first = s_.path[n];
+  struct statx st {};
+  s_.path[n] = 0;
+  const bool good = look_at(AT_FDCWD, s_.path, 0, &st);
+  s_.path[n] = first;
+  const uint64_t parts[] = {device_of(st), st.stx_ino, format::checksum(s_.path + n, end - n)};
+  if (good) path_key_ = {kPathDevice, format::checksum(parts, sizeof(parts)), made_ns_of(st)};
+}
 
 uint32_t Recorder::level() const {
   // A second name keeps the file, but not what is in it.
@@ -185,7 +220,7 @@ uint32_t Recorder::level() const {
 
 void Recorder::note() const {
   if (j_.note == nullptr) return;
-  j_.note(c_.generation, path(), 1);
+  if (path_key_.dev != 0) j_.note(c_.generation, path_key_, 1);
   if (c_.was == format::kWasRegular || c_.was == format::kWasDirectory) {
     j_.note(c_.generation, file(), level());
   }
@@ -193,11 +228,9 @@ void Recorder::note() const {
 
 void Recorder::look(const struct statx& st) {
   c_.was = kind_of_file(st.stx_mode);
-  c_.dev = uint64_t{st.stx_dev_major} << 32 | st.stx_dev_minor;
+  c_.dev = device_of(st);
   c_.ino = st.stx_ino;
-  if ((st.stx_mask & STATX_BTIME) != 0) {
-    c_.made_ns = st.stx_btime.tv_sec * 1000000000 + st.stx_btime.tv_nsec;
-  }
+  c_.made_ns = made_ns_of(st);
   c_.mtime_ns = st.stx_mtime.tv_sec * 1000000000 + st.stx_mtime.tv_nsec;
   c_.file_bytes = st.stx_size;
   c_.mode = st.stx_mode;
@@ -352,6 +385,7 @@ uint32_t Recorder::run(At at, FileTouch touch, bool follow, const At* moved_to) 
                        touch == format::kTouchReplace;
     if (!makes || !absolute_path(at, follow, s_.path, s_.name) || !is_ours()) return 0;
     c_.was = format::kWasAbsent;
+    know_path();
     if (!path_is_known()) write();
     return c_.was;
   }
@@ -366,16 +400,17 @@ uint32_t Recorder::run(At at, FileTouch touch, bool follow, const At* moved_to) 
   }
   const int file = static_cast<int>(fd);
   struct statx st {};
-  const bool good =
-      sys(__NR_statx, file, "", AT_EMPTY_PATH, STATX_BASIC_STATS | STATX_BTIME, &st) == 0 &&
-      st.stx_nlink != 0 && path_of(file, s_.path) && is_ours();
+  const bool good = look_at(file, "", AT_EMPTY_PATH, &st) && st.stx_nlink != 0 &&
+                    path_of(file, s_.path) && is_ours();
   if (good) {
     look(st);
+    know_path();
     if (touch != format::kTouchNew && keep(file, touch, st.stx_nlink)) {
       if (c_.was == format::kWasSymlink) {
         const long n = sys(__NR_readlinkat, file, "", s_.target, sizeof(s_.target) - 1);
         s_.target[n > 0 ? n : 0] = 0;
-      } else if (c_.was == format::kWasDirectory && moved_to != nullptr) {
+      } else if (c_.was == format::kWasDirectory && touch == format::kTouchMove &&
+                 moved_to != nullptr && moved_to->path != nullptr) {
         (void)absolute_path(*moved_to, false, s_.target, s_.name);
       }
       write();
@@ -383,6 +418,33 @@ uint32_t Recorder::run(At at, FileTouch touch, bool follow, const At* moved_to) 
   }
   sys(__NR_close, file);
   return good ? c_.was : 0;
+}
+
+// Of two directories that have changed places there is one record, so that none is without the
+// other. They are on one file system.
+void Recorder::moved(At from, At to, bool swapped) {
+  struct statx st {
+  }, other{};
+  constexpr int kSame = AT_SYMLINK_NOFOLLOW;
+  if (!look_at(to.dir, to.path, kSame, &st)) return;
+  const bool both = swapped && look_at(from.dir, from.path, kSame, &other) &&
+                    kind_of_file(other.stx_mode) == format::kWasDirectory;
+  look(st);
+  if (c_.was != format::kWasDirectory) {
+    if (both) moved(to, from, false);
+    return;
+  }
+  if (!absolute_path(from, false, s_.path, s_.name) || !is_ours() ||
+      !absolute_path(to, false, s_.target, s_.name)) {
+    return;
+  }
+  c_.flags = format::kChangeMoved;
+  if (both) {
+    c_.flags |= format::kChangeSwapped;
+    c_.file_bytes = other.stx_ino;
+    c_.mtime_ns = made_ns_of(other);
+  }
+  write();
 }
 
 }  // namespace
@@ -456,6 +518,11 @@ uint32_t journal_before(const Journal& journal, JournalScratch& scratch, uint64_
                         FileTouch touch, bool follow, const At* moved_to) {
   if (at.path == nullptr || at.path[0] == 0) return 0;
   return Recorder(journal, scratch, generation).run(at, touch, follow, moved_to);
+}
+
+void journal_moved(const Journal& journal, JournalScratch& scratch, uint64_t generation, At from,
+                   At to, bool swapped) {
+  Recorder(journal, scratch, generation).moved(from, to, swapped);
 }
 
 }  // namespace cr::os

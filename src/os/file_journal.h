@@ -56,6 +56,10 @@ uint32_t journal_before(const Journal& journal, JournalScratch& scratch, uint64_
 // A change that nothing is known of, for want of something.
 void count_left_out(const Journal& journal, int error);
 
+// A directory has been moved, or, with `swapped`, what was at two places has changed places.
+void journal_moved(const Journal& journal, JournalScratch& scratch, uint64_t generation, At from,
+                   At to, bool swapped);
+
 // The absolute path of a name; the last part need not exist. follow: of what a symbolic link at the
 // end leads to. False: it cannot be known.
 bool absolute_path(At at, bool follow, char* ret_path, char* scratch);

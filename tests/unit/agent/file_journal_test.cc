@@ -90,6 +90,7 @@ Test(file_journal, what_was_open_lies_where_it_lay_before_a_directory_was_rename
   const Directory dir;
   FileChange moved = file(3, 5, 0);
   moved.was = kWasDirectory;
+  moved.flags = kChangeMoved;
   dir.add(moved, "/old", "/new");
   dir.add(file(3, 11, 2), "/new/later");
   dir.add(file(3, 10, 1, kChangeOpen), "/new/open");  // another directory, of that time

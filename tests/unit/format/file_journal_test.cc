@@ -34,9 +34,10 @@ Structs structs_of_the_code() {
 #define V(name) \
   { #name, name }
 std::map<std::string, uint64_t> constants_of_the_code() {
-  return {V(kWasAbsent), V(kWasRegular),   V(kWasSymlink), V(kWasDirectory),
-          V(kWasFifo),   V(kWasOther),     V(kCopyNone),   V(kCopyContent),
-          V(kCopyLink),  V(kCopyTooLarge), V(kCopyFailed), V(kChangeOpen)};
+  return {V(kWasAbsent),   V(kWasRegular),    V(kWasSymlink),  V(kWasDirectory),
+          V(kWasFifo),     V(kWasOther),      V(kCopyNone),    V(kCopyContent),
+          V(kCopyLink),    V(kCopyTooLarge),  V(kCopyFailed),  V(kChangeOpen),
+          V(kChangeMoved), V(kChangeSwapped), V(kChangeFound), V(kChangeBack)};
 }
 
 void add(Bytes& log, const char* path, const char* target, uint64_t generation = 7) {
