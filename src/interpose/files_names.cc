@@ -95,12 +95,14 @@ CR_EXPORT int rmdir(const char* path) {
   return CR_NEXT(rmdir)(path);
 }
 
+// What is written by the new name is the old one's content too: that is known by its path.
 CR_EXPORT int link(const char* from, const char* to) {
-  const Changing changing(made(AT_FDCWD, to));
+  const Changing changing(moved(AT_FDCWD, from), made(AT_FDCWD, to));
   return CR_NEXT(link)(from, to);
 }
 CR_EXPORT int linkat(int from_dir, const char* from, int to_dir, const char* to, int flags) {
-  const Changing changing(made(to_dir, to));
+  const Changing changing({{from_dir, from}, kTouchMove, (flags & AT_SYMLINK_FOLLOW) != 0},
+                          made(to_dir, to));
   return CR_NEXT(linkat)(from_dir, from, to_dir, to, flags);
 }
 CR_EXPORT int symlink(const char* text, const char* path) {

@@ -91,6 +91,15 @@ class Program {
     before(name, kTouchRemove);
     cr_assert(::remove(path(name).c_str()) == 0, "%s", name.c_str());
   }
+  void link(const std::string& from, const std::string& to) {
+    before(from, kTouchMove);
+    before(to, kTouchNew);
+    cr_assert(::link(path(from).c_str(), path(to).c_str()) == 0);
+  }
+  void change_mode(const std::string& name, mode_t mode) {
+    before(name, kTouchAttributes);
+    cr_assert(chmod(path(name).c_str(), mode) == 0);
+  }
   void link_to(const std::string& text, const std::string& name) {
     before(name, kTouchNew);
     cr_assert(symlink(text.c_str(), path(name).c_str()) == 0);
@@ -510,4 +519,24 @@ Test(file_put_back, a_look_says_what_has_changed) {
   cr_assert(p.rename("n", "m"));
   for (const char* name : {"m/f", "m/g", "m"}) p.remove(name);
   cr_expect(p.changed().empty());
+}
+
+Test(file_put_back, what_is_written_by_a_new_name) {
+  Program p;
+  p.write("p", "before");
+  p.write("q", "before too");
+  expect_back(p, [&] {
+    p.link("p", "other");
+    p.write("other", "after");
+    p.link("q", "third");
+    p.remove("q");
+    p.write("third", "after too");
+  });
+  p.checkpoint();
+  p.link("p", "other");
+  p.change_mode("other", 0600);
+  p.restore();
+  struct stat st {};
+  cr_expect(stat(p.path("p").c_str(), &st) == 0);
+  cr_expect_eq(st.st_mode & 07777, 0644);
 }
