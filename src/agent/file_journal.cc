@@ -199,8 +199,8 @@ void move_journal(const std::string& image_dir, const std::string& to) {
   (void)store::rename_file(journal_dir(image_dir), journal_dir(to));
 }
 
-Trouble note_going_back(const std::string& image_dir, uint64_t generation) {
-  const uint64_t newest = newest_generation(image_dir);
+Trouble note_going_back(const std::string& image_dir, uint64_t generation, uint64_t newest) {
+  newest = std::max(newest, newest_generation(image_dir));
   if (newest <= generation) return {};
   const std::string path = journal_dir(image_dir) + "/undone." + std::to_string(generation) + "." +
                            std::to_string(newest);

@@ -51,7 +51,8 @@ Trouble note_found(const std::string& image_dir, const JournalState& state);
 Trouble note_moved_back(const std::string& image_dir, const JournalState& state);
 
 // The files go back to `generation`, so those of later checkpoints cannot be had any more.
-Trouble note_going_back(const std::string& image_dir, uint64_t generation);
+// newest: that there are, whatever the journal has.
+Trouble note_going_back(const std::string& image_dir, uint64_t generation, uint64_t newest);
 // "": the files of that checkpoint can be had.
 std::string why_gone(const std::string& image_dir, uint64_t generation);
 

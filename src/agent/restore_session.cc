@@ -5,6 +5,8 @@
 #include <errno.h>
 #include <fcntl.h>
 
+#include <utility>
+
 #include "agent/kind_pty.h"
 #include "agent/restore_sockets.h"
 #include "agent/session_files.h"
@@ -94,7 +96,9 @@ Trouble SessionPlanner::put_files_back(std::vector<std::string>& warnings) {
   Trouble bad = put_session_files_back(*out_.all[0]->image, dir_, how_, scratch);
   warnings.insert(warnings.end(), scratch.warnings.begin(), scratch.warnings.end());
   for (auto& r : out_.all) {
-    if (r->plan != nullptr) r->plan->put_back_later = scratch.put_back_later;
+    if (r->plan == nullptr) continue;
+    r->plan->put_back_later = scratch.put_back_later;
+    r->plan->at_take = std::exchange(scratch.at_take, {});  // once
   }
   return bad;
 }

@@ -8,6 +8,9 @@
 
 #include <algorithm>
 
+#include "os/fd.h"
+#include "rawsys/rawsys.h"
+
 namespace cr::agent {
 namespace {
 
@@ -44,6 +47,34 @@ Trouble put_back(const std::string& dir, const JournalState& state, RestorePlan&
   return bad;
 }
 
+// Threads of a process that begins anew may write until it does. What cannot be put back was said.
+Trouble put_back_again(const std::string& dir, uint64_t generation) {
+  JournalState state;
+  const auto as_it_is = [](const std::string& path) { return path; };
+  Trouble bad = read_journal(dir, generation, as_it_is, &state);
+  PutBack done;
+  return bad.bad() ? bad : put_files_back(dir, state, /*only_look=*/false, &done);
+}
+
+// Of both buffers: if nothing has changed since the newer one's, no log says that there is one.
+uint64_t newest_of_images(const std::string& dir) {
+  uint64_t newest = 0;
+  for (const int i : {0, 1}) {
+    const std::string path = store::buffer_path(dir, i);
+    const os::Fd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
+    format::SuperBlock super{};
+    struct stat st {};
+    if (!fd || fstat(fd.get(), &st) != 0 ||
+        rawsys::read_all_at(fd.get(), &super, sizeof(super), 0) != 0) {
+      continue;
+    }
+    auto read = format::read_superblock(reinterpret_cast<const uint8_t*>(&super),
+                                        static_cast<uint64_t>(st.st_size));
+    if (read) newest = std::max(newest, read->files_generation);
+  }
+  return newest;
+}
+
 }  // namespace
 
 Trouble put_session_files_back(const store::LoadedImage& image, const std::string& image_dir,
@@ -64,9 +95,9 @@ Trouble put_session_files_back(const store::LoadedImage& image, const std::strin
   PutBack look;
   if (!bad.bad()) bad = put_files_back(image_dir, state, /*only_look=*/true, &look);
   if (bad.bad()) return bad;
-  if (files.policy == format::kFilesRefuse) {
-    add_grown(image.view, &look.changed);
-    if (look.changed.empty()) return files.only_look ? Trouble{} : note_moved_back(image_dir, state);
+  const bool refuse = files.policy == format::kFilesRefuse;
+  if (refuse) add_grown(image.view, &look.changed);
+  if (refuse && !look.changed.empty()) {
     return trouble(Errc::kUnsupported, 0,
                    "files have changed since the checkpoint, and --files=refuse says that this "
                    "matters:" +
@@ -77,15 +108,21 @@ Trouble put_session_files_back(const store::LoadedImage& image, const std::strin
     for (const auto& [path, c] : state.paths) plan.put_back_later.insert(path);
     return {};
   }
-  if (look.changed.empty() && look.warnings.empty()) return note_moved_back(image_dir, state);
+  if (options.live_pidfd >= 0 && !refuse) {
+    plan.at_take = [image_dir, generation = super.files_generation] {
+      return put_back_again(image_dir, generation);
+    };
+  }
+  const uint64_t newest = newest_of_images(image_dir);
+  // The program will write, though nothing has changed yet.
+  if (look.changed.empty() && (refuse || look.warnings.empty())) {
+    bad = note_going_back(image_dir, super.files_generation, newest);
+    return bad.bad() ? bad : note_moved_back(image_dir, state);
+  }
   bad = verify_all(image, plan);
   if (!bad.bad() && files.verify_others) bad = files.verify_others();
-  if (!bad.bad()) bad = note_going_back(image_dir, super.files_generation);
+  if (!bad.bad()) bad = note_going_back(image_dir, super.files_generation, newest);
   if (!bad.bad()) bad = put_back(image_dir, state, plan);
-  // Threads of a process that begins anew may write until it does.
-  if (!bad.bad() && options.live_pidfd >= 0) {
-    plan.at_take = [image_dir, state, &plan] { return put_back(image_dir, state, plan); };
-  }
   return bad;
 }
 

@@ -200,6 +200,27 @@ def test_older_checkpoint(workspace):
     session.end()
 
 
+def test_older_checkpoint_without_changes(workspace):
+    """Its program writes when it runs again: the newer one's files are gone all the same."""
+    session = Helper(workspace, {"a": "A1"})
+    session.checkpoint()
+    session.checkpoint()
+    session.kill()
+    session.restore(("--sequence", "1"))
+    session.tell("write a A2")
+    session.kill()
+    session.restore_fails("the files of this checkpoint cannot be put back", "--sequence", "2")
+    session.restore(("--sequence", "1"))
+    session.expect_state({"a": "A1"}, "of the older one")
+    session.tell("write a A3")
+    session.checkpoint()
+    session.tell("write a A4")
+    session.kill()
+    session.restore()
+    session.expect_state({"a": "A3"}, "of the next one")
+    session.end()
+
+
 def test_dies_midway(workspace):
     """A crrestore that dies when files have been put back, or while they are, is repeated."""
     session = changed(workspace)
