@@ -222,9 +222,11 @@ Trouble Session::begin_threads(World& world, std::vector<format::ThreadTraitsRec
 // captured.
 Trouble Session::begin_generation(Attempt& a, bool later) {
   if (a.files_before || options_.heap != HeapMode::kNone) return {};
-  a.files_before.emplace();
-  return keeper().stopped(pid_, a.world->threads()[0].tid, mem_.get(), hello_.state, later,
-                          &*a.files_before);
+  format::FilesHead before{};
+  Trouble bad =
+      keeper().stopped(pid_, a.world->threads()[0].tid, mem_.get(), hello_.state, later, &before);
+  if (!bad.bad()) a.files_before = before;
+  return bad;
 }
 
 // Everything between stop and go.
