@@ -170,7 +170,8 @@ Trouble note_moved_back(const std::string& image_dir, const JournalState& state)
     // The program's own records go to the disk with the first that has a copy.
     bad = append_record(image_dir, c, /*sync=*/generation != state.generation);
   }
-  return bad;
+  // Where nothing has moved the mark parts what is the same on both sides.
+  return state.moves.all.empty() && logs.size() == 1 ? Trouble{} : bad;
 }
 
 uint64_t newest_generation(const std::string& image_dir) {
