@@ -20,6 +20,7 @@
 #include "agent/describe_sockets.h"
 #include "agent/file_locks.h"
 #include "agent/file_owners.h"
+#include "agent/find_path.h"
 #include "agent/kind_fifo.h"
 #include "agent/kind_pty.h"
 #include "agent/kinds.h"
@@ -46,6 +47,7 @@ class FileDescriber {
   Trouble describe_device(const Descriptor& d, format::FileRecord& f);
   Trouble describe_pipe(const Descriptor& d, format::FileRecord& f);
   Trouble read_deleted(const Descriptor& d, format::FileRecord& f);
+  std::string other_name(const Descriptor& d) const;
   Trouble read_pipe(const Descriptor& d, format::FileRecord& f);
   int same_as_standard(const Descriptor& d) const;
   bool came_from_outside(const Descriptor& d, int copy) const;
@@ -195,6 +197,12 @@ Trouble FileDescriber::read_deleted(const Descriptor& d, format::FileRecord& f) 
   return {};
 }
 
+// Of a file that has lost the name by which it was opened, and has another.
+std::string FileDescriber::other_name(const Descriptor& d) const {
+  if (!d.deleted || d.st.st_nlink == 0) return "";
+  return find_path(d.st.st_dev, d.st.st_ino, {}, {d.link.substr(0, d.link.find_last_of('/'))});
+}
+
 // A path below /proc of the process itself, by whichever id its own /proc knows it, is /proc/self.
 std::string FileDescriber::own_proc_path(const std::string& link) const {
   const std::string status = os::read_or_empty(os::task_path(pid_, tid_, "status"));
@@ -223,7 +231,16 @@ Trouble FileDescriber::describe_regular(const Descriptor& d, format::FileRecord&
     f.path = model_.add_string(own_proc_path(d.link));
     return {};
   }
-  if (d.deleted || d.st.st_nlink == 0) return read_deleted(d, f);
+  const std::string name = other_name(d);
+  if (!name.empty()) {
+    f.path = model_.add_string(name);
+    f.open_flags &= ~static_cast<uint32_t>(O_TMPFILE);  // it opens a directory
+  }
+  if (name.empty() && d.deleted && d.st.st_nlink > 0 && (f.open_flags & O_ACCMODE) != O_RDONLY) {
+    return refuse(d, "a file that has lost this name, and has another that cannot be found,",
+                  "open it by that name, or close it");
+  }
+  if (name.empty() && (d.deleted || d.st.st_nlink == 0)) return read_deleted(d, f);
   f.kind = format::kFileRegular;
   return {};
 }

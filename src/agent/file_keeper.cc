@@ -404,15 +404,15 @@ void FileKeeper::describe_open(pid_t pid, pid_t tid, store::Model& model) {
     if (f.kind != format::kFileRegular || !writes(f.open_flags) || !is_kept(name(f))) continue;
     Open& o = all[{f.dev, f.ino}];
     if (o.fd < 0) o.fd = d.fd;
+    o.path = name(f);
     o.only_appends = o.only_appends && (f.open_flags & O_APPEND) != 0;
   }
   for (const auto& [file, o] : all) {
     struct statx st {};
     const std::string source = fd_path(pid, tid, o.fd);
-    auto path = os::read_link(source);
-    if (o.only_appends || !path || !look(source, &st)) continue;
+    if (o.only_appends || !look(source, &st)) continue;
     const Stamp now{st.stx_size, nanoseconds(st.stx_mtime), nanoseconds(st.stx_ctime)};
-    add_record(*path, st, up_to_date(source, id_of(st), now, true));
+    add_record(o.path, st, up_to_date(source, id_of(st), now, true));
   }
 }
 

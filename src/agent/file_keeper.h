@@ -78,6 +78,7 @@ class FileKeeper {
   };
   struct Open {
     int fd = -1;  // one of the program's
+    std::string path;
     bool only_appends = true;
   };
   void look_at_slots(pid_t pid, pid_t tid, int mem, format::FilesHead& head);
