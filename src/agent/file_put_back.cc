@@ -4,7 +4,9 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
@@ -38,6 +40,13 @@ Now look_at(const std::string& path) {
   n.was = os::kind_of_file(n.st.stx_mode);
   n.id = id_of_file(n.st);
   return n;
+}
+
+// Paths have no symbolic link in them when they are written down.
+bool leads_elsewhere(const std::string& path) {
+  char real[PATH_MAX];
+  const std::string parent = path.substr(0, path.find_last_of('/'));
+  return !parent.empty() && realpath(parent.c_str(), real) != nullptr && parent != real;
 }
 
 class Putter {
@@ -264,7 +273,8 @@ void Putter::remove_new() {
     const std::string& path = e->first;
     if (e->second.record.was != format::kWasAbsent) continue;
     const Now n = look_at(path);
-    if (!n.there || !differs(path, "is new")) continue;
+    if (!n.there || (!e->second.elsewhere && leads_elsewhere(path))) continue;
+    if (!differs(path, "is new")) continue;
     const bool directory = n.was == format::kWasDirectory;
     if (directory && rmdir(path.c_str()) != 0) {
       warn(path,

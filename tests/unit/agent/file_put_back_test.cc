@@ -381,6 +381,18 @@ Test(file_put_back, a_link_in_the_place_of_a_directory) {
   });
 }
 
+Test(file_put_back, a_directory_in_the_place_of_a_link) {
+  Program p;
+  make(p, "e");
+  p.link_to("e", "d");
+  expect_back(p, [&] {
+    p.remove("d");
+    make(p, "d");
+    for (const char* name : {"d/f", "d/g", "d"}) p.remove(name);
+    p.link_to("e", "d");
+  });
+}
+
 Test(file_put_back, a_file_in_the_place_of_a_directory) {
   Program p;
   make(p, "d");
