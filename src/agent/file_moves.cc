@@ -117,11 +117,11 @@ bool Reader::was_made(size_t i) {
   const FileId id = id_of(c.record);
   for (size_t k = i + 1; k < life_.records.size(); k++) {
     const Change& next = life_.records[k];
-    if (!is_move(next) || id_of(next.record) != id) continue;
+    if (next.record.was != format::kWasDirectory || id_of(next.record) != id) continue;
     if (is_made(next) && next.path == c.path && next.target == c.target) {
       return has(next, format::kChangeFound);
     }
-    return next.path == c.target;  // there it was when it was moved again
+    return next.path == c.target;  // there it was when it was changed again
   }
   if (life_.to != kNow || c.elsewhere || !is_there(c.target, id) || is_there(c.path, id)) {
     return false;

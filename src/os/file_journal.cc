@@ -297,7 +297,8 @@ bool Recorder::keep(int fd, FileTouch touch, uint32_t links) {
     if (c_.was == format::kWasDirectory && touch == format::kTouchAttributes) {
       return !seen(file(), kSeenAttributes);
     }
-    if (c_.was == format::kWasDirectory && touch == format::kTouchMove) return true;
+    const bool goes = touch == format::kTouchMove || touch == format::kTouchRemove;
+    if (c_.was == format::kWasDirectory && goes) return true;  // it says where it was
     return !known && touch != format::kTouchContent;
   }
   if (seen(file(), kSeenNew)) {  // made since the checkpoint

@@ -463,6 +463,17 @@ Test(file_put_back, a_checkpoint_in_the_middle_of_a_move) {
   }
 }
 
+Test(file_put_back, a_checkpoint_in_the_middle_of_a_move_of_what_is_removed_later) {
+  Program p;
+  make(p, "d");
+  expect_back(p, [&] {
+    p.begin_rename("d", "e");
+    cr_assert(p.call_rename("d", "e"));
+    for (const char* name : {"e/f", "e/g", "e"}) p.remove(name);
+    make(p, "d");
+  });
+}
+
 Test(file_put_back, lives_of_an_older_checkpoint) {
   Program p;
   make(p, "d");
