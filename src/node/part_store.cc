@@ -5,6 +5,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/fsuid.h>
 #include <sys/stat.h>
@@ -24,6 +25,8 @@ using format::PartHeader;
 using format::Triple;
 
 constexpr unsigned kMostLooks = 8;
+// A transfer that was given up lets go of its part when all that its last job has left is gone.
+constexpr uint64_t kHandOverNs = 500'000'000;
 constexpr uint64_t kSpareRows = 65536;  // by which a session may grow while it is sent
 
 // It was brought back elsewhere while its node could not be reached, and both runs go on.
@@ -504,8 +507,12 @@ Result<int> PartReceiver::choose_buffer(store::PartState (&old)[2]) {
 
 Result<std::unique_ptr<PartReceiver>> PartReceiver::begin(PartStore& store,
                                                           const format::PartOffer& offer) {
-  if (!store.begin_part(session_id_of(offer.session_id), offer.holder)) {
-    return Error{Errc::kBusy, EBUSY, "the part is being taken in already"};
+  const uint64_t begin_ns = rawsys::now_ns();
+  while (!store.begin_part(session_id_of(offer.session_id), offer.holder)) {
+    if (rawsys::now_ns() - begin_ns > kHandOverNs) {
+      return Error{Errc::kBusy, EBUSY, "the part is being taken in already"};
+    }
+    poll(nullptr, 0, 1);
   }
   std::unique_ptr<PartReceiver> r(new PartReceiver(store, offer));
   CR_TRYV(format::check_part_numbers(r->header()));

@@ -464,6 +464,19 @@ Test(part_store, a_part_is_taken_in_by_one_at_a_time) {
   take_in(store, offer(1, 2), Rows(4, 1));
 }
 
+// The last that a transfer has left goes a moment after it was given up.
+Test(part_store, a_part_is_handed_over_from_one_to_the_next) {
+  Store store;
+  auto receiver = begin(store, offer(1, 1));
+  std::thread letting_go([&] {
+    usleep(50000);
+    receiver.reset();
+  });
+  const auto second = PartReceiver::begin(*store, offer(1, 2));
+  letting_go.join();
+  cr_assert(second.has_value());
+}
+
 Test(part_store, what_was_overwritten_is_not_taken_for_damage) {
   Store store;
   take_in(store, offer(1, 1), Rows(200, 1));
