@@ -26,10 +26,10 @@
 #include "agent/help_copy.h"
 #include "agent/history.h"
 #include "agent/traits.h"
-#include "format/image_reader.h"
 #include "os/fault.h"
 #include "os/proc.h"
 #include "rawsys/rawsys.h"
+#include "store/superblock.h"
 
 namespace cr::agent {
 namespace {
@@ -61,10 +61,7 @@ void socket_address(int dir_fd, sockaddr_un* ret) {
 uint64_t highest_epoch(const std::string& dir) {
   uint64_t highest = 0;
   for (int i = 0; i < 2; i++) {
-    const auto fd = os::open_file(store::buffer_path(dir, i), O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
-    uint8_t bytes[sizeof(format::SuperBlock)];
-    if (!fd || pread(fd->get(), bytes, sizeof(bytes), 0) != sizeof(bytes)) continue;
-    const auto super = format::read_superblock(bytes, sizeof(bytes));
+    const auto super = store::read_super(dir, i);
     if (super) highest = std::max(highest, super->epoch);
   }
   const auto history = load_history(dir);

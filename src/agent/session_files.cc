@@ -8,8 +8,7 @@
 
 #include <algorithm>
 
-#include "os/fd.h"
-#include "rawsys/rawsys.h"
+#include "store/superblock.h"
 
 namespace cr::agent {
 namespace {
@@ -60,17 +59,8 @@ Trouble put_back_again(const std::string& dir, uint64_t generation) {
 uint64_t newest_of_images(const std::string& dir) {
   uint64_t newest = 0;
   for (const int i : {0, 1}) {
-    const std::string path = store::buffer_path(dir, i);
-    const os::Fd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
-    format::SuperBlock super{};
-    struct stat st {};
-    if (!fd || fstat(fd.get(), &st) != 0 ||
-        rawsys::read_all_at(fd.get(), &super, sizeof(super), 0) != 0) {
-      continue;
-    }
-    auto read = format::read_superblock(reinterpret_cast<const uint8_t*>(&super),
-                                        static_cast<uint64_t>(st.st_size));
-    if (read) newest = std::max(newest, read->files_generation);
+    const auto super = store::read_super(dir, i);
+    if (super) newest = std::max(newest, super->files_generation);
   }
   return newest;
 }

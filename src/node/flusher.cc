@@ -14,7 +14,7 @@
 
 #include "format/part_reader.h"
 #include "node/disk_words.h"
-#include "store/buffer.h"
+#include "store/superblock.h"
 
 namespace cr::node {
 namespace {
@@ -38,18 +38,14 @@ Result<SuperBlock> newest_of(const std::string& dir) {
   SuperBlock best{};
   Error why{Errc::kNotWhole, 0, "there is no whole checkpoint yet"};
   for (int i = 0; i < 2; i++) {
-    auto fd = os::open_file(store::buffer_path(dir, i), O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
-    if (!fd) {
+    const auto super = store::read_super(dir, i);
+    if (!super) {
+      const Error& e = super.error();
       // That the other buffer is not there yet is no trouble.
-      if (fd.error().sys_errno != ENOENT || access(dir.c_str(), F_OK) != 0) why = fd.error();
+      const bool missing = e.sys_errno == ENOENT && access(dir.c_str(), F_OK) == 0;
+      if (e.code == Errc::kSystem && !missing) why = e;
       continue;
     }
-    SuperBlock s;
-    uint8_t bytes[sizeof(s)];
-    const ssize_t n = pread(fd->get(), bytes, sizeof(bytes), 0);
-    if (n != static_cast<ssize_t>(sizeof(bytes))) continue;
-    auto super = read_superblock(bytes, sizeof(bytes));
-    if (!super) continue;
     if (is_newer(triple_of(*super), triple_of(best))) best = *super;
   }
   if (is_none(triple_of(best))) return why;

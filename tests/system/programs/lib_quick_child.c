@@ -12,22 +12,11 @@
 #define _GNU_SOURCE
 #include <dirent.h>
 
+#include "put_expect.h"
 #include "rollback.h"
 
 enum { kWarm = 4, kRapid = 20 };
 static volatile uint64_t counter;
-
-static void put(const char *path, const char *text) {
-  const int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-  REQUIRE(fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text));
-  close(fd);
-}
-
-static void expect(const char *path, const char *text) {
-  char now[64] = "";
-  test_read_file(path, now, sizeof now);
-  CHECK_STR(path, text, now);
-}
 
 static uint64_t quick_ones(void) {
   struct crstatus st = {.size = sizeof st};

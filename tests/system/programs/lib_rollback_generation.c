@@ -12,19 +12,8 @@
 #define _GNU_SOURCE
 #include <sys/stat.h>
 
+#include "put_expect.h"
 #include "rollback.h"
-
-static void put(const char *path, const char *text) {
-  const int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-  REQUIRE(fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text));
-  close(fd);
-}
-
-static void expect(const char *path, const char *text) {
-  char now[64] = "";
-  test_read_file(path, now, sizeof now);
-  CHECK_STR(path, text, now);
-}
 
 /* Its image has no place. */
 static void fail_a_checkpoint(void) {
