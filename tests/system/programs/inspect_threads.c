@@ -103,7 +103,7 @@ int main(int argc, char **argv) {
   pthread_setname_np(alpha, "alpha");
   pthread_setname_np(beta, "beta");
   pthread_barrier_wait(&started);
-  puts("ready");
+  printf("ready %p\n", (void *)map);
   fflush(stdout);
   pthread_join(alpha, NULL);
   return map[0] == 'm' ? 0 : 1;
