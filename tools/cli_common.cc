@@ -212,10 +212,18 @@ bool parse_write_option(const char* tool, int option, const char* text, store::W
       misuse(tool, "--queue-depth: give 1 to " + std::to_string(store::WriteLimits::kMostDepth));
     }
     ret->depth = static_cast<unsigned>(depth);
+  } else if (option == kDirect) {
+    ret->direct = true;
   } else {
     return false;
   }
   return true;
+}
+
+void set_write_options(const char* tool, const store::WriteLimits& limits, const std::string& dir) {
+  const std::string why = limits.direct ? store::why_not_direct(dir) : "";
+  if (!why.empty()) own_failure(tool, "--direct: " + why + "; leave it out");
+  store::limit_writes(limits);
 }
 
 std::string absolute_path(const char* tool, const std::string& path) {

@@ -64,15 +64,18 @@ enum FlushOption { kFlushEvery = 1010, kFlushInterval };
 // false: `option` is none of them.
 bool parse_flush_option(const char* tool, int option, const char* text, agent::ProtectOptions* ret);
 
-// How images and parts are written: "write-bandwidth" and "queue-depth". Long options have these
-// numbers.
-enum WriteOption { kWriteBandwidth = 1020, kQueueDepth };
-#define CR_WRITE_OPTIONS                                                     \
-  {"write-bandwidth", required_argument, nullptr, tools::kWriteBandwidth}, { \
-    "queue-depth", required_argument, nullptr, tools::kQueueDepth            \
+// How images and parts are written: "write-bandwidth", "queue-depth" and "direct". Long options
+// have these numbers.
+enum WriteOption { kWriteBandwidth = 1020, kQueueDepth, kDirect };
+#define CR_WRITE_OPTIONS                                                   \
+  {"write-bandwidth", required_argument, nullptr, tools::kWriteBandwidth}, \
+      {"queue-depth", required_argument, nullptr, tools::kQueueDepth}, {   \
+    "direct", no_argument, nullptr, tools::kDirect                         \
   }
 // false: `option` is none of them.
 bool parse_write_option(const char* tool, int option, const char* text, store::WriteLimits* ret);
+// For files below dir from here on; fails if they cannot be written as wanted.
+void set_write_options(const char* tool, const store::WriteLimits& limits, const std::string& dir);
 
 std::string absolute_path(const char* tool, const std::string& path);
 // libcrpreload.so beside the tool, or $CR_PRELOAD; own failure if missing.

@@ -44,7 +44,7 @@ constexpr char kHelp[] =
     "      --lazy                 the program runs at once, and large memory comes while it does;\n"
     "                             takes root or CAP_SYS_PTRACE, else --eager and a message\n"
     "      --durable=power|crash  as crrun's (default power)\n"
-    "      --staging BYTES[K|M|G], --write-bandwidth BYTES[K|M|G], --queue-depth N\n"
+    "      --staging BYTES[K|M|G], --write-bandwidth BYTES[K|M|G], --queue-depth N, --direct\n"
     "                             as crrun's\n"
     "      --track=auto|uffd|softdirty|hash|all\n"
     "                             as crrun's\n"
@@ -342,7 +342,7 @@ int main(int argc, char** argv) {
   s.ids = o.ids;
   s.lazy = o.lazy;
   s.protect = o.protect;
-  store::limit_writes(o.write);
+  tools::set_write_options(kTool, o.write, o.session.dir);
   s.start.clock = o.clock;
   s.paths = o.paths;
   s.start.preload = tools::find_preload(kTool);

@@ -54,6 +54,8 @@ constexpr char kHelp[] =
     "bound)\n"
     "      --queue-depth N        of one image, writes in flight by io_uring, 1 to 1024 (default "
     "16)\n"
+    "      --direct               write images past the page cache (O_DIRECT): leaves that to the\n"
+    "                             program, and a restore reads from the disk\n"
     "      --protect=none|replica:R|xor:G|rs:K+M\n"
     "                             this node's crstored keeps the checkpoints as well: on its disk "
     "alone,\n"
@@ -229,7 +231,7 @@ int main(int argc, char** argv) {
   s.ids = o.ids;
   s.restart_on_failure = o.restart;
   s.protect = o.protect;
-  store::limit_writes(o.write);
+  tools::set_write_options(kTool, o.write, o.session.dir);
   s.start.preload = tools::find_preload(kTool);
   s.start.plugins = o.plugins;
   s.start.session_dir = o.session.dir;

@@ -61,6 +61,7 @@ constexpr char kHelp[] =
     "no\n"
     "                       bound)\n"
     "      --queue-depth N  of one file, writes in flight by io_uring, 1 to 1024 (default 16)\n"
+    "      --direct         write parts past the page cache (O_DIRECT)\n"
     "      --durable=power|crash\n"
     "                       a part counts when it is on stable storage, or when the kernel has it\n"
     "                       (default power)\n"
@@ -131,8 +132,8 @@ constexpr const char* kValues[] = {"store",
                                    "make-key",
                                    "write-bandwidth",
                                    "queue-depth"};
-constexpr const char* kFlags[] = {"encrypt", "tag-blocks", "strict-racks", "for-all-users",
-                                  "flush-zstd"};
+constexpr const char* kFlags[] = {"encrypt",       "tag-blocks", "strict-racks",
+                                  "for-all-users", "flush-zstd", "direct"};
 
 bool takes_value(const std::string& name) { return std::ranges::count(kValues, name) != 0; }
 bool is_flag(const std::string& name) { return std::ranges::count(kFlags, name) != 0; }
@@ -349,7 +350,8 @@ node::NodeConfig configure(const Options& o) {
     if (!o.set.contains(name)) continue;
     (void)tools::parse_write_option(kTool, option, o.set.at(name).c_str(), &limits);
   }
-  store::limit_writes(limits);
+  limits.direct = o.set.contains("direct");
+  tools::set_write_options(kTool, limits, c.store_dir);
   return c;
 }
 

@@ -22,6 +22,7 @@
 #include "os/cpus.h"
 #include "os/fault.h"
 #include "os/proc.h"
+#include "os/slice.h"
 #include "rawsys/rawsys.h"
 
 namespace cr::agent {
@@ -38,31 +39,6 @@ bool has_few_files(pid_t pid, pid_t tid) {
   struct stat st {};
   return stat(os::task_path(pid, tid, "fd").c_str(), &st) == 0 && st.st_size > 0 &&
          st.st_size <= kFew;
-}
-
-constexpr uint64_t kShortestSliceNs = 100000, kLongSliceNs = 20000000;
-
-// A fair thread of short slices runs as soon as it is woken, also where another one has just begun
-// its own (Linux 6.12; before, nothing changes). 0: of the usual ones.
-void set_slice(pid_t tid, uint64_t ns) {
-  struct {  // struct sched_attr, whose header does not go with libc's
-    uint32_t size, policy;
-    uint64_t flags;
-    int32_t nice;
-    uint32_t priority;
-    uint64_t runtime, deadline, period;
-    uint32_t least_utilization, most_utilization;
-  } a{};
-  if (rawsys::sys(__NR_sched_getattr, tid, &a, sizeof(a), 0) != 0 ||
-      (a.policy != SCHED_OTHER && a.policy != SCHED_BATCH)) {
-    return;
-  }
-  constexpr uint64_t kResetOnFork = 1;
-  a.size = sizeof(a);
-  a.flags &= kResetOnFork;
-  a.runtime = ns;
-  a.deadline = a.period = 0;
-  (void)rawsys::sys(__NR_sched_setattr, tid, &a, 0);
 }
 
 }  // namespace
@@ -137,10 +113,10 @@ Trouble Session::describe_map(pid_t tid, bool stopped, MapDescription& map) {
   return {};
 }
 
-// The kernel counts every page for it. Of a large process it is asked so seldom that it takes a
-// hundredth of the time, unless the map has changed.
+// The kernel counts every page for it, and whoever wants to map something waits. Of a large process
+// it is asked so seldom that it takes a thousandth of the time, unless the map has changed.
 void Session::read_vm_flags(const std::string& map_text) {
-  constexpr uint64_t kQuickNs = 1000000, kShare = 100;
+  constexpr uint64_t kQuickNs = 200000, kShare = 1000;
   const uint64_t begin = rawsys::now_ns();
   const bool costly = smaps_cost_ns_ > kQuickNs;
   if (map_text == smaps_of_ && costly && begin - smaps_ns_ < kShare * smaps_cost_ns_) return;
@@ -245,8 +221,13 @@ Trouble Session::capture(World& world, Attempt& a) {
     if (!bad.bad()) bad = late;
   }
   if (described && !bad.bad()) bad = save_by_plugins(world, hello_.plugins, a.model);
-  if (!bad.bad()) bad = describe_map(tid, /*stopped=*/true, a.map);
+  if (!bad.bad()) bad = describe_posix_timers(world, a.model);
   if (bad.bad()) return bad;
+  const uint64_t asked_ns = rawsys::now_ns();
+  begin_capture();
+  // Meanwhile, on another processor:
+  bad = describe_map(tid, /*stopped=*/true, a.map);
+  if (bad.bad()) return abandon_capture(world, bad);
   a.model.segments = a.map.model.segments;
   const std::string names = std::exchange(a.model.strings, a.map.model.strings);
   for (format::PluginRecord& r : a.model.plugins) r.name = a.model.add_string(&names[r.name]);
@@ -254,14 +235,10 @@ Trouble Session::capture(World& world, Attempt& a) {
   a.without = a.map.plan.without;
   quick_.prepare(a.model);
   bad = begin_generation(a, /*later=*/false);
-  if (!bad.bad()) bad = describe_posix_timers(world, a.model);
-  if (bad.bad()) return bad;
-  const uint64_t asked_ns = rawsys::now_ns();
-  bad = begin_copy(world, a, a.map.plan);
-  if (bad.bad()) return bad;
-  // Meanwhile, on another processor:
+  if (!bad.bad()) bad = begin_copy(world, a, a.map.plan);
+  if (bad.bad()) return abandon_capture(world, bad);
   Trouble worse = await_command(/*described_is_enough=*/true, kCommandTimeoutNs, &world);
-  set_slice(control_tid_, kLongSliceNs);
+  os::set_slice(control_tid_, os::Slice::kLong);
   if (!worse.bad()) worse = check_process(channel()->process.childless != 0, &a.status);
   const auto end_threads = [&] {
     const Trouble late = world.end_describe();
@@ -294,8 +271,10 @@ Trouble Session::capture_heap(World& world, Attempt& a) {
   Trouble bad = describe_heap(world, *maps, a.model, &plan);
   a.without = plan.without;
   a.free_known = true;
-  if (!bad.bad()) bad = begin_copy(world, a, plan);
   if (bad.bad()) return bad;
+  begin_capture();
+  bad = begin_copy(world, a, plan);
+  if (bad.bad()) return abandon_capture(world, bad);
   Trouble worse = await_command(/*described_is_enough=*/true, kCommandTimeoutNs, &world);
   const std::string status = os::read_or_empty(os::task_path(pid_, control_tid_, "status"));
   if (!worse.bad()) worse = describe_process(world, status, plan, a.model);
@@ -313,12 +292,35 @@ Trouble Session::begin_copy(World& world, Attempt& a, const MemoryPlan& plan) {
   pages_.mark_fresh(ranges, a.model, most_ranges());
   Trouble bad = write_ranges(ranges);
   if (bad.bad()) return bad;
-  channel()->described = 0;
   // What was written since the last early pass is left for that of the next checkpoint.
   channel()->protect = pages_.any_early() ? 0 : 1;
-  keep_apart();
-  begin_command(format::kCommandCapture);
+  give_ranges(format::kRangesGiven);
   return {};
+}
+
+void Session::give_ranges(format::RangesGiven what) {
+  __atomic_store_n(&channel()->ranges_given, uint32_t{what}, __ATOMIC_RELEASE);
+  rawsys::sys_futex(&channel()->ranges_given, FUTEX_WAKE, 0x7fffffff);
+}
+
+// The control thread begins: it describes the process, and then waits for begin_copy().
+void Session::begin_capture() {
+  format::ChannelHeader* c = channel();
+  c->described = 0;
+  c->ranges_given = format::kRangesAwaited;
+  c->cursor_range = c->cursor_addr = 0;
+  keep_apart();
+  c->apart = control_cpus_ ? 1 : 0;
+  c->scan_off = control_cpus_ && pagemap_ ? scan_off_ : 0;
+  begin_command(format::kCommandCapture);
+}
+
+// Instead of end_copy(), where begin_copy() was not reached or has failed.
+Trouble Session::abandon_capture(World& world, const Trouble& why) {
+  give_ranges(format::kRangesNone);
+  (void)end_command(kCommandTimeoutNs, &world);
+  let_together();
+  return why;
 }
 
 // In the stop this process and the control thread work at the same time. Whom a futex wakes often
@@ -327,13 +329,13 @@ Trouble Session::begin_copy(World& world, Attempt& a, const MemoryPlan& plan) {
 // some milliseconds to end; but once it works, the program's threads come first, which tell about
 // themselves in some microseconds each.
 void Session::keep_apart() {
-  set_slice(control_tid_, kShortestSliceNs);
+  os::set_slice(control_tid_, os::Slice::kShort);
   const auto all = os::keep_off(control_tid_, sched_getcpu());
   if (all) control_cpus_ = all;
 }
 
 void Session::let_together() {
-  set_slice(control_tid_, 0);
+  os::set_slice(control_tid_, os::Slice::kLong);
   share_processors();
 }
 
@@ -367,6 +369,7 @@ Trouble Session::end_copy(World& world, Attempt& a, const Trouble& worse) {
     // Staging is full: this much must be written before the rest can be taken.
     bad = write_portion(world, a);
     if (bad.bad()) return bad;
+    channel()->scan_off = 0;  // we may have to share a processor
     begin_command(format::kCommandCapture);
   }
   pages_.note_final(answered_ranges(), std::min<uint64_t>(c->range_count, most_ranges()), a.model);

@@ -190,6 +190,7 @@ void Session::after_stop(const Attempt& a) {
 void Session::accept(Attempt& a) {
   if (!is_member_) files_.committed();
   last_copied_pages_ = early_pages_ + a.copied_pages;
+  if (early_pages_ > 0) last_late_pages_ = last_copied_pages_ - first_found_pages_;
   newest_ = newest_ == 0 ? 1 : 0;
   sequence_++;
   newest_epoch_ = epoch_;

@@ -129,7 +129,7 @@ Trouble Session::early_passes(Attempt& a, format::Tracker how, AddressSet* ret_u
       return {};
     }
     // For this pass and the stop: were it set aside between the two, much would be written then.
-    if (pass > 0) (void)set_aside(std::min(staging_pages_ - early_pages_, 2 * likely_pages()));
+    if (pass > 0) (void)set_aside(std::min(staging_pages_ - early_pages_, likely_late_pages()));
     std::vector<format::Range> ranges = a.map.plan.ranges;
     pages_.mark_fresh(ranges, a.map.model, most_ranges());
     if (write_ranges(ranges).bad()) return {};
@@ -159,6 +159,7 @@ Trouble Session::early_passes(Attempt& a, format::Tracker how, AddressSet* ret_u
     const uint64_t found = used - std::min(used, early_pages_);
     early_pages_ = std::max(early_pages_, used);
     last_found_pages_ = found;
+    if (pass == 0) first_found_pages_ = found;
     if (c->more != 0 || !counts) return {};
     if (!stopped && c->untracked_bytes >= untrackable_bytes_ + kWorthAStopBytes) {
       stopped = true;

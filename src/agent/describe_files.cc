@@ -43,6 +43,7 @@ class FileDescriber {
   Trouble describe(const Descriptor& d, format::FileRecord* ret);
   Trouble describe_first(const Descriptor& d, format::FileRecord* ret);
   std::string own_proc_path(const std::string& link) const;
+  Trouble describe_proc(const Descriptor& d, format::FileRecord& f, bool* ret_own);
   Trouble describe_regular(const Descriptor& d, format::FileRecord& f);
   Trouble describe_device(const Descriptor& d, format::FileRecord& f);
   Trouble describe_pipe(const Descriptor& d, format::FileRecord& f);
@@ -203,14 +204,34 @@ std::string FileDescriber::other_name(const Descriptor& d) const {
   return find_path(d.st.st_dev, d.st.st_ino, {}, {d.link.substr(0, d.link.find_last_of('/'))});
 }
 
-// A path below /proc of the process itself, by whichever id its own /proc knows it, is /proc/self.
+// A path below /proc of the process itself, by whichever id its own /proc knows it, is /proc/self;
+// of its first thread, /proc/self/task/self.
 std::string FileDescriber::own_proc_path(const std::string& link) const {
   const std::string status = os::read_or_empty(os::task_path(pid_, tid_, "status"));
   for (const pid_t id : {pid_, os::innermost_id(status, "NStgid")}) {
-    const std::string self = "/proc/" + std::to_string(id) + "/";
-    if (link.starts_with(self)) return "/proc/self/" + link.substr(self.size());
+    const std::string self = "/proc/" + std::to_string(id);
+    const std::string task = self + "/task/" + std::to_string(id);
+    if (link == self) return std::string(format::kProcSelf) + ".";
+    if ((link + "/").starts_with(task + "/")) {
+      return std::string(format::kProcSelf) + format::kProcTaskSelf + link.substr(task.size());
+    }
+    if (link.starts_with(self + "/")) return format::kProcSelf + link.substr(self.size() + 1);
   }
   return link;
+}
+
+// What is open of the process's own directory in /proc; *ret_own: it was that.
+Trouble FileDescriber::describe_proc(const Descriptor& d, format::FileRecord& f, bool* ret_own) {
+  const std::string path = own_proc_path(d.link);
+  *ret_own = path.starts_with(format::kProcSelf);
+  if (!*ret_own) return {};
+  const std::string below = path.substr(strlen(format::kProcSelf));
+  if (below.starts_with("task/") && !below.starts_with(format::kProcTaskSelf)) {
+    return refuse(d, "what /proc says of one of the threads", "close it");
+  }
+  f.kind = format::kFileProc;
+  f.path = model_.add_string(path);
+  return {};
 }
 
 Trouble FileDescriber::describe_regular(const Descriptor& d, format::FileRecord& f) {
@@ -228,7 +249,7 @@ Trouble FileDescriber::describe_regular(const Descriptor& d, format::FileRecord&
   }
   if (d.link.starts_with("/proc/")) {
     f.kind = format::kFileProc;
-    f.path = model_.add_string(own_proc_path(d.link));
+    f.path = model_.add_string(d.link);
     return {};
   }
   const std::string name = other_name(d);
@@ -400,6 +421,11 @@ Trouble FileDescriber::describe_first(const Descriptor& d, format::FileRecord* r
   f.mode = d.st.st_mode;
   f.std_fd = -1;
   f.file_bytes = static_cast<uint64_t>(d.st.st_size);
+  if (d.link.starts_with("/proc/") && !d.deleted) {
+    bool own = false;
+    Trouble bad = describe_proc(d, f, &own);
+    if (own) return bad;
+  }
   if ((d.info.flags & O_PATH) != 0) {
     if (d.deleted) return refuse(d, "an O_PATH descriptor of a removed file", "close it");
     f.kind = format::kFileOpath;

@@ -55,9 +55,9 @@ bool LibraryPlace::find(pid_t pid, format::Hello* ret) const {
   // does.
   const uint64_t by = first != nullptr ? first->start - base_ : 0;
   format::Hello h = hello_;
-  for (uint64_t* address :
-       {&h.report_entry, &h.report_stack_top, &h.resume_entry, &h.control_entry,
-        &h.control_stack_top, &h.state, &h.exclusions, &h.calls_entry, &h.join_entry}) {
+  for (uint64_t* address : {&h.report_entry, &h.report_stack_top, &h.resume_entry, &h.control_entry,
+                            &h.control_stack_top, &h.state, &h.exclusions, &h.calls_entry,
+                            &h.join_entry, &h.library_start, &h.library_end}) {
     *address += by;
   }
   auto mem = os::open_file(os::task_path(pid, tid, "mem"), O_RDONLY);

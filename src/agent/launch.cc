@@ -23,6 +23,7 @@
 #include "agent/process_tree.h"
 #include "agent/skeleton.h"
 #include "os/proc.h"
+#include "os/slice.h"
 
 namespace cr::agent {
 namespace {
@@ -80,6 +81,7 @@ std::vector<std::string> session_environment(const StartOptions& o,
 }
 
 pid_t fork_with_id(pid_t id, uint64_t flags) {
+  os::set_slice(0, os::Slice::kUsual);  // is inherited
   clone_args a{};
   pid_t want = id;
   a.flags = flags;
@@ -447,6 +449,7 @@ Trouble launch_fresh(const StartOptions& o, const std::string& path,
   if (!make_pipe(&fail)) return trouble(Errc::kSystem, errno, "making a pipe");
   std::vector<std::string> original;
   for (char** e = environ; *e != nullptr; e++) original.emplace_back(*e);
+  os::set_slice(0, os::Slice::kUsual);  // is inherited
   const pid_t pid = fork();
   if (pid == 0) {
     exec_program(o, path, argv, session_environment(o, original, getpid()), fail.w.get());

@@ -350,9 +350,8 @@ Trouble FileOpener::open_one(const format::FileRecord& f, os::Fd* ret, PendingFi
       return open_path(f, 0, ret);
     case format::kFileProc: {
       const std::string path = image_.string(f.path);
-      static const std::string kSelf = "/proc/self/";
-      if (!path.starts_with(kSelf)) return open_path(f, 0, ret);
-      pending->proc_path = path.substr(kSelf.size());
+      if (!path.starts_with(format::kProcSelf)) return open_path(f, 0, ret);
+      pending->proc_path = path.substr(strlen(format::kProcSelf));
       pending->proc_flags = reopen_flags(f);
       pending->position = f.position;
       return {};
@@ -461,6 +460,19 @@ bool was_made_since(const std::string& path, uint64_t checkpoint_ns) {
   return (s.stx_mask & STATX_BTIME) != 0 && made_ns > checkpoint_ns;
 }
 
+// The process's directory in the /proc that itself sees, which is another one if it is in a pid
+// namespace of its own. *ret_id: its id there.
+std::string own_proc(pid_t pid, pid_t* ret_id) {
+  const std::string outer = "/proc/" + std::to_string(pid);
+  const std::string inner = outer + "/root/proc";
+  struct stat ours, theirs;
+  *ret_id = pid;
+  if (stat("/proc", &ours) != 0 || stat(inner.c_str(), &theirs) != 0) return outer;
+  if (ours.st_dev == theirs.st_dev) return outer;
+  *ret_id = os::innermost_id(os::read_or_empty(os::task_path(pid, pid, "status")), "NStgid");
+  return inner + "/" + std::to_string(*ret_id);
+}
+
 }  // namespace
 
 bool rename_back(uint64_t ino, uint64_t checkpoint_ns, const std::string& path,
@@ -493,7 +505,13 @@ Trouble open_proc_files(RestorePlan& plan, pid_t pid) {
   for (const PendingFile& p : plan.pending) {
     if (p.proc_path.empty()) continue;
     os::Fd& fd = plan.fds[static_cast<size_t>(p.fd)];
-    const std::string path = "/proc/" + std::to_string(pid) + "/" + p.proc_path;
+    pid_t id = 0;
+    std::string path = own_proc(pid, &id) + "/";
+    if (p.proc_path.starts_with(format::kProcTaskSelf)) {
+      path += "task/" + std::to_string(id) + p.proc_path.substr(strlen(format::kProcTaskSelf));
+    } else {
+      path += p.proc_path;
+    }
     fd = os::Fd(open(path.c_str(), static_cast<int>(p.proc_flags) | O_CLOEXEC));
     if (!fd) return trouble(Errc::kSystem, errno, path + " cannot be opened: " + errno_text());
     lseek(fd.get(), static_cast<off_t>(p.position), SEEK_SET);

@@ -162,8 +162,7 @@ std::string Rollback::find_out() {
                     lazy == ~0ull || lazy != s_.last_lazy_free_,
                     h.control_stack_top - format::kControlStackBytes,
                     h.control_stack_top,
-                    {h.report_entry, h.calls_entry, h.control_entry, h.state, h.exclusions,
-                     h.report_stack_top - 1, h.control_stack_top - 1}});
+                    {h.library_start, h.library_end}});
   if (!image_->view.plugins.empty()) return "a plug-in is registered";
   why = match_threads();
   if (why.empty()) {

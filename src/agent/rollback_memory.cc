@@ -61,7 +61,6 @@ class MemoryDiff {
   MemoryDiff(const MemoryNow& now, MemoryChange& out) : now_(now), image_(now.image), out_(out) {}
   std::string run();
   void run_whole(const SegmentRecord& s) {
-    find_library();
     map_anew(s.start, s.end, s);
     advise(s);
   }
@@ -84,9 +83,8 @@ class MemoryDiff {
   void add(std::vector<PageFill>& list, uint64_t addr, uint64_t pages, uint64_t slot);
   size_t call(long nr, uint64_t a, uint64_t b = 0, uint64_t c = 0, uint64_t d = 0, uint64_t e = 0,
               uint64_t f = 0, uint32_t flags = 0);
-  void find_library();
   void find_lazy();
-  bool is_library(const MapEntry& m) const;
+  bool is_library(uint64_t from) const;
   bool may_be_given_up(uint64_t from, uint64_t to) const;
   void refuse(const std::string& why) {
     if (why_.empty()) why_ = why;
@@ -96,8 +94,7 @@ class MemoryDiff {
   const format::ImageView& image_;
   MemoryChange& out_;
   std::vector<format::Call> drops_;  // after all else
-  std::vector<const MapEntry*> library_;
-  std::vector<AddressRange> lazy_;  // mappings with pages that MADV_FREE gave up
+  std::vector<AddressRange> lazy_;   // mappings with pages that MADV_FREE gave up
   std::string why_;
 };
 
@@ -107,19 +104,9 @@ size_t MemoryDiff::call(long nr, uint64_t a, uint64_t b, uint64_t c, uint64_t d,
   return out_.calls.size() - 1;
 }
 
-// The mappings that the control thread and the held threads run in.
-void MemoryDiff::find_library() {
-  for (const MapEntry& m : now_.maps) {
-    for (const uint64_t addr : now_.library) {
-      if (addr >= m.start && addr < m.end) library_.push_back(&m);
-    }
-  }
-}
-
-bool MemoryDiff::is_library(const MapEntry& m) const {
-  return std::ranges::any_of(library_, [&](const MapEntry* l) {
-    return l->start == m.start || (l->ino != 0 && l->ino == m.ino && l->dev == m.dev);
-  });
+// The control thread and the held threads run in it. A mapping may begin in it and end behind it.
+bool MemoryDiff::is_library(uint64_t from) const {
+  return from >= now_.library.start && from < now_.library.end;
 }
 
 // A page that was given up by MADV_FREE looks as it was, until the kernel takes it.
@@ -204,7 +191,7 @@ void MemoryDiff::drop(uint64_t from, uint64_t to, const SegmentRecord& s) {
 }
 
 void MemoryDiff::unmap(uint64_t from, uint64_t to, const MapEntry& m) {
-  if (is_library(m)) return refuse("the library's own memory was mapped anew");
+  if (is_library(from)) return refuse("the library's own memory was mapped anew");
   if (m.name == "/[aio]") return refuse("asynchronous I/O (io_setup) may be going on");
   if (!out_.calls.empty()) {
     format::Call& last = out_.calls.back();
@@ -371,7 +358,7 @@ void MemoryDiff::keep_tracked(uint64_t from, uint64_t to, const MapEntry& m,
   long r = scan(from, to, in_file, tracked, &found);
   if (r == -EPERM && tracked) {
     // Not the mapping that was there. What flags it has is only known of a fresh one.
-    if (!in_file && m.name != "[stack]" && !is_library(m)) return map_anew(from, to, s);
+    if (!in_file && m.name != "[stack]" && !is_library(from)) return map_anew(from, to, s);
     tracked = false;
     r = scan(from, to, in_file, false, &found);
   }
@@ -415,7 +402,7 @@ void MemoryDiff::keep_embedded(uint64_t from, uint64_t to, const SegmentRecord& 
 
 void MemoryDiff::keep(uint64_t from, uint64_t to, const MapEntry& m, const SegmentRecord& s) {
   if (static_cast<uint32_t>(m.prot) != s.prot) {
-    if (is_library(m)) return refuse("the library's own memory was protected");
+    if (is_library(from)) return refuse("the library's own memory was protected");
     call(__NR_mprotect, from, to - from, s.prot);
   }
   if (is_of_object(s)) {  // what it shares is put back with the object
@@ -448,7 +435,7 @@ void MemoryDiff::step(uint64_t from, uint64_t to, const MapEntry* m, const Segme
   if (s == nullptr) return unmap(from, to, *m);
   if (m == nullptr) return map_anew(from, to, *s);
   if (same_backing(*m, *s)) return keep(from, to, *m, *s);
-  if (is_library(*m)) return refuse("the library's own memory was mapped anew");
+  if (is_library(from)) return refuse("the library's own memory was mapped anew");
   map_anew(from, to, *s);
 }
 
@@ -480,7 +467,6 @@ void MemoryDiff::advise(const SegmentRecord& s) {
 }
 
 std::string MemoryDiff::run() {
-  find_library();
   find_lazy();
   std::vector<const MapEntry*> live;
   for (const MapEntry& m : now_.maps) {
@@ -500,7 +486,10 @@ std::string MemoryDiff::run() {
     at = std::min(m_start, s_start);
     const bool in_m = m_start == at, in_s = s_start == at;
     const uint64_t m_next = in_m ? m->end : m_start, s_next = in_s ? s->end : s_start;
-    const uint64_t next = std::min(m_next, s_next);
+    uint64_t next = std::min(m_next, s_next);
+    for (const uint64_t edge : {now_.library.start, now_.library.end}) {
+      if (edge > at) next = std::min(next, edge);
+    }
     step(at, next, in_m ? m : nullptr, in_s ? s : nullptr);
     at = next;
     if (m != nullptr && m->end <= at) i++;
@@ -601,10 +590,8 @@ std::string find_memory_change(const MemoryNow& now, MemoryChange* ret) {
 void find_pieces(const MemoryNow& now, const MemoryChange& change, MemoryChange* ret) {
   for (const SegmentRecord* s : change.pieces) {
     size_t mappings = 0;
-    bool library = s->start < now.control_stack_end && s->end > now.control_stack;
+    const bool library = s->start < now.library.end && s->end > now.library.start;
     for (const MapEntry& m : now.maps) mappings += m.start < s->end && m.end > s->start ? 1 : 0;
-    for (const uint64_t addr : now.library)
-      library = library || (addr >= s->start && addr < s->end);
     if (mappings < 2 || library) continue;
     MemoryChange one;
     MemoryDiff(now, one).run_whole(*s);

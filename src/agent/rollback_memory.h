@@ -32,7 +32,7 @@ struct MemoryNow {
   const std::vector<format::SegmentRecord>& file_parts;  // of these it has the file's own pages
   bool lazy_free = false;  // pages may have been given up since by MADV_FREE
   uint64_t control_stack = 0, control_stack_end = 0;  // is in use and stays as it is
-  std::vector<uint64_t> library;                      // addresses in mappings that must stay
+  AddressRange library;                               // stays where it is
 };
 
 // Pages whose content the image has. slot: kSlotZero: zeros.

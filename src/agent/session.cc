@@ -28,6 +28,7 @@
 #include "agent/traits.h"
 #include "os/fault.h"
 #include "os/proc.h"
+#include "os/slice.h"
 #include "rawsys/rawsys.h"
 #include "store/superblock.h"
 
@@ -305,7 +306,12 @@ Result<void> Session::make_channel() {
   channel()->bytes = bytes;
   channel()->ranges_off = format::kChannelRangesOff;
   channel()->runs_off = runs_off_;
-  channel()->runs_cap = (std::min(bytes, format::kChannelBytes) - runs_off_) / sizeof(format::Run);
+  uint64_t runs_end = std::min(bytes, format::kChannelBytes);
+  if (runs_end == format::kChannelBytes) {
+    runs_end -= format::kScanHelpBytes;
+    scan_off_ = runs_end;
+  }
+  channel()->runs_cap = (runs_end - runs_off_) / sizeof(format::Run);
   return {};
 }
 
@@ -353,6 +359,7 @@ void Session::detach() {
   quick_.withdraw();
   control_.reset();
   mem_.reset();
+  pagemap_.reset();
   control_tid_ = 0;
 }
 
@@ -398,6 +405,7 @@ bool Session::attach(os::Fd connection, const format::Hello& hello, std::string*
     *ret_text = "no such thread in the program";
     return false;
   }
+  os::set_slice(control_tid_, os::Slice::kLong);
   auto opened = os::open_file(os::task_path(pid_, control_tid_, "mem"), O_RDWR);
   if (!opened) {
     *ret_text = "the program's memory may not be opened: " +
@@ -406,6 +414,9 @@ bool Session::attach(os::Fd connection, const format::Hello& hello, std::string*
     return false;
   }
   mem_ = std::move(*opened);
+  // Without it the control thread looks at all pages alone.
+  pagemap_ =
+      os::Fd(open(os::task_path(pid_, control_tid_, "pagemap").c_str(), O_RDONLY | O_CLOEXEC));
   hello_ = hello;
   entered_ = home_ != 0 ? entered_namespace(pid_, control_tid_, home_) : "";
   auto maps = os::parse_maps(os::read_or_empty(os::task_path(pid_, control_tid_, "maps")));
@@ -437,6 +448,7 @@ bool Session::attach(os::Fd connection, const format::Hello& hello, std::string*
   if (sendmsg(connection.get(), &m, MSG_NOSIGNAL) < 0) {
     *ret_text = "the control thread went away";
     mem_.reset();
+    pagemap_.reset();
     return false;
   }
   control_ = std::move(connection);
@@ -515,13 +527,17 @@ void Session::begin_command(format::CommandKind kind) {
 // Waits until the command is done, or, of a capture, until the process is described.
 Trouble Session::await_command(bool described_is_enough, uint64_t timeout_ns, World* world) {
   format::ChannelHeader* c = channel();
-  // A process is described within that time, as a rule, if the control thread has a processor.
-  const uint64_t spin_ns = described_is_enough && control_cpus_ ? 150000 : 50000;
+  // A process is described within that time, as a rule, if the control thread has a processor. Who
+  // sleeps is woken on its processor, and then waits for it.
+  const uint64_t spin_ns = described_is_enough && control_cpus_ ? 500000 : 100000;
   const uint64_t begin = rawsys::now_ns();
   for (;;) {
     const uint32_t done = __atomic_load_n(&c->done_seq, __ATOMIC_ACQUIRE);
     if (done == c->command_seq) return {};
     if (described_is_enough && __atomic_load_n(&c->described, __ATOMIC_ACQUIRE) != 0) return {};
+    if (!described_is_enough && c->scan_off != 0) {
+      scan_helper_.help(pagemap_.get(), *scan_help());
+    }
     if (!described_is_enough && may_help_ &&
         __atomic_load_n(&c->copy_count, __ATOMIC_ACQUIRE) != 0) {
       auto* runs = reinterpret_cast<format::Run*>(channel_map_.data() + runs_off_);

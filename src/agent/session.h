@@ -21,6 +21,7 @@
 #include "agent/describe_files.h"
 #include "agent/describe_memory.h"
 #include "agent/file_keeper.h"
+#include "agent/help_scan.h"
 #include "agent/history.h"
 #include "agent/interval.h"
 #include "agent/overhead.h"
@@ -245,6 +246,7 @@ class Session {
   bool set_aside(uint64_t pages);
   void trim_staging(bool failed);
   uint64_t likely_pages() const;
+  uint64_t likely_late_pages() const;
   Trouble reserve_staging(bool stands_still);
   bool few_are_expected() const;
   Trouble copy_early(Attempt& a);
@@ -259,7 +261,10 @@ class Session {
   Trouble begin_generation(Attempt& a, bool later);
   Trouble capture(World& world, Attempt& a);
   Trouble capture_heap(World& world, Attempt& a);
+  void begin_capture();
+  void give_ranges(format::RangesGiven what);
   Trouble begin_copy(World& world, Attempt& a, const MemoryPlan& plan);
+  Trouble abandon_capture(World& world, const Trouble& why);
   Trouble end_copy(World& world, Attempt& a, const Trouble& worse);
   Trouble write_portion(World& world, Attempt& a);
   Trouble copy_objects(World& world, Attempt& a);
@@ -310,12 +315,15 @@ class Session {
   void tell_copied();
   void describe_interval(format::SuperBlock* super) const;
   void adopt_interval(const format::ImageView& image);
+  format::ScanHelp* scan_help() const {
+    return reinterpret_cast<format::ScanHelp*>(channel_map_.data() + scan_off_);
+  }
   format::ChannelHeader* channel() const {
     return reinterpret_cast<format::ChannelHeader*>(channel_map_.data());
   }
 
   SessionOptions options_;
-  os::Fd lock_, listen_, control_, channel_fd_, staging_fd_, pidfd_, mem_;
+  os::Fd lock_, listen_, control_, channel_fd_, staging_fd_, pidfd_, mem_, pagemap_;
   os::Mapping channel_map_, staging_map_;
   pid_t pid_ = 0, control_tid_ = 0;
   format::Hello hello_{};
@@ -354,14 +362,19 @@ class Session {
   uint64_t last_lazy_free_ = 0;        // lazy_free_count() before the last checkpoint began
   uint64_t last_copied_pages_ = 0;     // by the last checkpoint, early and in the stop
   uint64_t last_found_pages_ = 0;      // by the last early pass
-  uint64_t looked_at_pages_ = 0;       // in the program's memory when this checkpoint began
+  uint64_t first_found_pages_ = 0;     // by the first one of this checkpoint
+  // Copied behind the first early pass of the last checkpoint that had one.
+  std::optional<uint64_t> last_late_pages_;
+  uint64_t looked_at_pages_ = 0;  // in the program's memory when this checkpoint began
   std::unique_ptr<store::BufferWriter> writer_;
   uint64_t runs_off_ = 0;  // in the channel
   uint64_t vdso_start_ = 0, vdso_end_ = 0;
   SemaphoreUsers semaphore_users_;
   // Those of the control thread, while it is kept off ours.
   std::optional<cpu_set_t> control_cpus_;
-  bool may_help_ = true;           // copy pages in the stop
+  bool may_help_ = true;  // copy pages in the stop
+  ScanHelper scan_helper_;
+  uint64_t scan_off_ = 0;          // in the channel, 0: it is too small
   uint64_t last_resume_ns_ = 0;    // when the threads were last let go, 0: never
   std::vector<pid_t> unfinished_;  // threads that are still traced by us
   // The attempt under way or the last one (attempt.cc).

@@ -66,7 +66,7 @@ Trouble Session::prepare_staging() {
     staging_map_ = std::move(*m);
   }
   staging_pages_ = need / kPageSize;
-  early_pages_ = staged_bytes_ = 0;
+  early_pages_ = first_found_pages_ = staged_bytes_ = 0;
   return {};
 }
 
@@ -90,6 +90,13 @@ uint64_t Session::likely_pages() const {
   uint64_t likely = 2 * last_found_pages_;
   if (!pages_.any_early()) likely = std::max(2 * last_copied_pages_, looked_at_pages_ / 16);
   return std::clamp(likely, kLeastForStopBytes / kPageSize, kKeepStagingBytes / kPageSize);
+}
+
+// What an early pass that is not the first, and the stop behind it, are likely to find.
+uint64_t Session::likely_late_pages() const {
+  if (!last_late_pages_) return 2 * likely_pages();
+  return std::clamp(2 * *last_late_pages_, kLeastForStopBytes / kPageSize,
+                    2 * kKeepStagingBytes / kPageSize);
 }
 
 // What the stop will need is set aside before it; all that it may need if that is everything.

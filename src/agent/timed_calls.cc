@@ -10,7 +10,6 @@
 #include <errno.h>
 #include <linux/futex.h>
 #include <poll.h>
-#include <sched.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,6 +22,7 @@
 #include <string>
 #include <unordered_map>
 
+#include "agent/cpu_clock.h"
 #include "os/fd.h"
 #include "os/proc.h"
 #include "rawsys/rawsys.h"
@@ -283,59 +283,6 @@ Continuation continue_restartable(const user_regs_struct& regs, CallContext x) {
   c.saved = p.regs;
   c.pokes = std::move(p.pokes);
   return c;
-}
-
-// "name   :   value" of /proc/PID/task/TID/sched.
-bool sched_value(const std::string& text, const char* name, double* ret) {
-  const size_t at = text.find(name);
-  const size_t colon = at == std::string::npos ? at : text.find(':', at);
-  if (colon == std::string::npos) return false;
-  *ret = strtod(text.c_str() + colon + 1, nullptr);
-  return true;
-}
-
-// When the thread last ran, by the scheduler's clock, and how often it has gone to sleep.
-bool last_ran(const std::string& path, uint64_t* ret_ns, uint64_t* ret_switches) {
-  auto text = os::read_file(path);
-  double milliseconds, switches;
-  if (!text || !sched_value(*text, "se.exec_start", &milliseconds) ||
-      !sched_value(*text, "nr_voluntary_switches", &switches)) {
-    return false;
-  }
-  *ret_ns = static_cast<uint64_t>(milliseconds * 1e6);
-  *ret_switches = static_cast<uint64_t>(switches);
-  return true;
-}
-
-// The scheduler's clocks of two processors differ (stolen and interrupt time is left out of each),
-// so
-// "now" must be read on the processor on which the thread fell asleep.
-bool scheduler_now_ns(int cpu, uint64_t* ret) {
-  struct Known {
-    int cpu = -1;
-    uint64_t scheduler_ns = 0, monotonic_ns = 0;
-  };
-  static Known known[8];  // valid for the threads of one stop
-  constexpr uint64_t kFresh = 20000000;
-  const uint64_t now = rawsys::now_ns();
-  Known& k = known[cpu % 8];
-  if (k.cpu != cpu || now - k.monotonic_ns > kFresh) {
-    cpu_set_t all, one;
-    CPU_ZERO(&one);
-    CPU_SET(static_cast<size_t>(cpu), &one);
-    if (sched_getaffinity(0, sizeof(all), &all) != 0 ||
-        sched_setaffinity(0, sizeof(one), &one) != 0) {
-      return false;
-    }
-    sched_yield();  // brings the figure up to date
-    uint64_t ns = 0, switches;
-    const bool ok = last_ran("/proc/thread-self/sched", &ns, &switches);
-    sched_setaffinity(0, sizeof(all), &all);
-    if (!ok) return false;
-    k = {cpu, ns, rawsys::now_ns()};
-  }
-  *ret = k.scheduler_ns;
-  return true;
 }
 
 // Field 39 of stat: the processor it last ran on.

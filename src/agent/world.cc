@@ -26,6 +26,7 @@
 #include "format/plan.h"
 #include "os/fault.h"
 #include "os/proc.h"
+#include "os/slice.h"
 #include "rawsys/rawsys.h"
 
 namespace cr::agent {
@@ -57,8 +58,12 @@ std::string thread_text(pid_t pid, pid_t tid) {
 
 constexpr int kSpinRounds = 5;
 
-// A sleep lasts so much longer than asked for: as a rule 50 microseconds. 0: as it was.
-void set_timer_slack(unsigned long ns) { prctl(PR_SET_TIMERSLACK, ns); }
+// The program stands still, and waits for us: we run as soon as we are woken, and a sleep lasts as
+// long as asked for, not 50 microseconds more. Else it comes first.
+void be_urgent(bool on) {
+  os::set_slice(0, on ? os::Slice::kShort : os::Slice::kLong);
+  prctl(PR_SET_TIMERSLACK, on ? 1ul : 0ul);  // 0: as it was
+}
 
 }  // namespace
 
@@ -324,7 +329,7 @@ Trouble World::let_out(Thread& t, int round, bool* ret_again) {
 }
 
 Trouble World::stop() {
-  set_timer_slack(1);
+  be_urgent(true);
   const uint64_t deadline = rawsys::now_ns() + kStopTimeoutNs;
   // A running thread may make new ones until all that were seen have stopped.
   int round = 0;
@@ -699,7 +704,7 @@ void World::resume() {
   }
   let_go_ = std::move(threads_);
   threads_.clear();
-  set_timer_slack(0);
+  be_urgent(false);
   // Its end may have been noticed only just now. While other threads live it is not reported.
   if (leader_unburied_) {
     Thread leader;

@@ -9,6 +9,7 @@
 #include "capture/capture.h"
 #include "capture/pagemap.h"
 #include "format/checksum.h"
+#include "format/scan_help.h"
 #include "rawsys/rawsys.h"
 
 namespace cr::capture {
@@ -18,6 +19,8 @@ constexpr uint64_t kBounceBytes = 256 * 1024;
 constexpr uint64_t kBatch = 64;
 // One run of what is copied last of all, and from how much on another processor is to help.
 constexpr uint64_t kPiecePages = (1 << 20) / kPageSize, kWorthSharingPages = 128;
+// The agent is to help with looking through so much, in pieces of at least so much.
+constexpr uint64_t kWorthHelpBytes = 64ull << 20, kLeastPieceBytes = 16ull << 20;
 alignas(kPageSize) constinit unsigned char g_bounce[kBounceBytes] = {};
 
 enum class When { kStopped, kRunning };
@@ -31,6 +34,9 @@ class Copier {
     tracking_ = ch.tracking == format::kTrackerUserfaultfd && files.tracker >= 0;
     hashing_ = ch.tracking == format::kTrackerHash && memory.hashes.ready();
     marks_ = ch.tracking == format::kTrackerSoftDirty;
+    if (ch.scan_off != 0 && when == When::kStopped) {
+      help_ = reinterpret_cast<format::ScanHelp*>(reinterpret_cast<uint8_t*>(&ch) + ch.scan_off);
+    }
   }
 
   long work() {
@@ -153,6 +159,77 @@ class Copier {
 
   // As take_found, of what is known but for what is found. -EPERM: not tracked, nothing was done.
   long take_differing(const format::Range& r, uint64_t end) {
+    // Address space in which nothing is takes no time, and needs no help.
+    constexpr uint64_t kQuickNs = 15000;
+    uint64_t took_ns = 0;
+    for (uint64_t span = kWorthHelpBytes; help_ != nullptr && took_ns < kQuickNs; span *= 2) {
+      const uint64_t at = ch_.cursor_addr;
+      if (at >= end || end - at < kWorthHelpBytes + span) break;
+      const uint64_t begin_ns = rawsys::now_ns();
+      const long e = take_differing_alone(r, at + span);
+      if (e != 0 || full_) return e;
+      took_ns = rawsys::now_ns() - begin_ns;
+    }
+    return took_ns < kQuickNs ? take_differing_alone(r, end) : take_differing_together(r, end);
+  }
+
+  // The agent, which has another processor, is asked to look from the other end. It cannot be late
+  // for more than a piece.
+  long take_differing_together(const format::Range& r, uint64_t end) {
+    const uint64_t bytes = end - ch_.cursor_addr;
+    const uint64_t even = page_ceil((bytes - 1) / format::kScanPieces + 1);
+    help_->start = ch_.cursor_addr;
+    help_->end = end;
+    help_->piece_bytes = even < kLeastPieceBytes ? kLeastPieceBytes : even;
+    const uint64_t count = (bytes - 1) / help_->piece_bytes + 1;
+    const uint64_t last_job = __atomic_load_n(&help_->open, __ATOMIC_RELAXED) >> 32;
+    const uint64_t job = last_job == 0xffffffff ? 1 : last_job + 1;
+    __atomic_store_n(&help_->open, format::open_word(job, 0, count), __ATOMIC_RELEASE);
+    rawsys::sys_futex(&ch_.done_seq, FUTEX_WAKE, 0x7fffffff);  // it may wait for our end
+    long e = 0;
+    uint64_t next = 0, same_job = 0;
+    while (e == 0 && !full_) {
+      const uint64_t i = format::claim_piece(*help_, /*at_front=*/true, &same_job);
+      if (i == format::kNoPiece) break;
+      e = take_differing_alone(r, help_->piece_end(i));
+      next = i + 1;
+    }
+    __atomic_store_n(&help_->open, format::open_word(job, 0, 0), __ATOMIC_RELEASE);
+    for (; next < count && e == 0 && !full_; next++) e = take_helped(r, next, job);
+    return e;
+  }
+
+  // A piece that the agent has claimed. What it does not tell in time, we find out.
+  long take_helped(const format::Range& r, uint64_t i, uint64_t job) {
+    const format::ScanPiece& p = help_->pieces[i];
+    const uint64_t end = help_->piece_end(i);
+    const auto is_done = [&] { return __atomic_load_n(&p.job, __ATOMIC_ACQUIRE) == job; };
+    for (uint64_t rounds = 0; !is_done() && rounds < kPatienceRounds; rounds++) rawsys::cpu_relax();
+    if (is_done()) {
+      for (uint64_t k = p.first; k < p.first + p.count; k++) {
+        const rawsys::PageRegion& region = help_->regions[k];
+        const long e =
+            take_difference(r, {region.start, region.end, state_of_difference(region.categories)});
+        if (e != 0 || full_) return e;
+      }
+      say_same(ch_.cursor_addr, p.next);
+      if (full_) return 0;
+    }
+    return take_differing_alone(r, end);
+  }
+
+  // Of known memory, the next that differs: what lies before it does not.
+  long take_difference(const format::Range& r, const PageRange& f) {
+    const uint64_t same_end = f.state == PageState::kSame ? f.end : f.start;
+    say_same(ch_.cursor_addr, same_end);
+    if (full_) return 0;
+    ch_.cursor_addr = f.end;
+    if (f.state != PageState::kWritten) return 0;
+    return ch_.protect != 0 ? protect_and_copy(r, f.start, f.end)
+                            : copy_run(f.start, f.end, r.readable != 0);
+  }
+
+  long take_differing_alone(const format::Range& r, uint64_t end) {
     PageRange found[kBatch];
     while (ch_.cursor_addr < end) {
       const uint64_t from = ch_.cursor_addr;
@@ -160,14 +237,7 @@ class Copier {
       const long n = find_differences(files_.pagemap, from, end, found, kBatch, &next);
       if (n < 0) return n;
       for (long i = 0; i < n; i++) {
-        const PageRange& f = found[i];
-        const uint64_t same_end = f.state == PageState::kSame ? f.end : f.start;
-        say_same(ch_.cursor_addr, same_end);
-        if (full_) return 0;
-        ch_.cursor_addr = f.end;
-        if (f.state != PageState::kWritten) continue;
-        const long e = ch_.protect != 0 ? protect_and_copy(r, f.start, f.end)
-                                        : copy_run(f.start, f.end, r.readable != 0);
+        const long e = take_difference(r, found[i]);
         if (e != 0 || full_) return e;
       }
       if (next <= from && n == 0) return -EIO;
@@ -410,11 +480,14 @@ class Copier {
       const uint64_t runs = room_for(&room);
       if (full_) return 0;
       const uint64_t from = ch_.cursor_addr;
+      const uint64_t end = r.end - from > span_ ? from + span_ : r.end;
       const uint64_t cap = runs < kBatch ? runs : kBatch;
+      const uint64_t begin_ns = rawsys::now_ns();
       const long n =
           r.fresh != 0
-              ? take_changes(files_.pagemap, kind_of(r), from, r.end, room, found, cap, &next)
-              : take_written(files_.pagemap, kind_of(r), from, r.end, room, found, cap, &next);
+              ? take_changes(files_.pagemap, kind_of(r), from, end, room, found, cap, &next)
+              : take_written(files_.pagemap, kind_of(r), from, end, room, found, cap, &next);
+      choose_span(rawsys::now_ns() - begin_ns);
       if (n < 0) {
         // Part of it may have been looked at, and counts as not written.
         spoil(from, r.end);
@@ -433,6 +506,13 @@ class Copier {
       if (next > from) ch_.cursor_addr = next;
     }
     return 0;
+  }
+
+  // How much one early scan goes through: the kernel does not give the processor away in one. What
+  // is not there costs little, and may be terabytes.
+  void choose_span(uint64_t took_ns) {
+    constexpr uint64_t kQuickNs = 25'000;
+    span_ = took_ns > kQuickNs ? kSpanBytes : span_ < (1ull << 46) ? 2 * span_ : span_;
   }
 
   uint64_t present(const format::Range& r, uint64_t from) {
@@ -573,10 +653,9 @@ class Copier {
       }
     }
     __atomic_store_n(&ch_.copy_count, uint64_t{0}, __ATOMIC_RELEASE);
-    constexpr uint64_t kPatience = 100000;  // about as long as its part may take
     uint64_t rounds = 0;
     for (uint64_t i = 0; e == 0 && i < count; i++) {
-      while (is_to_copy(runs_[i]) && rounds < kPatience) {
+      while (is_to_copy(runs_[i]) && rounds < kPatienceRounds) {
         rounds++;
         rawsys::cpu_relax();
       }
@@ -600,9 +679,14 @@ class Copier {
 
   long transfer(uint64_t from, uint64_t bytes, uint64_t staging_page, bool readable) {
     uint64_t to = staging_page * kPageSize;
-    if (readable) {
-      const long e = rawsys::write_all_at(files_.staging, reinterpret_cast<void*>(from), bytes, to);
-      if (e != -EFAULT) return e;  // a protection key, or PROT_NONE set behind our back
+    while (readable && bytes > 0) {
+      const uint64_t n = when_ == When::kStopped || bytes < kBounceBytes ? bytes : kBounceBytes;
+      const long e = rawsys::write_all_at(files_.staging, reinterpret_cast<void*>(from), n, to);
+      if (e == -EFAULT) break;  // a protection key, or PROT_NONE set behind our back
+      if (e != 0) return e;
+      from += n;
+      to += n;
+      bytes -= n;
     }
     while (bytes > 0) {
       const uint64_t n = bytes < kBounceBytes ? bytes : kBounceBytes;
@@ -617,17 +701,23 @@ class Copier {
     return 0;
   }
 
+  static constexpr uint64_t kSpanBytes = 256ull << 20;
+  // Looks at whether the agent has done what it claimed: about as long as that may take.
+  static constexpr uint64_t kPatienceRounds = 100000;
+
   format::ChannelHeader& ch_;
   const Files& files_;
   Memory& memory_;
   When when_;
   format::Run* runs_;
   format::Range* ranges_;
+  format::ScanHelp* help_ = nullptr;
   uint64_t used_pages_;   // of staging
   uint64_t to_copy_ = 0;  // pages that were put off
   bool tracking_, hashing_, marks_;
   bool full_ = false;
   uint64_t zero_hash_ = 0;
+  uint64_t span_ = kSpanBytes;
 };
 
 }  // namespace

@@ -50,6 +50,9 @@ long find_marked(int pagemap, bool use_scan, uint64_t start, uint64_t end, PageR
 long find_differences(int pagemap, uint64_t start, uint64_t end, PageRange* out, uint64_t cap,
                       uint64_t* ret_next);
 
+// What it says of a region that somebody else has found by scan_of_differences().
+PageState state_of_difference(uint64_t categories);
+
 // Pages of a shared mapping that are in memory, whether this process has looked at them or not.
 // None of them may be in swap.
 long find_resident(uint64_t start, uint64_t end, PageRange* out, uint64_t cap, uint64_t* ret_next);

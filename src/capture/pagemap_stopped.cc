@@ -132,6 +132,10 @@ long find_differences(int pagemap, uint64_t start, uint64_t end, PageRange* out,
   return run_scan(pagemap, arg, out, cap, ret_next);
 }
 
+PageState state_of_difference(uint64_t categories) {
+  return state_of(scan_of_differences(0, 0), categories);
+}
+
 long take_written(int pagemap, Pages which, uint64_t start, uint64_t end, uint64_t max_pages,
                   PageRange* out, uint64_t cap, uint64_t* ret_next) {
   PmScanArg arg = scan_for(which, start, end);

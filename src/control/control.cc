@@ -27,6 +27,8 @@ void cr_resume_end();
 void cr_report_entry();
 void cr_calls_entry();
 void cr_join_entry();
+// The linker's: where this library begins and ends.
+[[gnu::visibility("hidden")]] extern const char __ehdr_start, _end;
 [[noreturn]] void cr_control_main(uint64_t restored);
 }
 
@@ -78,6 +80,7 @@ class ControlThread {
   void forward_requests();
   void take_answer();
   bool agent_is_gone();
+  long await_ranges();
   void give_up();
   void let_go();
 
@@ -124,6 +127,8 @@ long ControlThread::say_hello(bool restored) {
   hello.resume_entry = a.resume_entry;
   hello.control_entry = a.control_entry;
   hello.control_stack_top = a.control_stack_top;
+  hello.library_start = a.library_start;
+  hello.library_end = a.library_end;
   hello.state = a.state;
   hello.state_bytes = a.state_bytes;
   hello.exclusions = reinterpret_cast<uint64_t>(&g_exclusions);
@@ -309,6 +314,23 @@ long ControlThread::stand_still() {
   return 0;
 }
 
+// The agent reads the memory map while we describe the process.
+long ControlThread::await_ranges() {
+  // Only while it has another processor.
+  const uint64_t spin_ns = ch_->apart != 0 ? 500000 : 0;
+  const uint64_t begin = rawsys::now_ns();
+  while (load(ch_->ranges_given) == format::kRangesAwaited) {
+    if (rawsys::now_ns() - begin < spin_ns) {
+      rawsys::cpu_relax();
+      continue;
+    }
+    const timespec slice{0, 100 * 1000 * 1000};
+    const long r = sys_futex(&ch_->ranges_given, FUTEX_WAIT, format::kRangesAwaited, &slice);
+    if (r == -ETIMEDOUT && agent_is_gone()) return -EPIPE;
+  }
+  return load(ch_->ranges_given) == format::kRangesGiven ? 0 : -ECANCELED;
+}
+
 void ControlThread::run_command() {
   const uint32_t seq = load(ch_->command_seq);
   if (seq == done_command_) return;
@@ -319,6 +341,7 @@ void ControlThread::run_command() {
       capture::StoppedScope scope;  // the agent sends this only while it holds every thread
       const bool first = ch_->cursor_range == 0 && ch_->cursor_addr == 0;
       r = capture::describe_process(scope.proof(), *ch_);
+      if (r == 0) r = await_ranges();
       // From `described` on the agent makes threads report.
       if (r == 0 && first) r = capture::begin_capture(scope.proof(), *ch_, files_, memory_);
       __atomic_store_n(&ch_->described, 1u, __ATOMIC_RELEASE);
@@ -459,7 +482,8 @@ Addresses addresses() {
   return {u(&cr_report_entry),  u(g_report_stacks) + kReportStackBytes,
           u(&cr_resume_entry),  u(&cr_resume_end),
           u(&cr_control_entry), u(g_control_stack) + kControlStackBytes,
-          u(&g_state),          sizeof(g_state)};
+          u(&g_state),          sizeof(g_state),
+          u(&__ehdr_start),     (u(&_end) + kPageSize - 1) / kPageSize * kPageSize};
 }
 
 bool attached() {

@@ -122,6 +122,7 @@ format::SemaphoreTable& semaphores();
 struct Addresses {
   uint64_t report_entry, report_stack_top, resume_entry, resume_end;
   uint64_t control_entry, control_stack_top, state, state_bytes;
+  uint64_t library_start, library_end;  // whole pages
 };
 Addresses addresses();
 

@@ -13,7 +13,7 @@
 
 namespace cr::format {
 
-inline constexpr uint32_t kChannelVersion = 13;
+inline constexpr uint32_t kChannelVersion = 15;
 inline constexpr char kAgentSocketName[] = "agent.sock";
 // Shared mappings of a memfd with this name belong to the session and are not saved: the channel,
 // and what the control thread remembers about pages.
@@ -68,8 +68,11 @@ struct Hello {
   uint64_t join_entry;     // makes the control thread of a process that has none
   uint64_t plugins;        // PluginTable (plugins.h)
   uint64_t semaphores;     // SemaphoreTable (semaphores.h)
+  // The library as it was loaded, whole pages. What the program maps right behind it is joined with
+  // the library's last mapping by the kernel.
+  uint64_t library_start, library_end;
 };
-CR_ON_DISK(Hello, 136);
+CR_ON_DISK(Hello, 152);
 
 // crexclude(): read by the agent from the program's memory.
 struct Exclusions {
@@ -297,6 +300,13 @@ inline constexpr uint64_t kControlStackBytes = 65536;  // below control_stack_to
 // all it needs lies on its stack, the agent kRollbackFilled when memory is as it was.
 enum RollbackPhase : uint32_t { kRollbackNone = 0, kRollbackHeld = 1, kRollbackFilled = 2 };
 
+// kCommandCapture begins before the table of ranges is written.
+enum RangesGiven : uint32_t {
+  kRangesAwaited = 0,
+  kRangesGiven = 1,
+  kRangesNone = 2,  // the capture has failed
+};
+
 struct ChannelHeader {
   uint32_t version;
   uint32_t doorbell;  // futex: raised by the agent and by API calls; the control thread waits on it
@@ -321,8 +331,11 @@ struct ChannelHeader {
   uint32_t can_track;          // out, when attached: tracking_bit() of what can be had
   uint64_t stamp;              // kTrackerHash: of this checkpoint's early copies; see PageHashes
   uint64_t ranges_off, runs_off, runs_cap;
-  Spoiled spoiled;     // out, kCommandEarly
-  uint32_t described;  // futex. kCommandCapture: 1 when `process` is filled in
+  uint64_t scan_off;      // of ScanHelp (scan_help.h); 0: nobody helps
+  Spoiled spoiled;        // out, kCommandEarly
+  uint32_t described;     // futex. kCommandCapture: 1 when `process` is filled in
+  uint32_t ranges_given;  // futex. kCommandCapture: RangesGiven
+  uint32_t apart;  // kCommandCapture: 1: the agent and the control thread have a processor each
   uint32_t reserved3;
   // kCommandCapture: the first copy_count runs may be copied by whoever claims them by adding
   // kRunsAtOnce to copy_next. copy_count 0: nothing may be claimed (any more).

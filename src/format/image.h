@@ -320,7 +320,7 @@ enum FileKind : uint32_t {
   kFileStdPipe = 6,   // pipe or socket to the outside, inherited from crrestore
   kFilePipe = 7,      // pipe inside the process
   kFileOpath = 8,     // O_PATH
-  kFileProc = 9,      // something under /proc/self
+  kFileProc = 9,      // below /proc; the process's own directory is kProcSelf
   kFileObject = 10,   // number `pair` of Objects
   kFileShared = 11,   // open file number `pair` of the image of member `file_bytes` of the tree
   // Made anew; FileRecord.content has the struct that is named, or an array of it.
@@ -336,6 +336,10 @@ enum FileKind : uint32_t {
   kFileSocket = 64,     // SocketState (format/sockets.h)
   kFilePlugin = 48,     // made by a plug-in of the program
 };
+
+// How FileRecord.path of a kFileProc begins if it is of the process itself; and how it goes on
+// there if it is of its first thread. (Ids may be others after a restore.)
+inline constexpr char kProcSelf[] = "/proc/self/", kProcTaskSelf[] = "task/self";
 
 enum FifoPeer : uint64_t {
   kFifoInside = 1,         // the process itself

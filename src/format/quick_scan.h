@@ -23,7 +23,7 @@ class PageScan {
     regions_ = reinterpret_cast<rawsys::PageRegion*>(scratch);
     arg_.size = sizeof(arg_);
     arg_.vec = reinterpret_cast<uint64_t>(regions_);
-    arg_.vec_len = kFewRegions;
+    arg_.vec_len = rawsys::kFewRegions;
   }
   // nullptr: the end, or error() != 0.
   const rawsys::PageRegion* next() {
@@ -31,7 +31,8 @@ class PageScan {
       if (arg_.start >= arg_.end) return nullptr;
       count_ = rawsys::sys(__NR_ioctl, pagemap_, rawsys::kPagemapScan, &arg_);
       at_ = 0;
-      if (count_ == kFewRegions) arg_.vec_len = sizeof(QuickScratch) / sizeof(rawsys::PageRegion);
+      if (count_ == rawsys::kFewRegions)
+        arg_.vec_len = sizeof(QuickScratch) / sizeof(rawsys::PageRegion);
       if (count_ < 0 || (count_ == 0 && arg_.walk_end <= arg_.start)) {
         error_ = count_ < 0 ? count_ : -EIO;
         count_ = 0;
@@ -44,10 +45,6 @@ class PageScan {
   long error() const { return error_; }
 
  private:
-  // The kernel allocates room for them at each call, for which it takes whole pages if they are
-  // more than this: that would be a third of what the call costs where there are few.
-  static constexpr uint64_t kFewRegions = kPageSize / sizeof(rawsys::PageRegion);
-
   int pagemap_;
   rawsys::PmScanArg arg_;
   rawsys::PageRegion* regions_;

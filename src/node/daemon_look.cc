@@ -13,6 +13,7 @@
 
 #include "format/node_messages_reader.h"
 #include "node/daemon.h"
+#include "node/disk_words.h"
 #include "rawsys/rawsys.h"
 
 namespace cr::node {
@@ -26,10 +27,6 @@ constexpr uint64_t kLookNs = 60 * kSecond;  // where nothing is repaired by itse
 constexpr size_t kMostMending = 2;          // images of sessions are made for it
 
 std::string short_name(const SessionId& id) { return to_hex(id).substr(0, 8); }
-
-std::string words(const Error& e) {
-  return std::string(e.what) + (e.sys_errno != 0 ? std::string(": ") + strerror(e.sys_errno) : "");
-}
 
 }  // namespace
 
@@ -222,7 +219,8 @@ void Daemon::on_drop(const DropParts& drop) {
         const std::string what =
             "part " + std::to_string(drop.holder) + " of session " + short_name(id);
         if (outcome->error.code != Errc::kOk) {
-          log_(what + " is on other nodes, but cannot be removed here: " + words(outcome->error));
+          log_(what +
+               " is on other nodes, but cannot be removed here: " + words_of(outcome->error));
         } else if (outcome->files > 0) {
           log_(what + " was removed: other nodes have it, or the session was removed");
         }
@@ -255,7 +253,8 @@ void Daemon::on_states(LinkId link, uint16_t type, std::span<const uint8_t> payl
     bool merged = false;
   };
   const auto theirs = read_node_states_message(payload.data(), payload.size());
-  if (!theirs) return log_("a message about nodes' states was ignored: " + words(theirs.error()));
+  if (!theirs)
+    return log_("a message about nodes' states was ignored: " + words_of(theirs.error()));
   auto work = std::make_shared<Work>();
   work->payload.assign(payload.begin(), payload.end());
   threads_->run(

@@ -7,6 +7,10 @@
 
 namespace cr::node {
 
+std::string words_of(const Error& e) {
+  return std::string(e.what) + (e.sys_errno != 0 ? std::string(": ") + strerror(e.sys_errno) : "");
+}
+
 const char* next_step(int sys_errno) {
   switch (sys_errno) {
     case ENOSPC:
@@ -32,8 +36,7 @@ const char* next_step(int sys_errno) {
 }
 
 std::string disk_words(const std::string& path, const Error& e) {
-  std::string text = path + ": " + e.what;
-  if (e.sys_errno != 0) text += std::string(": ") + strerror(e.sys_errno);
+  std::string text = path + ": " + words_of(e);
   if (e.code == Errc::kSystem) text += std::string("; ") + next_step(e.sys_errno);
   return text;
 }

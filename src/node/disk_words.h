@@ -10,6 +10,8 @@
 
 namespace cr::node {
 
+// An error for people: what failed, and the system's words.
+std::string words_of(const Error& error);
 // "make room there, ..."; for an errno.
 const char* next_step(int sys_errno);
 // "PATH: writing: No space left on device; make room there, ..."; the next step is left out where

@@ -14,6 +14,7 @@
 #include <tuple>
 #include <utility>
 
+#include "node/disk_words.h"
 #include "store/file.h"
 #include "store/slot_map.h"
 

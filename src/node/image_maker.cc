@@ -409,10 +409,6 @@ void remove_image(const std::string& dir) {
   rmdir(dir.c_str());
 }
 
-std::string words_of(const Error& e) {
-  return std::string(e.what) + (e.sys_errno != 0 ? std::string(": ") + strerror(e.sys_errno) : "");
-}
-
 Result<uint64_t> make_image_of(SlotSource& from, const std::string& dir, bool durable,
                                const OnMakeProgress& progress, std::string* ret_text) {
   ImageMaker maker(from, dir, durable);

@@ -75,7 +75,4 @@ void remove_image(const std::string& dir);
 Result<void> check_image_of(SlotSource& from, const OnMakeProgress& progress,
                             std::string* ret_text);
 
-// An error for people: what failed, and the system's words.
-std::string words_of(const Error& error);
-
 }  // namespace cr::node

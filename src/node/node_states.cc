@@ -9,6 +9,7 @@
 
 #include "format/node_states_reader.h"
 #include "format/wire_reader.h"
+#include "node/disk_words.h"
 #include "os/fd.h"
 #include "rawsys/rawsys.h"
 #include "store/replace_file.h"
@@ -20,10 +21,6 @@ using format::NodeStateRecord;
 
 std::string name_of(const NodeStateRecord& r) { return {r.node, strnlen(r.node, sizeof(r.node))}; }
 
-std::string words(const Error& e) {
-  return std::string(e.what) + (e.sys_errno != 0 ? std::string(": ") + strerror(e.sys_errno) : "");
-}
-
 }  // namespace
 
 NodeStates::NodeStates(const std::string& dir, bool durable,
@@ -33,7 +30,7 @@ NodeStates::NodeStates(const std::string& dir, bool durable,
   if (loaded) return;
   const std::string aside = path_ + ".damaged";
   rename(path_.c_str(), aside.c_str());
-  log_(path_ + ": " + words(loaded.error()) + "; it is now " + aside +
+  log_(path_ + ": " + words_of(loaded.error()) + "; it is now " + aside +
        ", and which nodes are drained is asked from the others");
 }
 
@@ -125,7 +122,7 @@ bool NodeStates::merge(const format::NodeStatesView& theirs) {
   if (said.empty()) return false;
   const auto saved = save(changed);
   take(std::move(changed));  // it is so, also if this node will have to ask again
-  log_(said + (saved ? "" : "; " + path_ + ": " + words(saved.error())));
+  log_(said + (saved ? "" : "; " + path_ + ": " + words_of(saved.error())));
   return true;
 }
 

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "format/part_reader.h"
+#include "node/disk_words.h"
 #include "node/image_maker.h"
 #include "store/slot_map.h"
 

@@ -3,8 +3,11 @@
 #include "store/async_writer.h"
 
 #include <errno.h>
+#include <linux/magic.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <utility>
 
 namespace cr::store {
@@ -12,9 +15,20 @@ namespace cr::store {
 namespace {
 // Of a shorter write the kernel's share is done before another thread of it has begun.
 constexpr uint64_t kLeastForRing = 64 * 1024;
+constexpr uint64_t kAtOnce = 256 * 1024;  // by pwrite
+
+bool is_aligned(const void* data, uint64_t bytes, uint64_t off) {
+  return (reinterpret_cast<uintptr_t>(data) | bytes | off) % kPageSize == 0;
+}
 }  // namespace
 
-AsyncWriter::AsyncWriter(int fd, unsigned depth) : fd_(fd), slots_(depth) {}
+bool is_in_memory(int fd) {
+  struct statfs s;
+  return fstatfs(fd, &s) == 0 && s.f_type == TMPFS_MAGIC;
+}
+
+AsyncWriter::AsyncWriter(int fd, int direct, unsigned depth)
+    : fd_(fd), direct_(direct), slots_(depth) {}
 
 AsyncWriter::~AsyncWriter() {
   if (!ring_ok_) return;
@@ -25,7 +39,7 @@ AsyncWriter::~AsyncWriter() {
 
 Result<void> AsyncWriter::write_now(const uint8_t* data, uint64_t bytes, uint64_t off) {
   while (bytes > 0) {
-    const ssize_t r = pwrite(fd_, data, bytes, static_cast<off_t>(off));
+    const ssize_t r = pwrite(fd_, data, std::min(bytes, kAtOnce), static_cast<off_t>(off));
     if (r < 0 && errno == EINTR) continue;
     if (r < 0) return Error{Errc::kSystem, errno, "writing"};
     if (r == 0) return Error{Errc::kSystem, EIO, "writing"};
@@ -48,7 +62,8 @@ Result<void> AsyncWriter::reap() {
   in_flight_--;
   s.used = false;
   Result<void> written;
-  if (res < 0 && res != -EAGAIN && res != -EINTR) {
+  // -EINVAL: the file system wants more than whole pages for O_DIRECT.
+  if (res < 0 && res != -EAGAIN && res != -EINTR && !(res == -EINVAL && direct_ >= 0)) {
     written = Error{Errc::kSystem, -res, "writing"};
   } else if (const uint64_t done = res > 0 ? static_cast<uint64_t>(res) : 0; done < s.bytes) {
     written = write_now(s.data + done, s.bytes - done, s.off + done);
@@ -60,7 +75,8 @@ Result<void> AsyncWriter::reap() {
 Result<void> AsyncWriter::write(const void* data, uint64_t bytes, uint64_t off) {
   if (!ring_tried_ && bytes >= kLeastForRing) {
     ring_tried_ = true;
-    ring_ok_ = io_uring_queue_init(static_cast<unsigned>(slots_.size()), &ring_, 0) == 0;
+    ring_ok_ = !is_in_memory(fd_) &&
+               io_uring_queue_init(static_cast<unsigned>(slots_.size()), &ring_, 0) == 0;
     takes_more_ = ring_ok_;
   }
   if (!takes_more_ || bytes < kLeastForRing) {
@@ -76,7 +92,8 @@ Result<void> AsyncWriter::write(const void* data, uint64_t bytes, uint64_t off) 
     slots_[i].used = false;
     return write_now(static_cast<const uint8_t*>(data), bytes, off);
   }
-  io_uring_prep_write(sqe, fd_, data, static_cast<unsigned>(bytes), off);
+  const int fd = direct_ >= 0 && is_aligned(data, bytes, off) ? direct_ : fd_;
+  io_uring_prep_write(sqe, fd, data, static_cast<unsigned>(bytes), off);
   io_uring_sqe_set_data64(sqe, i);
   int r = 0;
   do {

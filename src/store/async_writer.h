@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // async_writer.h - large writes to one file, many in flight, through io_uring; small ones, and all
-// where it is forbidden, by pwrite.
+// where it is forbidden or the file is in memory (tmpfs), by pwrite.
 // Invariant: after drain() returned without error every byte was accepted by the kernel.
 // Context: N. Used by store::File alone (file.h).
 #pragma once
@@ -14,10 +14,15 @@
 
 namespace cr::store {
 
+// Then a write is a copy, which the ring would have another thread of the kernel do, behind a lock
+// that lets one write to the file at a time.
+bool is_in_memory(int fd);
+
 class AsyncWriter {
  public:
-  // fd stays the caller's. depth: writes in flight, at least 1.
-  AsyncWriter(int fd, unsigned depth);
+  // fds stay the caller's. direct: the same file, opened with O_DIRECT, for large writes of whole
+  // pages from whole pages; negative: none. depth: writes in flight, at least 1.
+  AsyncWriter(int fd, int direct, unsigned depth);
   ~AsyncWriter();
   AsyncWriter(const AsyncWriter&) = delete;
   AsyncWriter& operator=(const AsyncWriter&) = delete;
@@ -36,7 +41,7 @@ class AsyncWriter {
   Result<void> reap();
   Result<void> write_now(const uint8_t* data, uint64_t bytes, uint64_t off);
 
-  int fd_;
+  int fd_, direct_;
   bool ring_tried_ = false, ring_ok_ = false, takes_more_ = false;
   io_uring ring_{};
   std::vector<Slot> slots_;

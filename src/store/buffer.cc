@@ -110,27 +110,30 @@ Result<void> BufferWriter::set_last(const std::string& dir, int index_of_buffer,
   return {};
 }
 
-void BufferWriter::extend(Model& model, uint64_t addr, uint64_t slot) const {
-  if (!model.extents.empty()) {
-    format::ExtentRecord& e = model.extents.back();
-    const bool follows = e.addr + e.pages * kPageSize == addr;
-    const bool same = slot == format::kSlotZero
-                          ? e.slot == slot
-                          : e.slot != format::kSlotZero && e.slot + e.pages == slot;
-    // Never across segments: the reader wants each extent inside one.
-    if (follows && same && !model.segments.empty()) {
-      size_t low = 0, high = model.segments.size();
-      while (high - low > 1) {
-        const size_t mid = (low + high) / 2;
-        (model.segments[mid].start <= addr ? low : high) = mid;
-      }
-      if (model.segments[low].start != addr) {
-        e.pages++;
-        return;
-      }
+// Never across segments: the reader wants each extent inside one. Addresses rise from call to call.
+void BufferWriter::extend(Model& model, uint64_t addr, uint64_t slot, uint64_t pages) {
+  const std::vector<format::SegmentRecord>& all = model.segments;
+  const bool has_slots = slot != format::kSlotZero;
+  while (pages > 0) {
+    while (segment_ + 1 < all.size() && all[segment_ + 1].start <= addr) segment_++;
+    uint64_t count = pages;
+    if (segment_ + 1 < all.size()) {
+      count = std::min(count, (all[segment_ + 1].start - addr) / kPageSize);
     }
+    format::ExtentRecord* e = model.extents.empty() ? nullptr : &model.extents.back();
+    const bool follows = e != nullptr && e->addr + e->pages * kPageSize == addr &&
+                         (has_slots ? e->slot != format::kSlotZero && e->slot + e->pages == slot
+                                    : e->slot == slot) &&
+                         (all.empty() || all[segment_].start != addr);
+    if (follows) {
+      e->pages += count;
+    } else {
+      model.extents.push_back({addr, count, slot});
+    }
+    addr += count * kPageSize;
+    if (has_slots) slot += count;
+    pages -= count;
   }
-  model.extents.push_back({addr, 1, slot});
 }
 
 Result<void> BufferWriter::flush() {
@@ -141,15 +144,9 @@ Result<void> BufferWriter::flush() {
   return {};
 }
 
-// Gives the page its slot, and writes it unless the file has it there. `data` stays until the end
-// of append().
-Result<void> BufferWriter::place(Model& model, uint64_t addr, uint64_t sum, const uint8_t* data) {
-  uint64_t slot = old_slot(addr);
-  const bool same = slot != kNoSlot && checksums_[slot] == sum;
-  if (slot == kNoSlot) slot = new_slot();
+// `data` stays until the end of append().
+Result<void> BufferWriter::write_page(uint64_t slot, uint64_t sum, const uint8_t* data) {
   checksums_[slot] = sum;
-  extend(model, addr, slot);
-  if (same) return {};
   const uint64_t off = kPageSize + slot * kPageSize;
   if (pending_bytes_ > 0 && (pending_ + pending_bytes_ != data || pending_bytes_ == kWriteBytes ||
                              pending_off_ + pending_bytes_ != off)) {
@@ -163,26 +160,66 @@ Result<void> BufferWriter::place(Model& model, uint64_t addr, uint64_t sum, cons
   return {};
 }
 
-// A page of which the last checkpoint has no slot is one of zeros.
-Result<void> BufferWriter::place_same(Model& model, uint64_t addr) {
+// Gives the page its slot, and writes it unless the file has it there.
+Result<void> BufferWriter::place(Model& model, uint64_t addr, uint64_t sum, const uint8_t* data) {
+  uint64_t slot = old_slot(addr);
+  const bool same = slot != kNoSlot && checksums_[slot] == sum;
+  if (slot == kNoSlot) slot = new_slot();
+  extend(model, addr, slot, 1);
+  if (same) return {};
+  return write_page(slot, sum, data);
+}
+
+// As place(), of pages that the last checkpoint has in consecutive slots. Most are there already:
+// what an unchanged page costs is a look at two checksums.
+Result<void> BufferWriter::place_slots(Model& model, uint64_t addr, uint64_t last_slot,
+                                       uint64_t pages) {
+  const uint64_t* sums = last_->checksums.data() + last_slot;
+  const uint8_t* data = last_file_.data() + kPageSize + last_slot * kPageSize;
+  for (uint64_t at = 0; at < pages;) {
+    uint64_t count = 0;
+    uint64_t slot = old_slots(addr + at * kPageSize, pages - at, &count);
+    const bool has_slot = slot != kNoSlot;
+    if (has_slot) extend(model, addr + at * kPageSize, slot, count);
+    for (const uint64_t end = at + count; at < end; at++, slot++) {
+      if (has_slot) {
+        const auto [other, mine] = std::mismatch(sums + at, sums + end, checksums_.data() + slot);
+        slot += static_cast<uint64_t>(other - (sums + at));
+        at = static_cast<uint64_t>(other - sums);
+        if (at == end) break;
+      } else {
+        slot = new_slot();
+        extend(model, addr + at * kPageSize, slot, 1);
+      }
+      CR_TRYV(write_page(slot, sums[at], data + at * kPageSize));
+    }
+  }
+  return {};
+}
+
+// Pages of which the last checkpoint has no slot are zeros.
+Result<void> BufferWriter::place_same(Model& model, uint64_t addr, uint64_t pages) {
   if (last_ == nullptr)
     return Error{Errc::kDamaged, 0, "there is no checkpoint to take pages from"};
-  while (last_extent_ < last_->extents.size() &&
-         last_->extents[last_extent_].addr + last_->extents[last_extent_].pages * kPageSize <=
-             addr) {
-    last_extent_++;
-  }
-  if (last_extent_ < last_->extents.size() && last_->extents[last_extent_].addr <= addr) {
-    const format::ExtentRecord& e = last_->extents[last_extent_];
-    if (e.slot != format::kSlotZero) {
-      const uint64_t slot = e.slot + (addr - e.addr) / kPageSize;
-      return place(model, addr, last_->checksums[slot],
-                   last_file_.data() + kPageSize + slot * kPageSize);
+  const std::vector<format::ExtentRecord>& all = last_->extents;
+  const uint64_t end = addr + pages * kPageSize;
+  while (addr < end) {
+    while (last_extent_ < all.size() &&
+           all[last_extent_].addr + all[last_extent_].pages * kPageSize <= addr) {
+      last_extent_++;
     }
-    extend(model, addr, format::kSlotZero);
+    if (last_extent_ == all.size() || all[last_extent_].addr >= end) break;
+    const format::ExtentRecord& e = all[last_extent_];
+    addr = std::max(addr, e.addr);
+    const uint64_t skipped = (addr - e.addr) / kPageSize;
+    const uint64_t count = std::min(e.pages - skipped, (end - addr) / kPageSize);
+    if (e.slot == format::kSlotZero) {
+      extend(model, addr, format::kSlotZero, count);
+    } else {
+      CR_TRYV(place_slots(model, addr, e.slot + skipped, count));
+    }
+    addr += count * kPageSize;
   }
-  const uint64_t slot = old_slot(addr);
-  if (slot != kNoSlot) free_slot(slot);
   return {};
 }
 
@@ -205,13 +242,14 @@ Result<void> BufferWriter::append(Model& model, const uint8_t* staging,
   for (size_t i = 0; i < runs.size(); i++) {
     if (i == runs.size() / 2) fault_point(FaultPoint::kPagesHalf);
     const format::Run& r = runs[i];
+    if (r.staging_page == format::kPagesSame) {
+      CR_TRYV(place_same(model, r.addr, r.pages));
+      done += r.pages;
+      continue;
+    }
     for (uint64_t p = 0; p < r.pages; p++) {
       if (++done % kTellPages == 0 && progress_) progress_(done * kPageSize, total * kPageSize);
       const uint64_t addr = r.addr + p * kPageSize;
-      if (r.staging_page == format::kPagesSame) {
-        CR_TRYV(place_same(model, addr));
-        continue;
-      }
       const uint8_t* data = staging + (r.staging_page + p) * kPageSize;
       if (!is_zero_page(data)) {
         CR_TRYV(place(model, addr, format::checksum(data, kPageSize), data));
@@ -219,7 +257,7 @@ Result<void> BufferWriter::append(Model& model, const uint8_t* staging,
       }
       const uint64_t slot = old_slot(addr);
       if (slot != kNoSlot) free_slot(slot);
-      if (keep_zero(context, addr)) extend(model, addr, format::kSlotZero);
+      if (keep_zero(context, addr)) extend(model, addr, format::kSlotZero, 1);
     }
   }
   CR_TRYV(flush());
@@ -245,6 +283,24 @@ uint64_t BufferWriter::old_slot(uint64_t addr) {
     }
   }
   return kNoSlot;
+}
+
+// As old_slot(), and how many of the pages from there, `most` of them or less, it is the same for:
+// they have the slots that follow, or none.
+uint64_t BufferWriter::old_slots(uint64_t addr, uint64_t most, uint64_t* ret_pages) {
+  const uint64_t slot = old_slot(addr);
+  if (old_extent_ == old_.extents.size()) {
+    *ret_pages = most;
+    return slot;
+  }
+  const format::ExtentRecord& e = old_.extents[old_extent_];
+  if (slot == kNoSlot) {
+    *ret_pages = std::min(most, (e.addr + old_page_ * kPageSize - addr) / kPageSize);
+  } else {
+    *ret_pages = std::min(most, 1 + e.pages - old_page_);
+    old_page_ += *ret_pages - 1;
+  }
+  return slot;
 }
 
 uint64_t BufferWriter::new_slot() {

@@ -72,11 +72,14 @@ class BufferWriter {
   BufferWriter(std::unique_ptr<File> file, bool durable, BufferIndex& index)
       : file_(std::move(file), durable), index_(index) {}
   void punch_free_slots();
-  void extend(Model& model, uint64_t addr, uint64_t slot) const;
+  void extend(Model& model, uint64_t addr, uint64_t slot, uint64_t pages);
+  Result<void> write_page(uint64_t slot, uint64_t sum, const uint8_t* data);
   Result<void> place(Model& model, uint64_t addr, uint64_t sum, const uint8_t* data);
-  Result<void> place_same(Model& model, uint64_t addr);
+  Result<void> place_slots(Model& model, uint64_t addr, uint64_t last_slot, uint64_t pages);
+  Result<void> place_same(Model& model, uint64_t addr, uint64_t pages);
   Result<void> flush();
   uint64_t old_slot(uint64_t addr);
+  uint64_t old_slots(uint64_t addr, uint64_t most, uint64_t* ret_pages);
   uint64_t new_slot();
   void free_slot(uint64_t slot);
 
@@ -90,6 +93,7 @@ class BufferWriter {
   const BufferIndex* last_ = nullptr;
   os::Mapping last_file_;
   size_t last_extent_ = 0;            // of last_: those before are behind us
+  size_t segment_ = 0;                // of the model: that of the newest extent
   const uint8_t* pending_ = nullptr;  // pages not handed to the kernel yet
   uint64_t pending_bytes_ = 0, pending_off_ = 0;
   std::vector<uint64_t> checksums_;  // by slot

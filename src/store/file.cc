@@ -24,6 +24,7 @@ void tell(const StorageStep& step) {
 }
 
 unsigned g_depth = WriteLimits().depth;
+bool g_direct = false;
 
 // The bound of bytes per second that all threads share.
 class Brake {
@@ -65,6 +66,7 @@ void observe_storage(StorageObserver* observer) { g_observer = observer; }
 
 void limit_writes(const WriteLimits& limits) {
   g_depth = limits.depth;
+  g_direct = limits.direct;
   g_brake.set(limits.bytes_per_second);
 }
 
@@ -79,7 +81,26 @@ Result<std::unique_ptr<File>> File::open(const std::string& path, Mode mode) {
   }
   if (!fd) return Error{Errc::kSystem, errno, "opening the image file for writing"};
   if (mode == Mode::kEmpty) tell({.kind = StorageStep::kCreate, .path = path});
-  return std::unique_ptr<File>(new File(path, std::move(fd), g_depth));
+  os::Fd direct;
+  if (g_direct && !is_in_memory(fd.get())) {  // the same file, whatever has its name by now
+    const std::string again = "/proc/self/fd/" + std::to_string(fd.get());
+    direct = os::Fd(::open(again.c_str(), O_WRONLY | O_CLOEXEC | O_DIRECT));
+  }
+  return std::unique_ptr<File>(new File(path, std::move(fd), std::move(direct), g_depth));
+}
+
+std::string why_not_direct(const std::string& path) {
+  std::string dir = path;
+  os::Fd fd;
+  while (!(fd = os::Fd(::open(dir.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)))) {
+    const size_t slash = dir.find_last_of('/');
+    if (errno != ENOENT || slash == std::string::npos) return "";
+    dir.resize(slash > 0 ? slash : 1);
+  }
+  if (is_in_memory(fd.get())) return dir + " is in memory (tmpfs), there is no disk to write to";
+  const os::Fd file(openat(fd.get(), ".", O_WRONLY | O_TMPFILE | O_CLOEXEC | O_DIRECT, 0600));
+  if (file || errno != EINVAL) return "";
+  return dir + " is on a file system that has no O_DIRECT";
 }
 
 Result<void> File::write(const void* data, uint64_t bytes, uint64_t off) {

@@ -51,8 +51,12 @@ struct WriteLimits {
   static constexpr unsigned kMostDepth = 1024;
   unsigned depth = 16;            // writes of one file in flight, at least 1
   uint64_t bytes_per_second = 0;  // handed to the kernel; 0: no bound
+  bool direct = false;            // large writes go past the page cache (O_DIRECT) where they can
 };
 void limit_writes(const WriteLimits& limits);
+// Why files below this path, or below the nearest directory above it that is there, cannot be
+// written past the page cache; "": they can, or nobody knows.
+std::string why_not_direct(const std::string& path);
 
 // A file of an image directory, open for writing.
 class File {
@@ -73,10 +77,13 @@ class File {
   bool punch(uint64_t off, uint64_t bytes);
 
  private:
-  File(std::string path, os::Fd fd, unsigned depth)
-      : path_(std::move(path)), fd_(std::move(fd)), out_(fd_.get(), depth) {}
+  File(std::string path, os::Fd fd, os::Fd direct, unsigned depth)
+      : path_(std::move(path)),
+        fd_(std::move(fd)),
+        direct_(std::move(direct)),
+        out_(fd_.get(), direct_.get(), depth) {}
   std::string path_;
-  os::Fd fd_;
+  os::Fd fd_, direct_;
   AsyncWriter out_;
 };
 

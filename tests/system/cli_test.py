@@ -11,9 +11,12 @@ that gets a Workspace; its name and docstring say what it checks.
 
 import argparse
 import collections
+import ctypes
+import errno
 import itertools
 import fcntl
 import json
+import mmap
 import os
 import pathlib
 import random
@@ -25,6 +28,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import termios
 import time
 
@@ -1243,6 +1247,63 @@ def test_write_limits(workspace):
     session.restore()
     session.wait_progress()
     session.kill()
+
+
+def cached_share(path):
+    """Of the pages of a file, those that are in the page cache."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * 3 + [ctypes.c_long]
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        where = libc.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, file.fileno(), 0)
+        expect(where not in (None, ctypes.c_void_p(-1).value), f"{path} cannot be mapped")
+        pages = (size + 4095) // 4096
+        found = ctypes.create_string_buffer(pages)
+        done = libc.mincore(ctypes.c_void_p(where), ctypes.c_size_t(size), found)
+        libc.munmap(ctypes.c_void_p(where), ctypes.c_size_t(size))
+        expect(done == 0, "mincore")
+    return sum(byte & 1 for byte in found.raw) / pages
+
+
+def test_direct(workspace):
+    """--direct writes past the page cache, to images that come back; where there is no disk it is
+    refused before anything is started."""
+    memory = pathlib.Path(tempfile.mkdtemp(prefix="crtest-direct-", dir="/dev/shm"))
+    try:
+        workspace.user.give(memory)
+        for tool, words in (("crrun", ["-d", str(memory / "image.dir"), "true"]),
+                            ("crstored", ["--store", str(memory / "store"), "--check-config"])):
+            done = workspace.run([workspace.tool(tool), "--direct", *words], check=None)
+            expect(done.returncode not in (0, 2) and "--direct" in done.stderr and str(memory) in done.stderr
+                   and "leave it out" in done.stderr, f"{tool}: {done}")
+        expect(list(memory.iterdir()) == [], f"{tool} left {list(memory.iterdir())}")
+    finally:
+        shutil.rmtree(memory)
+    harness.require_restore(workspace.user)
+    try:
+        os.close(os.open(workspace.path, os.O_TMPFILE | os.O_WRONLY | os.O_DIRECT, 0o600))
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            raise harness.Skip("no O_DIRECT in the temporary directory") from error
+    shares = {}
+    for option in ([], ["--direct"]):
+        session = Counter(workspace, options=("-i", "off", *option), image=f"image{len(option)}.dir")
+        session.command = [str(part) for part in helper(workspace, "grow", session.file, MANY, 64)]
+        session.start()
+        session.wait_progress()
+        for _ in range(3):
+            session.checkpoint()
+        images = pathlib.Path(session.image).glob("image.[01]")
+        shares[len(option)] = sorted(cached_share(path) for path in images)
+        session.verify_image()
+        session.kill()
+        session.restore()
+        session.wait_progress()
+        session.kill()
+    expect(max(shares[0]) > 0.9, f"of a buffered image {shares[0]} is in the page cache")
+    # The last checkpoint's pages are read where this one takes them over.
+    expect(min(shares[1]) < 0.5, f"of a direct image {shares[1]} is in the page cache")
 
 
 def test_interval_checkpoint_is_restored(workspace):

@@ -565,6 +565,7 @@ def test_rebuilt_by_half(workspace):
     node, target = cluster["b"], workspace.path / "got.dir"
     cluster.restart(node, environment={"CR_FAULT": "image_made"})
     cluster.crstore(node, "get", NAME, target, check=1)
+    workspace.wait_until(lambda: not node.is_running(), "death at image_made")
     done = workspace.run([workspace.tool("crrestore"), str(target)], check=125)
     expect_match("whole", done.stderr, "crrestore")
     cluster.start(node)

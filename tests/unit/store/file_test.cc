@@ -7,6 +7,8 @@
 #include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
@@ -74,6 +76,33 @@ Test(file, any_queue_depth_writes_the_same) {
     cr_assert(std::equal(data.begin(), data.end(), reinterpret_cast<const uint8_t*>(read->data())),
               "depth %u", depth);
   }
+}
+
+// Whole pages go past the page cache where there is one to go past, the rest through it; what is in
+// the file is the same.
+Test(file, past_the_page_cache_the_same_is_written) {
+  const uint64_t bytes = 8 * kMiB + 1234;
+  void* pages = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  cr_assert(pages != MAP_FAILED);
+  const auto data = noise(bytes);
+  memcpy(pages, data.data(), bytes);
+  const auto* from = static_cast<const uint8_t*>(pages);
+  const Folder folder;
+  cr::store::limit_writes({.direct = true});
+  {
+    const auto file = folder.open();
+    cr_assert(file->write(from, 4 * kMiB, 0).has_value());
+    cr_assert(file->write(from + 4 * kMiB, 4 * kMiB + 1234, 4 * kMiB).has_value());
+    cr_assert(file->drain().has_value());
+    cr_assert(file->write(from + 100, 200, 100).has_value());  // what is there
+    cr_assert(file->write(from + kMiB, kMiB, kMiB).has_value());
+    cr_assert(file->barrier(true).has_value());
+  }
+  cr::store::limit_writes({});
+  const auto read = cr::os::read_file(folder.file());
+  cr_assert(read.has_value() && read->size() == bytes);
+  cr_assert(memcmp(read->data(), from, bytes) == 0);
+  munmap(pages, bytes);
 }
 
 // It may take longer, but never less.
