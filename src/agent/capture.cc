@@ -329,9 +329,12 @@ Trouble Session::abandon_capture(World& world, const Trouble& why) {
 // some milliseconds to end; but once it works, the program's threads come first, which tell about
 // themselves in some microseconds each.
 void Session::keep_apart() {
+  const int cpu = sched_getcpu();
+  if (control_cpus_ && kept_off_ == cpu) return;
+  share_processors();
   os::set_slice(control_tid_, os::Slice::kShort);
-  const auto all = os::keep_off(control_tid_, sched_getcpu());
-  if (all) control_cpus_ = all;
+  control_cpus_ = os::keep_off(control_tid_, cpu);
+  kept_off_ = cpu;
 }
 
 void Session::let_together() {

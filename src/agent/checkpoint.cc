@@ -150,6 +150,7 @@ Trouble Session::stop(Attempt& a, std::unique_ptr<World> stopped) {
                                       channel(), unfinished_);
   }
   prepare(*a.world);
+  keep_apart();  // for capture(): not in the stop, if that can be avoided
   a.stop_begin_ns = rawsys::now_ns();
   a.cpu_at_stop_ns = agent_cpu_ns();
   a.super.monotonic_ns = a.stop_begin_ns;
@@ -158,6 +159,7 @@ Trouble Session::stop(Attempt& a, std::unique_ptr<World> stopped) {
   // All threads are looked at before the first is told to stop.
   if (a.world->stopping_since_ns() > a.stop_begin_ns)
     a.stop_begin_ns = a.world->stopping_since_ns();
+  if (bad.bad()) let_together();
   if (!bad.bad()) fault_point(FaultPoint::kStopped);
   return bad;
 }
@@ -175,6 +177,7 @@ void Session::let_go(Attempt& a, bool failed) {
     died_ = died_ || a.world->died(&died_status_);
   }
   attempt_.pause_ns += rawsys::now_ns() - a.stop_begin_ns;
+  if (control_cpus_) let_together();
   a.super.pause_ns = attempt_.pause_ns;
   cpu_in_stop_ns_ = agent_cpu_ns() - a.cpu_at_stop_ns;
 }
@@ -269,6 +272,7 @@ void Session::begin_checkpoint() {
 // Whatever became of it.
 void Session::end_checkpoint(const Trouble& result) {
   writer_.reset();
+  quick_.clean_up();
   trim_staging(/*failed=*/result.bad());
   failed_before_ = result.bad();
   if (result.bad()) failures_++;

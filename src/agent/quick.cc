@@ -18,6 +18,7 @@
 #include "agent/frame.h"
 #include "agent/quick_words.h"
 #include "agent/session.h"
+#include "format/quick_map.h"
 #include "format/quick_scan.h"
 #include "os/cpus.h"
 #include "os/proc.h"
@@ -109,14 +110,29 @@ void QuickPath::withdraw() {
     failed_attempts_++;
     if (load(h.busy) == 0) h.marking = 0;
   }
-  delta_.reset();
+  put_away();
   broken_ = false;
+}
+
+// What it has mapped the next one takes over: unmapping it takes milliseconds, in which the program
+// might wait, and so does filling another mapping.
+void QuickPath::put_away() {
+  if (delta_ != nullptr) old_delta_ = std::move(delta_);
+}
+
+void QuickPath::clean_up() {
+  if (!is_open()) old_delta_.reset();
 }
 
 bool QuickPath::waiting() const { return memory_ && load(head()->published) != finished_; }
 
-// Is the program's map as it was? As compare_map() and compare_private() in the program.
-bool QuickPath::looks_same() {
+// Is the program's map as it was? As same_map() in the program.
+bool QuickPath::map_is_same() {
+  if (!mappings_.empty()) {
+    auto& scratch = *reinterpret_cast<format::QuickScratch*>(scratch_.data());
+    return format::same_mappings({mappings_.data(), mappings_.size(), map_.data()}, maps_fd_.get(),
+                                 scratch);
+  }
   map_now_.resize(map_.size() + 1);
   size_t used = 0;
   ssize_t n = 0;
@@ -125,6 +141,11 @@ bool QuickPath::looks_same() {
                     static_cast<off_t>(used))) > 0) {
     used += static_cast<size_t>(n);
   }
+  return n >= 0 && used == map_.size() && memcmp(map_now_.data(), map_.data(), used) == 0;
+}
+
+// As compare_map() and compare_private() in the program.
+bool QuickPath::looks_same() {
   char c;
   struct stat tasks;
   if (fstat(tasks_fd_.get(), &tasks) != 0 || tasks.st_nlink != format::kQuickTaskLinks) {
@@ -138,10 +159,7 @@ bool QuickPath::looks_same() {
       return false;
     }
   }
-  if (n < 0 || used != map_.size() || memcmp(map_now_.data(), map_.data(), used) != 0 ||
-      pread(timers_fd_.get(), &c, 1, 0) != 0) {
-    return false;
-  }
+  if (!map_is_same() || pread(timers_fd_.get(), &c, 1, 0) != 0) return false;
   if (!names_are_same() || !journal_is_same()) return false;
   auto& scratch = *reinterpret_cast<format::QuickScratch*>(scratch_.data());
   return format::compare_private({files_.data(), files_.size()}, {0, private_split_},
@@ -405,7 +423,7 @@ Trouble QuickPath::commit_pages(format::SuperBlock* super) {
 
 // Pages that the buffers have no place for, or the first after an ordinary checkpoint.
 Trouble QuickPath::commit_anew(format::SuperBlock* super) {
-  delta_.reset();
+  put_away();
   const std::string& dir = s_.options_.dir;
   const int next = 1 - s_.newest_;
   const auto failed = [&](const Error& e) {
@@ -427,8 +445,9 @@ Trouble QuickPath::commit_anew(format::SuperBlock* super) {
   std::vector<uint64_t> behind;
   for (const store::DeltaPage& p : pages_) behind.push_back(p.addr);
   if (drops_pages()) return {};  // the other buffer still has them
-  auto delta =
-      store::DeltaWriter::open(dir, s_.options_.durable, s_.buffers_, next, std::move(behind));
+  auto delta = store::DeltaWriter::open(dir, s_.options_.durable, s_.buffers_, next,
+                                        std::move(behind), old_delta_.get());
+  old_delta_.reset();
   if (delta) delta_ = std::move(*delta);
   return {};
 }

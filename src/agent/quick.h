@@ -38,6 +38,8 @@ class QuickPath {
   // Nothing is captured any more, and what was is committed. To be called before anything that
   // relies on it: a stop, an answer, the end of the program.
   void withdraw();
+  // Gives up what was kept for when it is offered again, if it was not.
+  void clean_up();
   // Commits what was captured, so many at most; then waits a little for more to come. True: there
   // is more.
   bool serve(size_t most);
@@ -73,12 +75,15 @@ class QuickPath {
   // True: the program had asked.
   bool help();
   bool looks_same();
+  bool map_is_same();
+  void note_mappings();
   bool names_are_same() const;
   bool note_journal();
   bool journal_is_same() const;
   void note_arrival();
   static void step_aside(uint32_t cpu);
   void fail(const Trouble& bad);
+  void put_away();
 
   Session& s_;
   uint64_t asked_ns_ = 0;  // when checkpoint() was called the last time, by the ordinary way
@@ -92,7 +97,7 @@ class QuickPath {
   bool ranges_noted_ = false;
   bool broken_ = false;  // a slot could not be committed: those behind it cannot either
   store::Model model_;   // of the newest checkpoint
-  std::unique_ptr<store::DeltaWriter> delta_;
+  std::unique_ptr<store::DeltaWriter> delta_, old_delta_;
   // The slot under way.
   std::vector<format::Run> runs_;  // ascending
   std::vector<store::DeltaPage> pages_;
@@ -119,6 +124,7 @@ class QuickPath {
   std::vector<MappedFile> mapped_;
   // For help().
   std::string map_, map_now_;
+  std::vector<format::QuickMapping> mappings_;  // of map_; none: the text is compared
   os::Fd maps_fd_, timers_fd_, pagemap_fd_, tasks_fd_, descriptors_fd_;
   std::vector<NamedFile> names_;
   os::Fd journal_fd_;  // its directory

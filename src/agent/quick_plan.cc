@@ -5,6 +5,8 @@
 // Context: N (agent). Doc: docs/ARCHITECTURE.md, "The quick path".
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -45,6 +47,46 @@ bool is_simple_kind(uint32_t kind) {
   return kind == format::kFileRegular || kind == format::kFileDirectory ||
          kind == format::kFileDevice || kind == format::kFileTerminal ||
          kind == format::kFileStdPipe;
+}
+
+// The lines of the map's text; none if the kernel does not answer such questions (before 6.11), or
+// tells it otherwise than the text.
+std::vector<format::QuickMapping> mappings_of(const std::string& map) {
+  constexpr uint64_t kLongestName = 4095;
+  std::vector<format::QuickMapping> all;
+  const format::QuickMapping* file = nullptr;
+  all.reserve(format::kQuickMostMappings);
+  for (size_t at = 0; at < map.size();) {
+    const size_t end = std::min(map.find('\n', at), map.size());
+    const std::string line = map.substr(at, end - at);
+    format::QuickMapping m{};
+    char access[5] = "";
+    int name = 0;
+    if (sscanf(line.c_str(), "%lx-%lx %4s %lx %x:%x %lu %n", &m.start, &m.end, access, &m.offset,
+               &m.dev_major, &m.dev_minor, &m.ino, &name) != 7 ||
+        all.size() == format::kQuickMostMappings) {
+      return {};
+    }
+    m.flags = (access[0] == 'r' ? rawsys::kProcmapReadable : 0) |
+              (access[1] == 'w' ? rawsys::kProcmapWritable : 0) |
+              (access[2] == 'x' ? rawsys::kProcmapExecutable : 0) |
+              (access[3] == 's' ? rawsys::kProcmapShared : 0);
+    m.name_off = at + static_cast<size_t>(name);
+    m.name_bytes = end - m.name_off;
+    at = end + 1;
+    const std::string_view text = std::string_view(map).substr(m.name_off, m.name_bytes);
+    if (text == "[vsyscall]") continue;  // the kernel's own, the same in each process
+    // A line feed in it is printed otherwise than it is.
+    if (m.name_bytes > kLongestName || text.find('\\') != text.npos) return {};
+    m.ask_name = file == nullptr || m.ino == 0 || file->ino != m.ino ||
+                         file->dev_major != m.dev_major || file->dev_minor != m.dev_minor ||
+                         std::string_view(map).substr(file->name_off, file->name_bytes) != text
+                     ? 1
+                     : 0;
+    all.push_back(m);
+    if (m.ino != 0) file = &all.back();
+  }
+  return all;
 }
 
 }  // namespace
@@ -184,6 +226,19 @@ void QuickPath::fill_thread(const store::Model& m) {
   p.affinity_bytes =
       static_cast<uint32_t>(std::min<uint64_t>(t.affinity.bytes, sizeof(p.affinity)));
   memcpy(p.affinity, m.blobs.data() + t.affinity.off, p.affinity_bytes);
+}
+
+// How the map is compared from now on.
+void QuickPath::note_mappings() {
+  QuickHead& h = *head();
+  mappings_.clear();
+  h.plan.mapping_count = 0;
+  if (getenv("CR_NO_PROCMAP_QUERY") != nullptr) return;
+  mappings_ = mappings_of(map_);
+  // Or it has changed since the stop: the text, as the image has it, is for the program to compare.
+  if (!map_is_same()) mappings_.clear();
+  h.plan.mapping_count = mappings_.size();
+  std::ranges::copy(mappings_, h.mappings);
 }
 
 bool QuickPath::fill_plan(const store::Model& m, const std::string& map,
@@ -372,11 +427,12 @@ void QuickPath::offer(const store::Model& model, const std::string& map,
   tasks_fd_ = os::Fd(open((process + "/task").c_str(), kRead | O_DIRECTORY));
   h.plan.agent_sees_names = open_names(model) ? 1 : 0;
   scratch_.resize(sizeof(format::QuickScratch));
+  note_mappings();
   h.plan.private_split = private_split_ = split_files();
   model_ = model;
   model_.extents.clear();
   model_.checksums.clear();
-  delta_.reset();
+  put_away();
   h.hot = h.unmarked = 0;
   h.last_pages = h.last_run_count = 0;
   h.copies = format::kCopiesNone;

@@ -31,6 +31,7 @@ union Argument {  // union semun, which the C library leaves to its users
   int value;
   semid_ds* status;
   uint16_t* values;
+  seminfo* info;
 };
 
 std::string name_of_set(int32_t id, int32_t key) {
@@ -139,6 +140,13 @@ Trouble make_set(const SemaphoreSetRecord& r, size_t count) {
 
 void SemaphoreUsers::find(pid_t pid, std::set<int32_t>* ret) {
   constexpr long kTickSeconds = 2;  // the kernel's times are whole seconds
+  seminfo info{};
+  Argument a{};
+  a.info = &info;
+  if (semctl(0, 0, SEM_INFO, a) >= 0 && info.semusz == 0) {  // there is no set: as a rule
+    sets_.clear();
+    return;
+  }
   const long now = time(nullptr);
   std::istringstream lines(os::read_or_empty("/proc/sysvipc/sem"));
   std::string line;

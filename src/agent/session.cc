@@ -357,6 +357,7 @@ bool Session::still_attached() {
 
 void Session::detach() {
   quick_.withdraw();
+  quick_.clean_up();
   control_.reset();
   mem_.reset();
   pagemap_.reset();

@@ -370,8 +370,9 @@ class Session {
   uint64_t runs_off_ = 0;  // in the channel
   uint64_t vdso_start_ = 0, vdso_end_ = 0;
   SemaphoreUsers semaphore_users_;
-  // Those of the control thread, while it is kept off ours.
+  // Those of the control thread, while it is kept off ours, which was this one.
   std::optional<cpu_set_t> control_cpus_;
+  int kept_off_ = -1;
   bool may_help_ = true;  // copy pages in the stop
   ScanHelper scan_helper_;
   uint64_t scan_off_ = 0;          // in the channel, 0: it is too small

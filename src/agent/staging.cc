@@ -56,12 +56,14 @@ Trouble Session::prepare_staging() {
   bound = std::max<uint64_t>(bound, 4ull << 20);
   need = page_ceil(std::min(need, bound));
   if (staging_map_.size() < need) {
+    // More than is needed now: it is address space only, and to map it anew takes milliseconds.
+    const uint64_t bytes = page_ceil(need + need / 4);
     staging_map_.reset();
-    if (ftruncate(staging_fd_.get(), static_cast<off_t>(need)) != 0) {
+    if (ftruncate(staging_fd_.get(), static_cast<off_t>(bytes)) != 0) {
       return trouble(Errc::kNoMemory, errno,
                      std::string("staging memory cannot grow: ") + strerror(errno));
     }
-    auto m = os::Mapping::map(staging_fd_.get(), need, PROT_READ | PROT_WRITE, MAP_SHARED);
+    auto m = os::Mapping::map(staging_fd_.get(), bytes, PROT_READ | PROT_WRITE, MAP_SHARED);
     if (!m) return trouble(Errc::kNoMemory, m.error().sys_errno, "mapping staging memory");
     staging_map_ = std::move(*m);
   }

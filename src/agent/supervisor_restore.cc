@@ -376,6 +376,7 @@ void Supervisor::on_rollback(Session& session, uint64_t id) {
   session_.quick().withdraw();
   bool in_place = false;
   const Trouble half = session_.roll_back(&in_place);
+  session_.quick().clean_up();
   note_death();
   if (half.bad()) return say(half.text);
   if (in_place) {

@@ -180,17 +180,20 @@ Trouble World::seize_new(bool* ret_any) {
     }
     fresh.push_back(std::move(t));
   }
-  for (Thread& t : fresh) {
+  // Those that are only seized run on.
+  const size_t first = threads_.size();
+  Trouble bad;
+  for (size_t i = 0; i < fresh.size() && !bad.bad(); i++) {
     bool ended = false;
-    Trouble bad = seize(t.tid, &ended);
-    if (bad.bad()) return bad;
-    if (ended) continue;
-    threads_.push_back(std::move(t));
-    *ret_any = true;
-    if (stopping_since_ns_ == 0) stopping_since_ns_ = rawsys::now_ns();
-    trace(PTRACE_INTERRUPT, threads_.back().tid, nullptr, nullptr);
+    bad = seize(fresh[i].tid, &ended);
+    if (!bad.bad() && !ended) threads_.push_back(std::move(fresh[i]));
   }
-  return {};
+  *ret_any = threads_.size() > first;
+  if (stopping_since_ns_ == 0 && *ret_any) stopping_since_ns_ = rawsys::now_ns();
+  for (size_t i = first; i < threads_.size(); i++) {
+    trace(PTRACE_INTERRUPT, threads_[i].tid, nullptr, nullptr);
+  }
+  return bad;
 }
 
 Trouble World::seize(pid_t tid, bool* ret_ended) {

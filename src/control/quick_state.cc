@@ -9,6 +9,7 @@
 #include <sys/wait.h>
 
 #include "control/control.h"
+#include "format/quick_map.h"
 #include "rawsys/rawsys.h"
 
 namespace cr::control {
@@ -249,6 +250,14 @@ bool same_files(QuickHead& head, QuickSlot& slot) {
 
 bool same_map(QuickHead& head) {
   const uint64_t bytes = head.plan.maps_bytes;
+  if (head.plan.mapping_count != 0) {
+    const long fd = sys_openat(AT_FDCWD, "/proc/self/maps", O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return false;
+    const bool same = same_mappings({head.mappings, head.plan.mapping_count, head.maps},
+                                    static_cast<int>(fd), head.scratch);
+    sys_close(static_cast<int>(fd));
+    return same;
+  }
   const long n = read_proc("/proc/self/maps", head.maps_now, sizeof(head.maps_now));
   return n >= 0 && static_cast<uint64_t>(n) == bytes && equal(head.maps_now, head.maps, bytes);
 }

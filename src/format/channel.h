@@ -13,7 +13,7 @@
 
 namespace cr::format {
 
-inline constexpr uint32_t kChannelVersion = 15;
+inline constexpr uint32_t kChannelVersion = 16;
 inline constexpr char kAgentSocketName[] = "agent.sock";
 // Shared mappings of a memfd with this name belong to the session and are not saved: the channel,
 // and what the control thread remembers about pages.

@@ -20,6 +20,7 @@ inline constexpr uint64_t kQuickCopyPages = 512;  // private pages of files of w
 inline constexpr uint64_t kQuickMostRanges = 1024;
 inline constexpr uint64_t kQuickMostRuns = 4096;  // of one checkpoint, and private ones
 inline constexpr uint64_t kQuickMostFds = 64;
+inline constexpr uint64_t kQuickMostMappings = 1024;
 inline constexpr uint64_t kQuickMapsBytes = 128ull << 10;
 // Links of /proc/PID/task: ".", "..", the program's thread, the control thread.
 inline constexpr uint64_t kQuickTaskLinks = 4;
@@ -28,6 +29,15 @@ inline constexpr uint64_t kPagesGone = ~uint64_t{0} - 1;
 
 struct QuickRange {
   uint64_t start, end;
+};
+
+// One line of the memory map.
+struct QuickMapping {
+  uint64_t start, end, offset, ino;
+  uint32_t dev_major, dev_minor;
+  uint32_t flags;     // kProcmapReadable and so on
+  uint32_t ask_name;  // 0: the mapping before this one is of the same file
+  uint64_t name_off, name_bytes;
 };
 
 struct QuickFd {
@@ -49,6 +59,7 @@ struct QuickPlan {
   uint64_t fd_count;                // the size of /proc/PID/fd (Linux 6.2)
   uint64_t private_split;           // files below: the agent looks at them, above: the program
   uint64_t maps_bytes, cwd_bytes, cwd_off;  // cwd: in QuickHead::paths
+  uint64_t mapping_count;                   // 0: the map's text is compared
   uint64_t journal_off, journal_bytes;      // the log of changed files, and its size; ~0: none
   int32_t pid, tid, ppid, pgid, sid;
   uint32_t umask, personality, dumpable, thp_disabled, child_subreaper;
@@ -133,6 +144,7 @@ struct QuickHead {
   char paths[64 << 10];
   char maps[kQuickMapsBytes];  // text of /proc/self/maps
   uint8_t maps_now[kQuickMapsBytes];
+  QuickMapping mappings[kQuickMostMappings];  // the names are in `maps`
   // Room for the program's own work, so that an attempt writes to no page that is saved.
   Run runs[kQuickMostRuns], marked_runs[kQuickMostRuns];
   QuickRange last_runs[kQuickMostRuns];  // that were written at the checkpoint before

@@ -56,8 +56,12 @@ inline constexpr unsigned long kUffdioRegister = 0xc020aa00;  // _IOWR(0xaa, 0, 
 // _IOWR(0xaa, 6, uffdio_writeprotect)
 inline constexpr unsigned long kUffdioWriteprotect = 0xc018aa06;
 
-// PROCMAP_QUERY of /proc/PID/maps (Linux 6.11): the mapping at query_addr.
+// PROCMAP_QUERY of /proc/PID/maps (Linux 6.11): the mapping at query_addr, or the next one if that
+// is asked for.
 inline constexpr unsigned long kProcmapQuery = 0xC0686611;
+inline constexpr uint64_t kProcmapCoveringOrNext = 0x10;
+inline constexpr uint64_t kProcmapReadable = 1, kProcmapWritable = 2, kProcmapExecutable = 4,
+                          kProcmapShared = 8;
 struct ProcmapQuery {
   uint64_t size, query_flags, query_addr;
   uint64_t vma_start, vma_end, vma_flags, vma_page_size, vma_offset;

@@ -44,10 +44,11 @@ bool is_named(const std::string& path, uint64_t ino) {
 
 Result<std::unique_ptr<DeltaWriter>> DeltaWriter::open(const std::string& dir, bool durable,
                                                        BufferIndex (&buffers)[2], int newest,
-                                                       std::vector<uint64_t> behind) {
+                                                       std::vector<uint64_t> behind,
+                                                       DeltaWriter* before) {
   std::unique_ptr<File> files[2];
   os::Mapping maps[2];
-  uint64_t ino[2];
+  struct stat st[2];
   for (int i = 0; i < 2; i++) {
     if (!buffers[i].known) return Error{Errc::kNotWhole, 0, "a buffer is not known"};
     const std::string path = buffer_path(dir, i);
@@ -55,16 +56,21 @@ Result<std::unique_ptr<DeltaWriter>> DeltaWriter::open(const std::string& dir, b
     os::Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
     if (!fd) return Error{Errc::kSystem, errno, "opening the last checkpoint"};
     const uint64_t bytes = kPageSize + buffers[i].checksums.size() * kPageSize;
-    struct stat st;
-    if (fstat(fd.get(), &st) != 0) return Error{Errc::kSystem, errno, "fstat"};
-    ino[i] = st.st_ino;
-    CR_TRY(maps[i], os::Mapping::map(fd.get(), bytes, PROT_READ, MAP_SHARED));
+    if (fstat(fd.get(), &st[i]) != 0) return Error{Errc::kSystem, errno, "fstat"};
+    Side* old = before != nullptr ? &before->sides_[i] : nullptr;
+    if (old != nullptr && old->dev == st[i].st_dev && old->ino == st[i].st_ino &&
+        old->memory.size() >= bytes) {
+      maps[i] = std::move(old->memory);
+      continue;
+    }
+    // Address space for what is likely to be added: a new mapping has to be filled page by page.
+    CR_TRY(maps[i], os::Mapping::map(fd.get(), bytes + bytes / 8, PROT_READ, MAP_SHARED));
   }
   return std::unique_ptr<DeltaWriter>(
       new DeltaWriter(Side{BufferFile(std::move(files[0]), durable), buffers[0], std::move(maps[0]),
-                           buffer_path(dir, 0), ino[0]},
+                           buffer_path(dir, 0), st[0].st_dev, st[0].st_ino},
                       Side{BufferFile(std::move(files[1]), durable), buffers[1], std::move(maps[1]),
-                           buffer_path(dir, 1), ino[1]},
+                           buffer_path(dir, 1), st[1].st_dev, st[1].st_ino},
                       newest, std::move(behind)));
 }
 

@@ -20,9 +20,11 @@ class DeltaWriter {
  public:
   // buffers: of both files, both known. newest: which of them holds the last checkpoint. behind:
   // ascending addresses of the pages in which the other one differs from it, and nothing else does.
+  // before: one that is of no use any more, or nullptr; what it has mapped is taken over.
   static Result<std::unique_ptr<DeltaWriter>> open(const std::string& dir, bool durable,
                                                    BufferIndex (&buffers)[2], int newest,
-                                                   std::vector<uint64_t> behind);
+                                                   std::vector<uint64_t> behind,
+                                                   DeltaWriter* before);
 
   // Has every page of the checkpoint a place in the buffer that would get it, and is that still the
   // file of its name? Otherwise it takes a BufferWriter.
@@ -39,7 +41,7 @@ class DeltaWriter {
     BufferIndex& index;
     os::Mapping memory;
     std::string path;
-    uint64_t ino;
+    uint64_t dev, ino;
   };
   DeltaWriter(Side first, Side second, int newest, std::vector<uint64_t> behind)
       : sides_{std::move(first), std::move(second)}, newest_(newest), behind_(std::move(behind)) {}

@@ -47,6 +47,7 @@ class Program:
     peer: str = "no"
     hugepages: int = 0
     plugin: str = ""
+    variable: str = ""
     matrix_skips: str = ""  # ways of matrix.py that it is not made for
 
 
@@ -274,6 +275,8 @@ def provide(workspace, program):
     workspace.until_end.enter_context(huge_pages.borrowed(program.hugepages))
     if program.plugin:
         workspace.variables["CR_PLUGINS"] = str(workspace.build / "lib" / f"{program.plugin}.so")
+    if program.variable:
+        workspace.variables[program.variable] = "1"
     if program.peer != "no":
         start_peer(workspace, program)
 

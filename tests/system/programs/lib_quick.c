@@ -27,7 +27,8 @@
 enum { kPage = 4096, kPages = 64, kWarm = 4, kRapid = 20 };
 
 static unsigned char *area, *elsewhere;
-static unsigned char *of_file; /* private mapping of a file */
+static unsigned char *of_file;   /* private mapping of a file */
+static unsigned char *file_part; /* one page of that file, or of another */
 static int log_fd, other_fd, file_fd;
 static char here[4096];
 static volatile uint64_t counter;
@@ -85,7 +86,7 @@ static void look(struct look *l) {
   memset(l, 0, sizeof *l);
   l->memory = sum(area, kPages * kPage) ^ counter;
   l->place = elsewhere != NULL ? sum(elsewhere, kPage) : 0;
-  l->file_page = sum(of_file, kPage);
+  l->file_page = sum(of_file, kPage) ^ sum(file_part, kPage);
   for (int i = 0; i < 3; i++) {
     syscall(SYS_rt_sigaction, kSignals[i], NULL, &action, 8);
     l->handlers[i] = action.handler ^ action.flags ^ action.mask;
@@ -181,6 +182,15 @@ static void file_page_dropped(int on) {
     of_file[10] = 'y';
   }
 }
+/* Of two files whose pages are all different. */
+static void map_part(const char *name, off_t offset) {
+  const int fd = open(name, O_RDONLY | O_CLOEXEC);
+  REQUIRE(fd >= 0);
+  REQUIRE(mmap(file_part, kPage, PROT_READ, MAP_PRIVATE | MAP_FIXED, fd, offset) == file_part);
+  close(fd);
+}
+static void other_part(int on) { map_part("mapped", on ? kPage : 0); }
+static void other_file(int on) { map_part(on ? "mapped2" : "mapped", 0); }
 static void action(int on) { raw_action(SIGUSR1, (uint64_t)(on ? &other_handler : &handler)); }
 static void realtime_action(int on) { raw_action(50, on ? (uint64_t)&other_handler : 0); }
 static void mask(int on) {
@@ -257,6 +267,8 @@ static const struct {
     {"mprotect", protect, 1},
     {"a file's page made the program's own", file_page, 1},
     {"... and dropped", file_page_dropped, 1},
+    {"another part of the file mapped", other_part, 1},
+    {"another file mapped", other_file, 1},
     {"a signal's action", action, 1},
     {"a realtime signal's action", realtime_action, 1},
     {"the signal mask", mask, 1},
@@ -357,6 +369,12 @@ int main(void) {
   file_fd = open("mapped", O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
   REQUIRE(log_fd >= 0 && other_fd >= 0 && file_fd >= 0);
   REQUIRE(ftruncate(other_fd, 100) == 0 && ftruncate(file_fd, 2 * kPage) == 0);
+  const int second_fd = open("mapped2", O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+  REQUIRE(second_fd >= 0 && ftruncate(second_fd, kPage) == 0 && pwrite(second_fd, "c", 1, 0) == 1);
+  REQUIRE(pwrite(file_fd, "a", 1, 0) == 1 && pwrite(file_fd, "b", 1, kPage) == 1);
+  close(second_fd);
+  file_part = mmap(NULL, kPage, PROT_READ, MAP_PRIVATE, file_fd, 0);
+  REQUIRE(file_part != MAP_FAILED);
   of_file = mmap(NULL, 2 * kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE, file_fd, 0);
   REQUIRE(of_file != MAP_FAILED);
   usleep(2100000); /* a file that was written a moment ago may change without a new time stamp */

@@ -162,7 +162,7 @@ class Story {
     sequence_++;
     before_last_ = std::move(last_);
     last_ = pages_;
-    delta_.reset();
+    if (delta_ != nullptr) old_delta_ = std::move(delta_);
   }
 
   // One that changes a few pages which were there before. False: it is not of that kind.
@@ -178,8 +178,9 @@ class Story {
         if (!last_.count(addr)) return false;
       }
       recorder_.enter("session");
-      auto opened =
-          cr::store::DeltaWriter::open(dir(), durable_, buffers_, newest_, std::move(behind));
+      auto opened = cr::store::DeltaWriter::open(dir(), durable_, buffers_, newest_,
+                                                 std::move(behind), old_delta_.get());
+      old_delta_.reset();
       cr_assert(opened.has_value());
       delta_ = std::move(*opened);
     }
@@ -262,7 +263,7 @@ class Story {
   int newest_ = -1;
   uint64_t sequence_ = 0, attempts_ = 0, session_ = 1;
   Pages pages_, last_, before_last_;
-  std::unique_ptr<cr::store::DeltaWriter> delta_;
+  std::unique_ptr<cr::store::DeltaWriter> delta_, old_delta_;
   int small_ = 0;
   std::map<uint64_t, Written> written_;
 };
