@@ -353,9 +353,8 @@ bool QuickPath::open_mapped(const store::Model& m) {
 // false: its paths are others seen from here (in another root, say), and the program looks at them.
 bool QuickPath::open_names(const store::Model& m) {
   names_.clear();
-  const auto path = [this](const char* name) {
-    return os::task_path(s_.pid_, s_.control_tid_, name);
-  };
+  // Of the program's thread: the control thread has descriptors of its own.
+  const auto path = [this](const char* name) { return os::task_path(s_.pid_, s_.pid_, name); };
   descriptors_fd_ = os::Fd(open(path("fd").c_str(), kRead | O_DIRECTORY));
   for (const format::FdRecord& fd : m.fds) {
     const format::FileRecord& f = m.files[fd.file];
@@ -366,7 +365,9 @@ bool QuickPath::open_names(const store::Model& m) {
     rawsys::str_copy(n.number, number.c_str(), sizeof(n.number));
     names_.push_back(std::move(n));
   }
-  return names_are_same();
+  const bool seen = names_are_same();
+  if (!seen) names_.clear();
+  return seen;
 }
 
 // As same_journal() in the program.

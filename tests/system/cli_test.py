@@ -440,6 +440,23 @@ def test_heap_of_a_process_image(workspace):
     expect_match(r"root blocks\ncommit: Read-only file system", done.stdout, "the output")
 
 
+def test_often_with_a_file_open(workspace):
+    """A program that calls checkpoint() all the time, with its output in a regular file, captures
+    itself: the agent, which helps it to compare, must look at the program's descriptors, and not at
+    those of the library's own thread."""
+    image = workspace.path / "merge.image"
+    script = f"exec '{workspace.build / 'demos' / 'mergesort'}' --image '{image}' > out.txt 2> err.txt"
+    workspace.run(["sh", "-c", script], check=0)
+    expect_match("8192 integers, checksum [0-9a-f]+, sorted",
+                 (workspace.path / "out.txt").read_text(), "the output")
+    expect_match("8191 checkpoints", (workspace.path / "err.txt").read_text(), "the report")
+    done = workspace.run([workspace.tool("crinspect"), "history", "--json", image], check=0)
+    attempts = json.loads(done.stdout)["attempts"]
+    quick = sum(a["quick"] for a in attempts)
+    # An ordinary one is taken once in a second.
+    expect(len(attempts) == 1000 and quick >= 970, f"only {quick} of {len(attempts)} were quick")
+
+
 def test_setuid_refused(workspace):
     """A setuid program is refused by name and reason, and does not run."""
     copy = workspace.path / "setuid_helper"
