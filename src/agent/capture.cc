@@ -351,6 +351,9 @@ void Session::share_processors() {
 Trouble Session::write_portion(World& world, Attempt& a) {
   if (!a.free_known) find_free_ranges(world.reader(), a);
   a.runs = without(pages_.resolve(a.runs), a.free_ranges);
+  for (const format::Run& r : a.runs) {
+    if (r.staging_page != format::kPagesSame) a.portions_pages += r.pages;
+  }
   Trouble bad = open_writer(a.super);
   if (!bad.bad()) bad = append(a);
   a.runs.clear();

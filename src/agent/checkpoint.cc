@@ -3,7 +3,9 @@
 // Invariant: whatever fails, the program runs on unchanged and the older whole buffer is untouched.
 // Context: N (agent). Doc: docs/ARCHITECTURE.md, "One checkpoint".
 #include <errno.h>
+#include <inttypes.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -189,8 +191,24 @@ void Session::after_stop(const Attempt& a) {
   if (!command(format::kCommandUnmap, 1000000000, nullptr).bad()) leftover_ = {};
 }
 
+// Said again only when it has become twice as bad.
+void Session::tell_full_staging(const Attempt& a) {
+  if (a.then != 0 || a.portions_pages == 0 || !notice_.empty()) return;
+  if (a.super.pause_ns <= 2 * told_full_ns_) return;
+  told_full_ns_ = a.super.pause_ns;
+  char text[300];
+  snprintf(text, sizeof(text),
+           "the staging memory (%" PRIu64 " MiB) was full, so %" PRIu64
+           " MiB were written while the program stood still, for %.3g s; allow more of it "
+           "(--staging), or take checkpoints more often",
+           staging_pages_ * kPageSize >> 20, a.portions_pages * kPageSize >> 20,
+           static_cast<double>(a.super.pause_ns) / 1e9);
+  notice_ = text;
+}
+
 // The image is whole.
 void Session::accept(Attempt& a) {
+  tell_full_staging(a);
   if (!is_member_) files_.committed();
   last_copied_pages_ = early_pages_ + a.copied_pages;
   if (early_pages_ > 0) last_late_pages_ = last_copied_pages_ - first_found_pages_;

@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "agent/describe_files.h"
+#include "agent/early_files.h"
 #include "agent/plugins.h"
 #include "agent/session.h"
 #include "rawsys/rawsys.h"
@@ -151,7 +152,9 @@ Trouble Session::early_passes(Attempt& a, format::Tracker how, AddressSet* ret_u
     early.cursor_addr = c->cursor_addr;
     early.spoiled = spoiled();
     early.knows_its_copies = how == format::kTrackerHash;
-    pages_.add_early(std::move(early), a.map.model);
+    pages_.add_early(std::move(early), a.map.model, [&](const auto& mapping, const auto& runs) {
+      return is_as_in_file(mapping, &a.map.model.strings[mapping.file], runs, staging_map_.data());
+    });
     if (how == format::kTrackerSoftDirty) {
       *ret_unseen = c->more != 0 ? AddressSet({{c->cursor_addr, ~uint64_t{0}}}) : AddressSet();
     }

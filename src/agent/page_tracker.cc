@@ -102,7 +102,7 @@ void PageTracker::mark_fresh(std::vector<format::Range>& ranges, const store::Mo
   }
 }
 
-void PageTracker::add_early(EarlyPass pass, const store::Model& model) {
+void PageTracker::add_early(EarlyPass pass, const store::Model& model, const FileCheck& is_right) {
   std::vector<AddressRange> seen;
   const uint64_t through = std::min(pass.cursor_range, pass.range_count);
   for (uint64_t i = 0; i < through; i++) {
@@ -120,6 +120,9 @@ void PageTracker::add_early(EarlyPass pass, const store::Model& model) {
   }
   if (early_files_.segments.empty()) {
     note_file_parts(pass.ranges, through, model, /*only_fresh=*/true, early_files_);
+    std::erase_if(early_files_.segments, [&](const format::SegmentRecord& s) {
+      return s.kind != format::kSegmentVdso && !is_right(s, pass.runs);
+    });
     early_files_.realtime_ns = pass.realtime_ns;
   }
   early_.insert(early_.begin(), std::move(pass.runs));

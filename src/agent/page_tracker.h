@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "agent/address_set.h"
@@ -43,7 +44,11 @@ class PageTracker {
   void mark_fresh(std::vector<format::Range>& ranges, const store::Model& model,
                   size_t most_ranges) const;
   // Pages were copied while the program ran.
-  void add_early(EarlyPass pass, const store::Model& model);
+  // is_right: may what that pass has of the mapping of a file be relied on? Else it is copied in
+  // the stop.
+  using FileCheck =
+      std::function<bool(const format::SegmentRecord&, const std::vector<format::Run>&)>;
+  void add_early(EarlyPass pass, const store::Model& model, const FileCheck& is_right);
   // Of these nobody knows any more what was written.
   void spoil(const AddressSet& ranges) { unknown_.add(ranges); }
 

@@ -220,6 +220,7 @@ class Session {
     format::SuperBlock super{};
     std::vector<format::Run> runs;  // not written yet
     uint64_t copied_pages = 0;      // in the stop
+    uint64_t portions_pages = 0;    // written in the stop, because staging was full
     AddressSet without;             // not looked at
     AddressSet free_ranges;         // without a block, left out
     bool free_known = false;
@@ -235,6 +236,7 @@ class Session {
   void let_go(Attempt& a, bool failed);
   void after_stop(const Attempt& a);
   void accept(Attempt& a);
+  void tell_full_staging(const Attempt& a);
   // The image was whole, and shall not count: others of the tree have none.
   void revoke(const Attempt& a);
   // Of a process that has ended, for the sake of those that go on.
@@ -396,8 +398,9 @@ class Session {
   FileKeeper* keeper_ = nullptr;  // of the first process
   bool begins_later_ = false;     // another process has begun this checkpoint
   std::string notice_;
-  bool in_tree_ = false;    // there are other processes
-  bool is_member_ = false;  // of another's session
+  uint64_t told_full_ns_ = 0;  // the longest pause of which was said that staging was full
+  bool in_tree_ = false;       // there are other processes
+  bool is_member_ = false;     // of another's session
   AmongOthers others_;
   std::vector<uint64_t> among_processes_;  // inodes of memory that several processes share
   uint64_t staging_share_ = 1;             // so many sessions share the memory that there is

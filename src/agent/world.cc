@@ -283,6 +283,8 @@ Trouble World::wait_stopped(Thread& t, uint64_t deadline_ns) {
       }
       if (WIFSTOPPED(status)) {  // about to get a signal: let it have it, the stop comes after
         const int sig = status >> 16 == 0 ? WSTOPSIG(status) : 0;
+        // The kernel forgets that a stop was asked for if this one comes just after that.
+        trace(PTRACE_INTERRUPT, t.tid, nullptr, nullptr);
         trace(PTRACE_CONT, t.tid, nullptr, reinterpret_cast<void*>(static_cast<long>(sig)));
         continue;
       }

@@ -234,7 +234,7 @@ uint64_t Holder::tick(uint64_t now_ns) {
   uint64_t next = ~uint64_t{0};
   for (auto& [key, t] : transfers_) {
     if (t.jobs == 0) continue;
-    if (now_ns - t.told_ns >= kStillNs) {
+    if (now_ns >= t.told_ns + kStillNs) {
       t.told_ns = now_ns;
       PartChunkDone d{};
       d.transfer = key.second;

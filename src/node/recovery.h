@@ -36,7 +36,7 @@ struct RecoveryProgress {
 struct RecoveryResult {
   uint64_t bytes = 0;
   uint64_t decoded_rows = 0;         // that had to be computed from others
-  std::vector<std::string> damaged;  // "NODE: part 1 of ...: row 7 is damaged"
+  std::vector<std::string> damaged;  // "NODE: part 1, row 7: why"
 };
 // Makes `dir`, which must not be there yet, an image directory with that checkpoint in image.0. On
 // failure the text says what is missing, and what was made is removed. kNotFound: newer checkpoints

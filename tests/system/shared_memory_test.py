@@ -203,9 +203,14 @@ def test_killed_while_restoring(workspace):
 
 
 def test_little_staging(workspace):
-    """Shared memory that does not fit into the staging memory is written in portions."""
+    """Shared memory that does not fit into the staging memory is written in portions, and crrun says
+    so."""
     session = holder(workspace, "memfd", mib=40, options=("--staging=4M",), then="continue")
     session.checkpoint()
+    said = lambda: harness.read_file(workspace.path / "err.txt")
+    session.wait_until(lambda: "stood still" in said(), "what crrun says")
+    expect_match(r"memory \(4 MiB\) was full, so \d+ MiB .* for [\d.]+ s; .*--staging", said(),
+                 "the message")
     session.checkpoint(then="kill")
     session.wait_end(137)
     go_on(session)

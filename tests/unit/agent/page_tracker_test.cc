@@ -183,7 +183,7 @@ class Machine {
     pass.spoiled = AddressSet(std::move(spoiled));
     const uint64_t cursor = pass.cursor_addr;
     const bool through = pass.cursor_range == all.size();
-    tracker_.add_early(std::move(pass), model_);
+    tracker_.add_early(std::move(pass), model_, [](const auto&, const auto&) { return true; });
     // The marks of the rest are gone, and it was not copied.
     if (!through && kind_ == Kind::kSoftDirty) tracker_.spoil(AddressSet({{cursor, ~0ull}}));
   }
@@ -254,7 +254,7 @@ class Machine {
     pass.ranges = all.data();
     pass.range_count = all.size();
     pass.spoiled = AddressSet(std::move(spoiled));
-    tracker_.add_early(std::move(pass), model_);
+    tracker_.add_early(std::move(pass), model_, [](const auto&, const auto&) { return true; });
   }
 
   std::vector<Run> stop() {

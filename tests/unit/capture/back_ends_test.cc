@@ -188,7 +188,7 @@ class Machine {
       spoiled.push_back({ch().spoiled.ranges[i].start, ch().spoiled.ranges[i].end});
     }
     if (by_marks()) pass.spoiled = AddressSet(std::move(spoiled));
-    tracker_.add_early(std::move(pass), model_);
+    tracker_.add_early(std::move(pass), model_, [](const auto&, const auto&) { return true; });
     if (by_marks() && ch().more != 0) tracker_.spoil(AddressSet({{ch().cursor_addr, ~0ull}}));
     early_pages_ = std::max(early_pages_, ch().staging_used);
   }
